@@ -1,0 +1,56 @@
+"""The exact sparse head as the recipes' `classifier` and `compute_cost`, for many speakers."""
+
+from __future__ import annotations
+
+import torch
+import verimargin as vm
+from torch import Tensor
+
+from .cost import speaker_ids
+
+
+class PrototypeClassifier(vm.PrototypeHead):
+    """A `verimargin.PrototypeHead` in the place of `ECAPA_TDNN.Classifier`; goes with `PrototypeCost`.
+
+    In training it hands the embeddings (N, 1, d) on, so that the cost never needs the (N, C) cosines; in
+    evaluation it returns the cosines (N, 1, C), as the stock classifier does. List it where the recipe
+    lists `classifier`: under `modules` and the checkpointer's `recoverables`.
+
+    Args:
+        input_size: the embedding size.
+        out_neurons: the number of speakers.
+        loss: a `MarginLoss`, in YAML e.g. ``!apply:verimargin.q_margin {alpha: 1.5, scale: 10, margin: 0.2}``.
+    """
+
+    def __init__(self, input_size: int, out_neurons: int, loss: vm.MarginLoss):
+        super().__init__(input_size, out_neurons, loss)
+
+    def forward(self, embeddings: Tensor) -> Tensor:  # type: ignore[override]
+        return embeddings if self.training else self.cosine(embeddings.squeeze(1)).unsqueeze(1)
+
+    def cost(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of embeddings (N, d), streamed over the classes."""
+        return super().forward(embeddings, labels)
+
+
+class PrototypeCost(torch.nn.Module):
+    """`compute_cost` for a `PrototypeClassifier`: its loss of embeddings in training, of cosines in evaluation.
+
+    Args:
+        classifier: ``!ref <classifier>``. Its parameters are the classifier's and not listed twice.
+    """
+
+    def __init__(self, classifier: PrototypeClassifier):
+        super().__init__()
+        if not isinstance(classifier, PrototypeClassifier):
+            raise ValueError(
+                f"classifier is a {type(classifier).__name__}: PrototypeCost needs a PrototypeClassifier; with the "
+                "stock classifier use QMarginLoss or MarginCost"
+            )
+        self._classifier = [classifier]  # in a list, so that it is not a submodule too
+
+    def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
+        (classifier,) = self._classifier
+        labels = speaker_ids(targets, predictions)
+        cost = classifier.cost if classifier.training else classifier.loss
+        return cost(predictions.squeeze(1), labels)

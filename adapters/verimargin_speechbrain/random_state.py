@@ -1,0 +1,40 @@
+"""The random number generators as a recoverable of SpeechBrain's checkpointer."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+
+
+@register_checkpoint_hooks
+class RandomState:
+    """Saves and restores Python's, NumPy's and torch's generators, so that a resumed run equals an
+    uninterrupted one: random chunks, augmentation and all. List it under the checkpointer's
+    `recoverables` as ``random_state: !new:verimargin_speechbrain.RandomState``.
+
+    With several processes each would need its own file; the checkpointer saves the first one's.
+    """
+
+    @mark_as_saver
+    def save(self, path) -> None:
+        kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+        state = {
+            "python": random.getstate(),
+            "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        torch.save(state, path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch: bool = True) -> None:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        random.setstate(state["python"])
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+        torch.set_rng_state(state["torch"])
+        if len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,67 @@
+"""Checks of what a caller hands in: each error names the value and what to do about it.
+
+On a CPU tensor a bad value raises ValueError at once. On an accelerator reading a value back would
+stall the step, so labels are asserted on the device and non-finite inputs surface as a nan loss,
+which gradient scalers and the toolkits' own non-finite handling act on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_alpha(alpha: float) -> float:
+    alpha = float(alpha)
+    if not (math.isfinite(alpha) and alpha >= 1.0):
+        raise ValueError(f"alpha is {alpha}: give a finite alpha >= 1 (1 is the softmax, 2 the sparsemax)")
+    return alpha
+
+
+def check_at_least(name: str, value: float, bound: float, *, strict: bool = False) -> float:
+    value = float(value)
+    if not math.isfinite(value) or value < bound or (strict and value == bound):
+        raise ValueError(f"{name} is {value}: give a finite number {'>' if strict else '>='} {bound:g}")
+    return value
+
+
+def check_labels(labels: Tensor, batch_size: int, num_classes: int, device: torch.device) -> Tensor:
+    """Class ids of shape (B,), any integer dtype, as int64."""
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise ValueError(f"labels have dtype {labels.dtype}: give integer class ids, not scores or one-hot rows")
+    if labels.shape != (batch_size,):
+        raise ValueError(f"labels have shape {tuple(labels.shape)}: give one class id a sample, ({batch_size},)")
+    if labels.device != device:
+        raise ValueError(f"labels are on {labels.device}, the batch on {device}: move the labels there")
+    inside = (labels >= 0) & (labels < num_classes)
+    if device.type == "cpu":
+        if not bool(inside.all()):
+            i = int((~inside).nonzero()[0])
+            raise ValueError(
+                f"label {int(labels[i])} of sample {i} is outside 0..{num_classes - 1}: there are "
+                f"{num_classes} classes; check the label encoder and the number of classes"
+            )
+    else:
+        torch._assert_async(inside.all(), f"a label is outside 0..{num_classes - 1}")
+    return labels.long()
+
+
+def check_finite(name: str, rows: Tensor) -> None:
+    """Refuse nan and inf in a (B, ...) tensor on the CPU; see the module's note for accelerators."""
+    if rows.device.type != "cpu" or bool(torch.isfinite(rows).all()):
+        return
+    i = int((~torch.isfinite(rows.flatten(1)).all(1)).nonzero()[0])
+    bad = rows[i][~torch.isfinite(rows[i])][0]
+    raise ValueError(
+        f"sample {i} has {float(bad)} among its {name}: training has diverged or an input was not finite; "
+        "lower the learning rate or look at that sample"
+    )
+
+
+def check_nonzero(name: str, norms: Tensor) -> None:
+    """Refuse rows without a direction, given their (B,) norms, on the CPU."""
+    if norms.device.type == "cpu" and bool((norms == 0).any()):
+        i = int((norms == 0).nonzero()[0])
+        raise ValueError(f"the {name} of sample {i} is all zero and has no direction: look at that sample")

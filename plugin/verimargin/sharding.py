@@ -1,0 +1,74 @@
+"""Classes spread over the ranks of a process group, and what the ranks have to tell each other."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class ClassShard:
+    """The contiguous classes `start .. start + size` that this rank holds of `num_classes`.
+
+    The first `num_classes % ranks` ranks hold one class more, as in Partial FC. Without a group one
+    process holds all, and every exchange below is the identity.
+    """
+
+    def __init__(self, num_classes: int, group: dist.ProcessGroup | None):
+        self.group = group
+        self.rank, self.ranks = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
+        if self.rank < 0:
+            raise ValueError("this process is not a member of process_group: build the head on its members only")
+        if num_classes < self.ranks:
+            raise ValueError(f"num_classes is {num_classes} on {self.ranks} ranks: give each rank at least one class")
+        self.num_classes = num_classes
+        share, rest = divmod(num_classes, self.ranks)
+        self.start = share * self.rank + min(self.rank, rest)
+        self.size = share + (self.rank < rest)
+
+    def sum(self, x: Tensor) -> Tensor:
+        return self._reduce(x, dist.ReduceOp.SUM)
+
+    def max(self, x: Tensor) -> Tensor:
+        return self._reduce(x, dist.ReduceOp.MAX)
+
+    def _reduce(self, x: Tensor, op) -> Tensor:
+        if self.group is not None:
+            dist.all_reduce(x, op, group=self.group)
+        return x
+
+    def gather_batch(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """All ranks' samples, in rank order; ranks may hold different numbers of them.
+
+        The gradient of the embeddings is multiplied by the number of ranks, because data-parallel
+        training then averages the backbone's gradients over them.
+        """
+        if self.group is None:
+            return embeddings, labels
+        lengths = [torch.empty(1, dtype=torch.long, device=labels.device) for _ in range(self.ranks)]
+        dist.all_gather(lengths, torch.tensor([len(labels)], device=labels.device), group=self.group)
+        sizes = torch.cat(lengths).tolist()
+        return _GatherRows.apply(embeddings, self, sizes), _gather_rows(labels, self, sizes)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows, shard, sizes):
+        ctx.shard, ctx.sizes = shard, sizes
+        return _gather_rows(rows, shard, sizes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        shard, sizes = ctx.shard, ctx.sizes
+        grad = shard.sum(grad.contiguous().clone())
+        return grad.split(sizes)[shard.rank] * shard.ranks, None, None
+
+
+def _gather_rows(rows: Tensor, shard: ClassShard, sizes: list[int]) -> Tensor:
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded, group=shard.group)
+    return torch.cat([part[:size] for part, size in zip(gathered, sizes)])

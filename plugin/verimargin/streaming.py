@@ -1,0 +1,137 @@
+"""The classes that may have a probability, found by streaming over all of them (DESIGN 2.1).
+
+A list of (row, column, logit) candidates stands in for the (B, C) logits; it shrinks to the exact support.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .divergence import mass_and_slope, q_exponential, solve_threshold, upper_threshold
+from .loss import MarginLoss
+from .sharding import ClassShard
+
+EPS = 1e-12  # as in torch.nn.functional.normalize
+
+
+class Target:
+    """The target entries of a batch, computed where their classes live and known on every rank."""
+
+    def __init__(
+        self, unit: Tensor, weight: Tensor, label: Tensor, column: Tensor, loss: MarginLoss, shard: ClassShard
+    ):
+        self.owned = column >= 0
+        self.column = column
+        rows = weight[column.clamp_min(0)]
+        cosine = ((unit * rows).sum(1) / torch.linalg.vector_norm(rows, dim=1).clamp_min(EPS)).clamp(-1.0, 1.0)
+        with torch.enable_grad():
+            cosine.requires_grad_()
+            logit, log_q = loss.target(cosine, label)
+            (self.slope,) = torch.autograd.grad(logit.sum(), cosine)  # d theta_y / d c_y
+        self.logit, self.log_q = shard.sum(torch.stack([logit.detach(), log_q.detach()]) * self.owned)
+
+
+@dataclass
+class Candidates:
+    """A flat list of the classes that may have a probability: sample, local class and logit."""
+
+    row: Tensor
+    column: Tensor
+    logit: Tensor
+
+    def above(self, bound: Tensor) -> Candidates:
+        keep = self.logit > bound[self.row]
+        return Candidates(self.row[keep], self.column[keep], self.logit[keep])
+
+    def __add__(self, other: Candidates) -> Candidates:
+        return Candidates(
+            torch.cat([self.row, other.row]),
+            torch.cat([self.column, other.column]),
+            torch.cat([self.logit, other.logit]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+class Threshold:
+    """The equation sum_j p_j = 1 for listed candidates and the target, with `lower` as each row's origin."""
+
+    def __init__(self, candidates: Candidates, target: Target, lower: Tensor, alpha: float):
+        self.row, self.alpha, self.log_q = candidates.row, alpha, target.log_q
+        self.x = candidates.logit - lower[candidates.row]
+        self.x_y = target.logit - lower
+
+    def row_sum(self, values: Tensor) -> Tensor:
+        """(n, candidates) to (n, B)."""
+        return values.new_zeros(len(values), len(self.x_y)).index_add_(1, self.row, values)
+
+    def solve(self, shard: ClassShard) -> Tensor:
+        """tau - lower, over the candidates of all ranks of the shard."""
+        highest = shard.max(self.x_y.scatter_reduce(0, self.row, self.x, "amax"))
+        upper = upper_threshold(highest, self.log_q, shard.num_classes, self.alpha)
+
+        def mass(delta: Tensor) -> tuple[Tensor, Tensor]:
+            others = self.row_sum(torch.stack(mass_and_slope(self.x - delta[self.row], self.alpha)))
+            p_y, slope_y = mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
+            total, slope = shard.sum(others)
+            return total + p_y, slope + slope_y
+
+        return solve_threshold(mass, upper, self.alpha)
+
+    def probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """p of the candidates and p_y."""
+        p_y, _ = mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
+        return q_exponential(self.x - delta[self.row], self.alpha), p_y
+
+
+def stream(
+    unit: Tensor, weight: Tensor, target: Target, lower: Tensor, loss: MarginLoss, alone: ClassShard
+) -> tuple[Candidates, Tensor, Tensor]:
+    """The other classes of `weight` that may be active, a lower bound (B,) of tau, and the norms of `weight`.
+
+    The threshold of the classes seen so far is a lower bound of the threshold of all, so it is solved for
+    again, and the list pruned, whenever the list has doubled.
+    """
+    width = 1.0 / (loss.alpha - 1.0)
+    found = Candidates(target.column[:0], target.column[:0], lower[:0])
+    pruned_size = 4 * len(unit)
+    norm = weight.new_empty(len(weight))
+    chunk = _chunk_size(len(unit), unit.device)
+    buffer = unit.new_empty(len(unit) * min(chunk, len(weight)))
+    for start in range(0, len(weight), chunk):
+        part, part_norm = weight[start : start + chunk], norm[start : start + chunk]
+        torch.linalg.vector_norm(part, dim=1, out=part_norm).clamp_min_(EPS)
+        logit = buffer[: len(unit) * len(part)].view(len(unit), len(part))
+        torch.mm(unit, part.t(), out=logit).mul_(loss.scale / part_norm)
+        if start == 0:  # with the target's bound alone, most of the first chunk would be listed
+            lower = torch.maximum(lower, _highest_other(logit, target.column))
+        row, local = (logit > (lower - width)[:, None]).nonzero(as_tuple=True)
+        other = local + start != target.column[row]
+        row, local = row[other], local[other]
+        found = found + Candidates(row, local + start, logit[row, local])
+        if len(found) > 2 * pruned_size:
+            lower = lower + Threshold(found, target, lower, loss.alpha).solve(alone)
+            found = found.above(lower - width)
+            pruned_size = max(len(found), pruned_size)
+    return found, lower, norm
+
+
+def _highest_other(logit: Tensor, column: Tensor) -> Tensor:
+    """Each row's largest logit but its target's, which may be among these columns."""
+    place = column.clamp(0, logit.shape[1] - 1)[:, None]
+    inside = ((column >= 0) & (column < logit.shape[1]))[:, None]
+    kept = logit.gather(1, place)
+    logit.scatter_(1, place, torch.where(inside, -math.inf, kept))
+    highest = logit.amax(1)
+    logit.scatter_(1, place, kept)
+    return highest
+
+
+def _chunk_size(batch_size: int, device: torch.device) -> int:
+    """Classes at a time: their logits stay in a CPU's cache, or fill a GPU without filling its memory."""
+    return max(1024, 2 ** (18 if device.type == "cpu" else 24) // max(batch_size, 1))
