@@ -38,6 +38,14 @@ def mass_and_slope(x: Tensor, alpha: float, log_q: Tensor | float = 0.0) -> tupl
     return p, torch.where(base > 0, p / base, 0.0)
 
 
+def settle(p: Tensor, slope: Tensor, excess: Tensor) -> Tensor:
+    """p after tau moves by excess = (S - 1) / K, which is below the resolution of tau itself.
+
+    It matters where very many classes share little probability: there an error in tau adds up.
+    """
+    return (p - slope * excess).clamp_min_(0.0)
+
+
 def solve_threshold(mass: Callable[[Tensor], tuple[Tensor, Tensor]], upper: Tensor, alpha: float) -> Tensor:
     """The delta in [0, upper] at which mass(delta) = (S, K), S = sum_j p_j and K = -dS/ddelta, has S = 1.
 
@@ -179,6 +187,7 @@ class _AlphaSoftargmax(torch.autograd.Function):
 
             delta = solve_threshold(mass, upper, alpha)
             p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
+            p = settle(p, slope, (p.sum(1, keepdim=True) - 1.0) / slope.sum(1, keepdim=True))
             tau = lower + delta
         ctx.save_for_backward(slope / slope.sum(1, keepdim=True), slope)
         return p, tau
@@ -215,8 +224,11 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
                 return p.sum(1) + p_y, slope.sum(1) + slope_y
 
             delta = solve_threshold(mass, upper, alpha)
-            residual = q_exponential(x - delta[:, None], alpha)
-            target_p, _ = mass_and_slope(x_y - delta, alpha, target_log_q)
+            residual, slope = mass_and_slope(x - delta[:, None], alpha)
+            target_p, target_slope = mass_and_slope(x_y - delta, alpha, target_log_q)
+            excess = (residual.sum(1) + target_p - 1.0) / (slope.sum(1) + target_slope)
+            residual = settle(residual, slope, excess[:, None])
+            target_p = settle(target_p, target_slope, excess)
             expected = torch.where(residual > 0, residual * x, 0.0).sum(1) + target_p * x_y
             loss = divergence_loss_value(expected, delta, x_y, log_q_y, alpha)
         ctx.save_for_backward(residual.scatter_(1, column, (target_p - 1.0)[:, None]))

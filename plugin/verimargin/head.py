@@ -111,8 +111,13 @@ class PrototypeHead(torch.nn.Module):
                 f"the embeddings are on {embeddings.device}, the prototypes on {self.weight.device}: "
                 "move the head with .to(); in a SpeechBrain recipe, list it under modules"
             )
+        if self.weight.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"the prototypes are {self.weight.dtype}: keep the head in float32; autocast and half-precision "
+                "embeddings are fine"
+            )
         labels = check_labels(labels, len(embeddings), self.num_classes, embeddings.device)
-        check_finite("embedding", embeddings)
+        check_finite("embedding values", embeddings)
         embeddings = embeddings.to(self.weight.dtype)
         norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         check_nonzero("embedding", norm.squeeze(1))

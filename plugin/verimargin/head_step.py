@@ -19,7 +19,7 @@ from .divergence import divergence_loss_value, q_logarithm
 from .sharding import ClassShard
 from .streaming import EPS, Target, Threshold, stream
 
-BLOCK = 4096  # classes at a time where a (C, d) temporary would be the alternative
+BLOCK = 1024  # classes at a time where a (C, d) temporary would be the alternative
 
 
 class SparseHead(torch.autograd.Function):
@@ -36,7 +36,7 @@ class SparseHead(torch.autograd.Function):
             found = found.above(lower - 1.0 / (loss.alpha - 1.0))
             threshold = Threshold(found, target, lower, loss.alpha)
             delta = threshold.solve(shard)
-            p, p_y = threshold.probabilities(delta)
+            p, p_y = threshold.probabilities(delta, shard)
             expected, active = shard.sum(threshold.row_sum(torch.stack([p * threshold.x, (p > 0).to(p)])))
         expected = expected + p_y * threshold.x_y
         value = divergence_loss_value(expected, delta, threshold.x_y, ln_q_y, loss.alpha)

@@ -1,0 +1,218 @@
+"""Verification metrics of scores: higher is more alike; O(n log n) time and O(n) memory throughout.
+
+A trial is accepted when its score is above the threshold, so tied scores are decided together and their
+order never matters. Scores are array-likes or tensors of any shape. A metric takes a weight per trial
+too, which is what resampling the speakers (`confidence_interval`) needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class DetCurve(NamedTuple):
+    """Error rates at each distinct score t taken as the threshold, and at -inf, in rising order."""
+
+    false_accept: np.ndarray  # share of the negatives above t
+    false_reject: np.ndarray  # share of the positives at or below t
+    threshold: np.ndarray
+
+
+def det_curve(
+    positive: ArrayLike,
+    negative: ArrayLike,
+    positive_weight: ArrayLike | None = None,
+    negative_weight: ArrayLike | None = None,
+) -> DetCurve:
+    """The detection error tradeoff: every pair of error rates that some threshold gives.
+
+    Equivalent to ``[((negative > t).mean(), (positive <= t).mean()) for t in unique scores]``, with
+    weighted means, after the point (1, 0) at -inf.
+
+    Raises:
+        ValueError: no positive or no negative score, nan in them, weights of another size or all zero.
+
+    >>> det_curve([0.8, 0.6], [0.6, 0.1]).false_accept
+    array([1. , 0.5, 0. , 0. ])
+    """
+    positive, positive_weight = _scores("positive", positive, positive_weight)
+    negative, negative_weight = _scores("negative", negative, negative_weight)
+    scores = np.concatenate([positive, negative])
+    order = np.argsort(scores, kind="stable")
+    scores = scores[order]
+    last = np.append(scores[1:] != scores[:-1], True)  # of each run of ties
+
+    def rejected(positive_part: np.ndarray, negative_part: np.ndarray) -> np.ndarray:
+        below = np.cumsum(np.concatenate([positive_part, negative_part])[order])[last]
+        return np.append(0.0, below / below[-1])
+
+    false_reject = rejected(positive_weight, np.zeros(len(negative)))
+    true_reject = rejected(np.zeros(len(positive)), negative_weight)
+    return DetCurve(1.0 - true_reject, false_reject, np.append(-np.inf, scores[last]))
+
+
+def eer(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None) -> tuple[float, float]:
+    """Equal error rate, as a fraction, and its threshold.
+
+    The threshold, among the scores, at which false accepts and false rejects are closest, and their mean
+    there; the lower threshold if two are equally close. Equals `speechbrain.utils.metric_stats.EER`.
+
+    >>> eer([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.55])
+    (0.25, 0.5)
+    """
+    far, frr, threshold = det_curve(positive, negative, positive_weight, negative_weight)
+    # Between the accepting side and the rejecting side of the crossing. SpeechBrain tries the scores only
+    # (not -inf), and its float32 rates and differences decide between the two when they are equally close.
+    after = max(int(np.searchsorted(frr[1:] - far[1:], 0.0, side="right")) + 1, 2)
+    sides = [after - 1, min(after, len(far) - 1)]
+    far32, frr32 = far[sides].astype(np.float32), frr[sides].astype(np.float32)
+    held = abs(float(far32[0]) - float(frr32[0]))
+    best = sides[1] if float(abs(far32[1] - frr32[1])) < held else sides[0]
+    return float(far[best] + frr[best]) / 2, float(threshold[best])
+
+
+def min_dcf(
+    positive: ArrayLike,
+    negative: ArrayLike,
+    positive_weight=None,
+    negative_weight=None,
+    *,
+    p_target: float = 0.01,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> tuple[float, float]:
+    """Smallest detection cost c_miss p_miss p_target + c_fa p_fa (1 - p_target), and its threshold.
+
+    Not normalised by the cost of the better fixed decision, as in `speechbrain.utils.metric_stats.minDCF`,
+    whose value it equals; divide by ``min(c_miss * p_target, c_fa * (1 - p_target))`` for NIST's.
+
+    >>> min_dcf([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.1])
+    (0.0, 0.4)
+    """
+    if not 0.0 < p_target < 1.0:
+        raise ValueError(f"p_target is {p_target}: give the prior of a target trial, between 0 and 1")
+    far, frr, threshold = det_curve(positive, negative, positive_weight, negative_weight)
+    cost = c_miss * frr * p_target + c_fa * far * (1.0 - p_target)
+    best = int(np.argmin(cost))
+    return float(cost[best]), float(threshold[best])
+
+
+def tar_at_far(
+    positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None, *, far: float
+) -> tuple[float, float]:
+    """Largest share of positives accepted while at most `far` of the negatives are, and its threshold.
+
+    With fewer than 1/far negatives no false accept is allowed at all, and the value says little.
+
+    >>> tar_at_far([0.9, 0.7, 0.2], [0.8, 0.3, 0.1, 0.0], far=0.25)
+    (0.6666666666666666, 0.3)
+    """
+    if not 0.0 <= far <= 1.0:
+        raise ValueError(f"far is {far}: give a false accept rate between 0 and 1")
+    curve = det_curve(positive, negative, positive_weight, negative_weight)
+    first = int(np.argmax(curve.false_accept <= far * (1 + 1e-12)))
+    return float(1.0 - curve.false_reject[first]), float(curve.threshold[first])
+
+
+def cllr(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None) -> float:
+    """Cost of the scores as natural log-likelihood ratios, in bits: 0 is perfect, 1 knows nothing.
+
+    Half the mean of log2(1 + exp(-s)) over the positives and of log2(1 + exp(s)) over the negatives
+    (Bruemmer and du Preez 2006, eq. 7). Cosines are no log-likelihood ratios: calibrate them first.
+
+    >>> cllr([0.0, 0.0], [0.0])
+    1.0
+    """
+    positive, positive_weight = _scores("positive", positive, positive_weight)
+    negative, negative_weight = _scores("negative", negative, negative_weight)
+    miss = np.average(np.logaddexp(0.0, -positive), weights=positive_weight)
+    false_accept = np.average(np.logaddexp(0.0, negative), weights=negative_weight)
+    return float((miss + false_accept) / (2.0 * np.log(2.0)))
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+
+def confidence_interval(
+    metric: Callable,
+    scores: ArrayLike,
+    same: ArrayLike,
+    enrol_speaker: Sequence,
+    test_speaker: Sequence,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    **options,
+) -> Interval:
+    """Percentile interval of a metric, by resampling the speakers and with them all their trials.
+
+    Trials share speakers, so resampling trials would give intervals far too narrow. In each resample a
+    speaker drawn k times counts k-fold: a trial of two speakers weighs the product of theirs, one of a
+    single speaker that speaker's count. Resamples without a positive or a negative trial are left out.
+
+    Args:
+        metric: any function here of (positive, negative, positive_weight, negative_weight, **options);
+            of a tuple, the first entry is used.
+        scores, same, enrol_speaker, test_speaker: a score, whether it is a target trial, and the two
+            speakers, for each trial. (For faces, identities.)
+        options: passed on to the metric, e.g. ``far=1e-3``.
+
+    Raises:
+        ValueError: sizes differ, fewer than two speakers, a level outside (0, 1), or `same` and the
+            speakers contradict each other.
+    """
+    scores, same = _flat(scores), _flat(same).astype(bool)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
+    if not len(scores) == len(same) == len(enrol_speaker) == len(test_speaker):
+        raise ValueError(
+            f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
+            "give one of each a trial"
+        )
+    speakers, ids = np.unique(
+        np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]), return_inverse=True
+    )
+    enrol, test = ids.reshape(2, -1)
+    if len(speakers) < 2:
+        raise ValueError(f"{len(speakers)} speaker: an interval over speakers needs two at least")
+    if (wrong := same != (enrol == test)).any():
+        i = int(np.argmax(wrong))
+        raise ValueError(
+            f"trial {i} is labelled {int(same[i])} but compares {enrol_speaker[i]!r} with {test_speaker[i]!r}"
+        )
+    order = np.argsort(scores, kind="stable")  # once: sorting what is sorted is linear
+    scores, same, enrol, test = scores[order], same[order], enrol[order], test[order]
+    random, values = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        count = random.multinomial(len(speakers), np.full(len(speakers), 1.0 / len(speakers)))
+        weight = np.where(same, count[enrol], count[enrol] * count[test]).astype(float)
+        if weight[same].any() and weight[~same].any():
+            value = metric(scores[same], scores[~same], weight[same], weight[~same], **options)
+            values.append(value[0] if isinstance(value, tuple) else value)
+    if not values:
+        raise ValueError("no resample held both target and non-target trials: use more speakers")
+    low, high = np.quantile(values, [(1.0 - level) / 2, (1.0 + level) / 2])
+    return Interval(float(low), float(high))
+
+
+def _flat(values: ArrayLike) -> np.ndarray:
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values).reshape(-1)
+
+
+def _scores(name: str, scores: ArrayLike, weight: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    scores = _flat(scores).astype(float)
+    if not len(scores):
+        raise ValueError(f"there is no {name} score: a metric needs both target and non-target trials")
+    if (bad := np.isnan(scores)).any():
+        raise ValueError(f"{name} score {int(np.argmax(bad))} is nan: look at that trial's embeddings")
+    weight = np.ones(len(scores)) if weight is None else _flat(weight).astype(float)
+    if weight.shape != scores.shape or not weight.min() >= 0 or not weight.sum() > 0:
+        raise ValueError(f"the {name} weights must be {len(scores)} numbers >= 0, not all 0")
+    return scores, weight

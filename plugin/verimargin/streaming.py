@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .divergence import mass_and_slope, q_exponential, solve_threshold, upper_threshold
+from .divergence import mass_and_slope, settle, solve_threshold, upper_threshold
 from .loss import MarginLoss
 from .sharding import ClassShard
 
@@ -70,23 +70,29 @@ class Threshold:
         """(n, candidates) to (n, B)."""
         return values.new_zeros(len(values), len(self.x_y)).index_add_(1, self.row, values)
 
+    def mass(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """p and its slope of the candidates, and of the target."""
+        others = mass_and_slope(self.x - delta[self.row], self.alpha)
+        return *others, *mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
+
+    def total(self, delta: Tensor, shard: ClassShard) -> tuple[Tensor, Tensor]:
+        """sum_j p_j and its slope, over the candidates of all ranks of the shard and the target."""
+        p, slope, p_y, slope_y = self.mass(delta)
+        total, total_slope = shard.sum(self.row_sum(torch.stack([p, slope])))
+        return total + p_y, total_slope + slope_y
+
     def solve(self, shard: ClassShard) -> Tensor:
-        """tau - lower, over the candidates of all ranks of the shard."""
+        """tau - lower."""
         highest = shard.max(self.x_y.scatter_reduce(0, self.row, self.x, "amax"))
         upper = upper_threshold(highest, self.log_q, shard.num_classes, self.alpha)
+        return solve_threshold(lambda delta: self.total(delta, shard), upper, self.alpha)
 
-        def mass(delta: Tensor) -> tuple[Tensor, Tensor]:
-            others = self.row_sum(torch.stack(mass_and_slope(self.x - delta[self.row], self.alpha)))
-            p_y, slope_y = mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
-            total, slope = shard.sum(others)
-            return total + p_y, slope + slope_y
-
-        return solve_threshold(mass, upper, self.alpha)
-
-    def probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """p of the candidates and p_y."""
-        p_y, _ = mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
-        return q_exponential(self.x - delta[self.row], self.alpha), p_y
+    def probabilities(self, delta: Tensor, shard: ClassShard) -> tuple[Tensor, Tensor]:
+        """p of this rank's candidates, and p_y."""
+        total, total_slope = self.total(delta, shard)
+        excess = (total - 1.0) / total_slope
+        p, slope, p_y, slope_y = self.mass(delta)
+        return settle(p, slope, excess[self.row]), settle(p_y, slope_y, excess)
 
 
 def stream(

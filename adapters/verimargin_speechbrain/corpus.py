@@ -1,0 +1,85 @@
+"""A folder laid out as VoxCeleb lays its own out, and its trial list: finding and checking their parts.
+
+<folder>/wav/<speaker>/<session>/<utterance>.wav
+<trials>: a line a trial, `<1 or 0> <enrol wav> <test wav>`, the wavs relative to <folder>/wav
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Trial(NamedTuple):
+    same: bool
+    enrol: str
+    test: str
+
+
+def read_trials(path: str | Path) -> list[Trial]:
+    """The trials of a list in VoxCeleb's format; an error names the line that isn't."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"the trial list {path} does not exist: give verification_file the path of one")
+    trials = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        parts = line.split()
+        if len(parts) != 3 or parts[0] not in ("0", "1"):
+            raise ValueError(f"line {number} of {path} is {line!r}: give '<1 or 0> <enrol wav> <test wav>'")
+        trials.append(Trial(parts[0] == "1", parts[1], parts[2]))
+    if not trials:
+        raise ValueError(f"the trial list {path} is empty")
+    return trials
+
+
+def speaker_of(utterance: str) -> str:
+    """The speaker of a wav path relative to `wav`."""
+    return utterance.split("/")[0]
+
+
+def speakers(folder: str | Path, leave_out: Iterable[str] = ()) -> list[str]:
+    """Speakers with a recording at <folder>/wav/<speaker>/<session>/<utterance>.wav, without those to leave out."""
+    wav = Path(folder) / "wav"
+    if not wav.is_dir():
+        raise ValueError(
+            f"{folder} has no folder 'wav': data_folder must be laid out as VoxCeleb, "
+            "wav/<speaker>/<session>/<utterance>.wav"
+        )
+    left_out = set(leave_out)
+    found = sorted(p.name for p in wav.iterdir() if p.is_dir() and p.name not in left_out and any(p.glob("*/*.wav")))
+    if not found:
+        raise ValueError(
+            f"{wav} holds no training recording: expected <speaker>/<session>/<utterance>.wav of speakers that are "
+            "not in the trial list"
+        )
+    return found
+
+
+def check_corpus(data_folder: str, verification_file: str, num_speakers: int) -> None:
+    """Refuses, before anything is prepared or trained, a corpus that a recipe cannot be run on.
+
+    Args:
+        data_folder: a folder laid out as VoxCeleb, or several with commas between them.
+        verification_file: the trial list; of a URL, nothing is checked.
+        num_speakers: the recipe's number of classes; may be larger than the number of speakers.
+
+    Raises:
+        ValueError: no such layout, more training speakers than num_speakers, a trial list that is
+            malformed or names a recording that none of the folders holds.
+    """
+    folders = [Path(part.strip()) for part in str(data_folder).split(",")]
+    trials = [] if "://" in str(verification_file) else read_trials(verification_file)
+    tested = sorted({wav for trial in trials for wav in (trial.enrol, trial.test)})
+    for wav in tested:
+        if not any((folder / "wav" / wav).is_file() for folder in folders):
+            raise ValueError(
+                f"the trial list {verification_file} names {wav}, which is not in {folders[0] / 'wav'}: "
+                "give the list that belongs to this corpus"
+            )
+    trained = {s for folder in folders for s in speakers(folder, map(speaker_of, tested))}
+    if len(trained) > num_speakers:
+        raise ValueError(
+            f"{data_folder} has {len(trained)} training speakers, the recipe {num_speakers} classes: "
+            f"set out_n_neurons to {len(trained)}"
+        )

@@ -1,0 +1,190 @@
+"""Time and memory of a head's step (forward and backward), as ratios of what it replaces.
+
+    python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 7] [--csv FILE]
+
+Sides, in turns within one process: Q-Margin through `PrototypeHead`; a dense ArcFace head with the
+arithmetic of Partial FC (`DenseArcFace` below); the one matrix product E W^T, the floor of any exact
+head; and, where ARCFACE_TORCH_HOME names a checkout's recognition/arcface_torch, its `PartialFC_V2`.
+Prototypes are once those of a trained model, simulated as clusters of confusable classes, and once
+freshly initialised. Memory is the peak of a process of its own, beyond the prototypes and their gradient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import verimargin as vm
+from torch.nn import functional as F
+
+CONFUSABLE = 11  # classes in a cluster of the trained prototypes, the target's own included
+
+
+class DenseArcFace(torch.nn.Module):
+    """ArcFace as Partial FC computes it at sample_rate 1 on one process: normalised copies of embeddings
+    and prototypes, all logits clamped and taken through arccos and cos in place, a softmax in place."""
+
+    def __init__(self, weight: torch.Tensor, scale: float = 64.0, margin: float = 0.5):
+        super().__init__()
+        self.weight, self.scale, self.margin = torch.nn.Parameter(weight), scale, margin
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        logits = F.linear(F.normalize(embeddings), F.normalize(self.weight)).clamp(-1, 1)
+        with torch.no_grad():
+            logits.acos_()
+            logits[torch.arange(len(labels)), labels] += self.margin
+            logits.cos_()
+        return SoftmaxCrossEntropy.apply(logits * self.scale, labels)
+
+
+class SoftmaxCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, labels):
+        logits.sub_(logits.amax(1, keepdim=True)).exp_()
+        logits.div_(logits.sum(1, keepdim=True))
+        ctx.save_for_backward(logits, labels)
+        return -logits.gather(1, labels[:, None]).clamp_min(1e-30).log().mean()
+
+    @staticmethod
+    def backward(ctx, grad):
+        p, labels = ctx.saved_tensors
+        p[torch.arange(len(labels)), labels] -= 1
+        return p.div_(len(labels)).mul_(grad), None
+
+
+def upstream_partial_fc(weight: torch.Tensor, home: str) -> torch.nn.Module:
+    """Upstream's own head; it assumes a process group and CUDA."""
+    sys.path.insert(0, home)
+    from losses import ArcFace
+    from partial_fc_v2 import PartialFC_V2
+
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    if not torch.cuda.is_available():
+        torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+    head = PartialFC_V2(ArcFace(64.0, 0.5), weight.shape[1], weight.shape[0])
+    head.weight.data.copy_(weight)
+    return head
+
+
+def prototype_head(weight: torch.Tensor) -> torch.nn.Module:
+    head = vm.PrototypeHead(weight.shape[1], weight.shape[0], vm.q_margin(alpha=1.25, scale=32.0, margin=0.2))
+    head.weight.data.copy_(weight)
+    return head
+
+
+def data(kind: str, classes: int, batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Prototypes, embeddings and labels."""
+    torch.manual_seed(0)
+    labels = torch.randint(classes, (batch,))
+    if kind == "fresh":
+        return 0.01 * torch.randn(classes, size), torch.randn(batch, size), labels
+    centre = torch.randn(-(-classes // CONFUSABLE), size)
+    cluster = torch.randperm(classes) % len(centre)  # a cluster's classes are spread over the class ids
+    weight = F.normalize(0.7 * centre[cluster] + 0.7 * torch.randn(classes, size))
+    embeddings = F.normalize(weight[labels] + 0.8 * F.normalize(torch.randn(batch, size)))
+    return weight * (0.5 + torch.rand(classes, 1)), 20 * embeddings, labels
+
+
+def build(side: str, weight: torch.Tensor) -> torch.nn.Module:
+    if side == "q-margin":
+        return prototype_head(weight)
+    return DenseArcFace(weight.clone()) if side == "dense" else upstream_partial_fc(weight, side)
+
+
+def one_step(head: torch.nn.Module, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
+    head.weight.grad = None
+    head(embeddings.clone().requires_grad_(), labels.clone()).backward()
+
+
+def times(kind: str, sides: dict[str, str], sizes: argparse.Namespace) -> dict[str, list[float]]:
+    weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
+    heads = {name: build(side, weight) for name, side in sides.items()}
+    product = torch.empty(sizes.batch, sizes.classes)
+    steps = {name: lambda head=head: one_step(head, embeddings, labels) for name, head in heads.items()}
+    steps["matrix product"] = lambda: torch.mm(embeddings, weight.t(), out=product)
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in range(sizes.rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if round_:  # the first is a warm-up
+                taken[name].append(time.perf_counter() - start)
+    active = heads["q-margin"].active_classes
+    print(f"{kind} prototypes: {float(active):.1f} active classes a sample")
+    return taken
+
+
+def peak_memory(kind: str, side: str, sizes: argparse.Namespace) -> float:
+    """MiB beyond prototypes and gradient, from a process that runs this side alone."""
+    command = [sys.executable, __file__, "--measure-memory", kind, side]
+    command += ["--classes", str(sizes.classes), "--batch", str(sizes.batch), "--size", str(sizes.size)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
+    one_step(build(side, torch.randn(300, sizes.size)), torch.randn(4, sizes.size), torch.arange(4))  # libraries' own
+    weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
+    head = build(side, weight)
+    del weight
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
+    for _ in range(3):
+        one_step(head, embeddings, labels)
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print((int(peak.split()[1]) * 1024 - before) / 2**20 - head.weight.numel() * 4 / 2**20)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--classes", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
+    sizes = parser.parse_args()
+    if sizes.measure_memory:
+        return measure_memory(*sizes.measure_memory, sizes)
+    sides = {"q-margin": "q-margin", "dense ArcFace": "dense"}
+    if home := os.environ.get("ARCFACE_TORCH_HOME"):
+        sides["PartialFC_V2"] = home
+    print(f"{sizes.batch} x {sizes.classes} x {sizes.size}, {torch.get_num_threads()} threads, {platform.processor()}")
+    rows = []
+    for kind in ("trained", "fresh"):
+        taken = times(kind, sides, sizes)
+        memory = {name: peak_memory(kind, side, sizes) for name, side in sides.items()}
+        ours = statistics.median(taken["q-margin"])
+        for name, seconds in taken.items():
+            low, median, high = (statistics.quantiles(seconds, n=10, method="inclusive")[i] for i in (1, 4, 7))
+            ratio = ours / median
+            size = memory.get(name)
+            of_ours = memory["q-margin"] / size if size else float("nan")
+            rows.append([kind, name, low, median, high, ratio, size, of_ours])
+            print(
+                f"{kind:8} {name:15} {1e3 * median:8.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})   "
+                f"q-margin takes {ratio:5.2f} of its time" + (f", {of_ours:6.4f} of its {size:.0f} MiB" if size else "")
+            )
+    if sizes.csv:
+        provenance = [torch.__version__, vm.__version__, platform.platform(), datetime.date.today().isoformat()]
+        with sizes.csv.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                ["prototypes", "side", "p20_s", "median_s", "p80_s", "ratio", "mib", "memory_ratio", "torch", "verimargin", "on", "date"]
+            )
+            writer.writerows(row + provenance for row in rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+import copy
+import io
+import math
+
+import pytest
+import reference
+import torch
+import verimargin as vm
+from distributed import on_ranks
+from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+LOSSES = {
+    "q-margin": lambda: vm.q_margin(1.25, 20.0, 0.2),
+    "sparsemax arc": lambda: vm.MarginLoss(vm.ArcMargin(0.3), 2.0, scale=8.0),
+    "alpha 3": lambda: vm.q_margin(3.0, 4.0, 0.2),
+    "arcface": lambda: vm.arcface(20.0, 0.3),
+    "cosface": lambda: vm.cosface(20.0, 0.2),
+    "adaptive": lambda: vm.MarginLoss(vm.QMargin(0.4, psi=torch.linspace(0, 1, 301)), 1.5, scale=10.0),
+}
+
+
+def batch(samples=13, classes=301, size=16, dtype=torch.float64, seed=0):
+    """Prototypes of any norm, and embeddings close to their own and to some others."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    weight = normal(classes, size) * (0.01 + normal(classes, 1).abs())
+    labels = torch.randint(classes, (samples,), generator=generator)
+    embeddings = 5 * (torch.nn.functional.normalize(weight)[labels] + 0.3 * normal(samples, size))
+    return embeddings.to(dtype), weight.to(dtype), labels
+
+
+def head_with(weight, loss, **options):
+    head = vm.PrototypeHead(weight.shape[1], weight.shape[0], loss, **options).to(weight.dtype)
+    head.weight.data.copy_(weight)
+    return head
+
+
+def step(head, embeddings, labels):
+    embeddings = embeddings.clone().requires_grad_()
+    head.weight.grad = None
+    loss = head(embeddings, labels)
+    loss.backward()
+    return loss.detach(), embeddings.grad, head.weight.grad
+
+
+def plain_step(loss, embeddings, weight, labels):
+    embeddings, weight = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
+    normalize = torch.nn.functional.normalize
+    value = loss(normalize(embeddings) @ normalize(weight).T, labels)
+    return value.detach(), *torch.autograd.grad(value, (embeddings, weight))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("name", LOSSES)
+def test_equals_the_loss_of_all_cosines(name, dtype, tolerance):
+    embeddings, weight, labels = batch(dtype=dtype)
+    loss = LOSSES[name]()
+    expected = plain_step(LOSSES[name](), *batch()[:2], labels)
+    for ours, truth in zip(step(head_with(weight, loss), embeddings, labels), expected):
+        largest = max(1.0, float(truth.abs().max()))
+        torch.testing.assert_close(ours.double(), truth, atol=tolerance * largest, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "m", "alpha"),
+    [("QMargin", 0.2, 1.25), ("ArcMargin", 0.3, 1.0), ("CosMargin", 0.2, 1.5), ("QMargin", 0.2, 2.5)],
+)
+def test_equals_the_reference(name, m, alpha):
+    embeddings, weight, labels = batch()
+    head = head_with(weight, vm.MarginLoss(getattr(vm, name)(m), alpha, scale=12.0))
+    expected = reference.head_loss(embeddings.numpy(), weight.numpy(), labels.tolist(), name, m, alpha, 12.0)
+    assert float(head(embeddings, labels).detach()) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_are_the_derivatives(name):
+    embeddings, weight, labels = batch(4, 301 if name == "adaptive" else 9, 5)
+    head = head_with(weight, LOSSES[name]())
+
+    def loss(e, w):
+        return torch.func.functional_call(head, {"weight": w}, (e, labels))
+
+    rows = slice(0, 9)  # the numeric derivative of 301 classes would take minutes
+    part = weight[rows].clone().requires_grad_()
+    assert gradcheck(
+        lambda e, p: loss(e, torch.cat([p, weight[9:]])),
+        (embeddings.requires_grad_(), part),
+        fast_mode=name == "adaptive",
+    )
+
+
+def test_no_tensor_of_batch_by_classes_for_alpha_above_one():
+    embeddings, weight, labels = batch(128, 40_000, 8, torch.float32)
+    largest = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            largest.append(max((t.numel() for t in _tensors(result)), default=0))
+            return result
+
+    def _tensors(result):
+        return [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, torch.Tensor)]
+
+    head = head_with(weight, vm.q_margin(1.25, 32.0, 0.2))
+    with Largest():
+        head(embeddings.requires_grad_(), labels).backward()
+    assert max(largest) < 128 * 40_000 / 8
+    assert head.active_classes < 4_000
+    expected = vm.q_margin(1.25, 32.0, 0.2)(head.cosine(embeddings), labels)
+    torch.testing.assert_close(head(embeddings, labels), expected)
+
+
+def test_statistics_of_the_step():
+    weight = torch.eye(4)
+    head = head_with(weight, vm.q_margin(2.0, 5.0, 0.0))
+    head(torch.tensor([[1.0, 0, 0, 0], [1.0, 1.0, 0, 0]]), torch.tensor([0, 1]))
+    assert head.active_classes == 1.5  # one, and two
+    assert head.zero_loss == 0.5
+
+
+def test_a_step_twice_and_gradients_that_somebody_holds():
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    head = head_with(weight, LOSSES["q-margin"]())
+    e = embeddings.clone().requires_grad_()
+    loss = head(e, labels)
+    (first,) = torch.autograd.grad(loss, head.weight, retain_graph=True)
+    kept = first.clone()
+    (second,) = torch.autograd.grad(loss, head.weight)
+    assert torch.equal(first, second)
+    _, _, third = step(head, -embeddings, labels)  # must not write where `first` still lives
+    assert torch.equal(first, kept)
+    assert not torch.equal(third, kept)
+
+
+def test_the_gradient_memory_is_used_again_and_accumulation_is_right():
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    head = head_with(weight, LOSSES["q-margin"]())
+    step(head, embeddings, labels)
+    place = head.weight.grad.data_ptr()
+    _, _, alone = step(head, embeddings, labels)
+    assert head.weight.grad.data_ptr() == place
+    alone = alone.clone()
+    head(embeddings, labels).backward()  # accumulates: no zero_grad in between
+    torch.testing.assert_close(head.weight.grad, 2 * alone)
+    head.weight.grad += 1.0
+    view = head.weight.grad.view(-1)
+    head.weight.grad = None
+    head(embeddings, labels).backward()
+    torch.testing.assert_close(head.weight.grad, alone)
+    torch.testing.assert_close(view.view_as(alone), 2 * alone + 1.0)
+
+
+def test_copies_and_files():
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    head = head_with(weight, LOSSES["q-margin"]())
+    step(head, embeddings, labels)
+    clone, file = copy.deepcopy(head), io.BytesIO()
+    torch.save(head, file)
+    file.seek(0)
+    for other in (clone, torch.load(file, weights_only=False)):
+        torch.testing.assert_close(step(other, embeddings, labels), step(head, embeddings, labels))
+    fresh = vm.PrototypeHead(16, 301, LOSSES["q-margin"]())
+    fresh.load_state_dict(head.state_dict())
+    assert torch.equal(fresh.weight, head.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["q-margin", "arcface"])
+def test_autocast_changes_nothing_but_the_embeddings(name, dtype):
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    head = head_with(weight, LOSSES[name]())
+    half = embeddings.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, grad, grad_weight = step(head, half, labels)
+    expected = step(head, half.float(), labels)
+    torch.testing.assert_close(loss, expected[0])
+    torch.testing.assert_close(grad, expected[1].to(dtype))
+    torch.testing.assert_close(grad_weight, expected[2])
+    assert head.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["q-margin", "arcface"])
+def test_edge_shapes(name):
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    head = head_with(weight, LOSSES[name]())
+    loss, grad, grad_weight = step(head, embeddings[:0], labels[:0])
+    assert loss == 0
+    assert grad.shape == (0, 16)
+    assert not grad_weight.any()
+    one = head_with(weight[:1], LOSSES[name]())
+    assert float(step(one, embeddings, torch.zeros_like(labels))[0]) == pytest.approx(0, abs=1e-5)
+    head.weight.data[5] = 0  # a dead prototype has cosine 0 with everything
+    assert all(bool(torch.isfinite(t).all()) for t in step(head, embeddings, labels))
+    same = torch.full_like(labels, 3)
+    torch.testing.assert_close(
+        step(head, embeddings, same),
+        plain_step(LOSSES[name](), embeddings, head.weight.data, same),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("name", ["q-margin", "arcface", "adaptive"])
+def test_sampling_keeps_the_positives_and_each_class_its_margin(name):
+    embeddings, weight, labels = batch(dtype=torch.float64)
+    head = head_with(weight, LOSSES[name](), sample_rate=0.2)
+    torch.manual_seed(5)
+    loss, _, grad_weight = step(head, embeddings, labels)
+    torch.manual_seed(5)
+    order = torch.rand(301)
+    order[labels] = 2.0
+    index = order.topk(60).indices.sort().values
+    subset_loss = LOSSES[name]()
+    if subset_loss.margin.psi is not None:
+        subset_loss.margin.psi = subset_loss.margin.psi[index]
+    expected = plain_step(subset_loss, embeddings, weight[index], torch.searchsorted(index, labels))
+    torch.testing.assert_close(loss, expected[0])
+    torch.testing.assert_close(grad_weight[index], expected[2])
+    assert not grad_weight[order < order[index].min()].any()
+    full = head.eval()(embeddings, labels).detach()
+    torch.testing.assert_close(full, plain_step(LOSSES[name](), embeddings, weight, labels)[0])
+    tiny = head_with(weight, LOSSES[name](), sample_rate=0.001)
+    assert bool(torch.isfinite(step(tiny, embeddings, labels)[0]))
+
+
+SHARDED = ["q-margin", "alpha 3", "sparsemax arc", "arcface", "adaptive"]
+
+
+def _sharded_steps(rank, sizes):
+    embeddings, weight, labels = batch()
+    mine = torch.arange(13).split(sizes)[rank]
+    results = {}
+    for name in SHARDED:
+        group = torch.distributed.group.WORLD
+        head = vm.PrototypeHead(16, 301, LOSSES[name](), process_group=group).double()
+        first = head.shard.start
+        head.weight.data.copy_(weight[first : first + head.shard.size])
+        loss, grad, grad_weight = step(head, embeddings[mine], labels[mine])
+        results[name] = first, loss, grad / head.shard.ranks, grad_weight
+    return results
+
+
+@pytest.mark.parametrize(("ranks", "sizes"), [(1, [13]), (2, [5, 8]), (3, [6, 0, 7])])
+def test_sharded_equals_unsharded(ranks, sizes):
+    """301 classes divide by neither 2 nor 3, and the ranks hold different numbers of samples."""
+    embeddings, weight, labels = batch()
+    by_rank = on_ranks(ranks, _sharded_steps, sizes)
+    for name in SHARDED:
+        loss, grad, grad_weight = plain_step(LOSSES[name](), embeddings, weight, labels)
+        results = [result[name] for result in by_rank]
+        assert [first for first, *_ in results] == [0, *[301 - (ranks - r) * (301 // ranks) for r in range(1, ranks)]]
+        for _, rank_loss, *_ in results:
+            torch.testing.assert_close(rank_loss, loss)
+        torch.testing.assert_close(torch.cat([part for _, _, part, _ in results]), grad)
+        torch.testing.assert_close(torch.cat([part for *_, part in results]), grad_weight)
+
+
+def _initial(rank, ranks):
+    torch.manual_seed(1)
+    group = torch.distributed.group.WORLD if ranks > 1 else None
+    return vm.PrototypeHead(4, 3001, vm.cosface(), process_group=group).weight.data
+
+
+def test_first_prototypes_do_not_depend_on_the_ranks():
+    alone = _initial(0, 1)
+    assert float(alone.std()) == pytest.approx(0.01, rel=0.05)
+    assert torch.equal(torch.cat(on_ranks(2, _initial, 2)), alone)
+
+
+def test_training_with_it_equals_training_without():
+    """A small backbone takes the same way through the streamed head as through the plain loss."""
+    embeddings, weight, labels = batch(64, 50, 8, torch.float32)
+
+    def train(criterion, prototypes):
+        torch.manual_seed(0)
+        backbone = torch.nn.Linear(8, 8)
+        optimiser = torch.optim.SGD([*backbone.parameters(), prototypes], lr=0.1, momentum=0.9)
+        losses = []
+        for _ in range(30):
+            optimiser.zero_grad()
+            loss = criterion(backbone(embeddings))
+            loss.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+        return losses
+
+    head = head_with(weight, LOSSES["q-margin"]())
+    plain = torch.nn.Parameter(weight.clone())
+    normalize = torch.nn.functional.normalize
+    loss = LOSSES["q-margin"]()
+    ours = train(lambda e: head(e, labels), head.weight)
+    theirs = train(lambda e: loss(normalize(e) @ normalize(plain).T, labels), plain)
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert ours[-1] < 0.5 * ours[0]
+
+
+HEAD = vm.PrototypeHead(4, 3, vm.q_margin(1.5, 10.0, 0.2))
+E, Y = torch.ones(2, 4), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: HEAD(E, torch.tensor([0, 3])), "label 3 of sample 1 is outside 0..2: there are 3 classes"),
+        (lambda: HEAD(E, torch.tensor([0, -1])), "label -1 of sample 1"),
+        (lambda: HEAD(E, Y.float()), "float32"),
+        (lambda: HEAD(E, Y[:1]), r"shape \(1,\)"),
+        (lambda: HEAD(E[:, :3], Y), r"embeddings have shape \(2, 3\): give \(B, 4\)"),
+        (lambda: HEAD(E * torch.tensor([[1.0], [math.nan]]), Y), "sample 1 has nan among its embedding values"),
+        (lambda: HEAD(E * torch.tensor([[math.inf], [1.0]]), Y), "sample 0 has inf"),
+        (lambda: HEAD(E * torch.tensor([[1.0], [0.0]]), Y), "embedding of sample 1 is all zero"),
+        (lambda: HEAD(E.to("meta"), Y), "the embeddings are on meta, the prototypes on cpu"),
+        (lambda: copy.deepcopy(HEAD).half()(E, Y), "the prototypes are torch.float16"),
+        (lambda: vm.PrototypeHead(0, 3, vm.cosface()), "embedding_size is 0"),
+        (lambda: vm.PrototypeHead(4, 2.5, vm.cosface()), "num_classes is 2.5"),
+        (lambda: vm.PrototypeHead(4, 3, vm.cosface(), sample_rate=0), "sample_rate is 0"),
+        (lambda: vm.PrototypeHead(4, 3, torch.nn.CrossEntropyLoss()), "give a MarginLoss"),
+        (lambda: vm.PrototypeHead(4, 3, vm.kappaface(5)), "psi for 5 classes, the head 3"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

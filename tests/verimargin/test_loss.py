@@ -1,0 +1,132 @@
+import logging
+import math
+
+import pytest
+import reference
+import torch
+import verimargin as vm
+from torch.autograd import gradcheck
+
+MARGINS = [vm.NoMargin(), vm.CosMargin(0.3), vm.ArcMargin(0.4), vm.QMargin(0.2)]
+
+
+def cosines(samples=7, classes=11, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(3)
+    cosine = 1.9 * torch.rand(samples, classes, generator=generator, dtype=torch.float64) - 0.95
+    return cosine.to(dtype), torch.randint(classes, (samples,), generator=generator)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.25, 2.0])
+@pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: type(margin).__name__)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_loss_equals_the_table_of_margins(margin, alpha, dtype, tolerance):
+    cosine, target = cosines(dtype=dtype)
+    loss = vm.MarginLoss(margin, alpha, scale=12.0, reduction="none")(cosine, target)
+    expected = []
+    for row, y in zip(cosine.double().numpy(), target.tolist()):
+        theta = 12.0 * row
+        theta[y], log_q = reference.margin(type(margin).__name__, row[y], margin.m, 12.0)
+        expected.append(reference.loss(theta, y, alpha, log_q))
+    torch.testing.assert_close(loss.double(), torch.tensor(expected, dtype=torch.float64), atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("margin", MARGINS, ids=lambda margin: type(margin).__name__)
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+def test_gradients_are_the_derivatives(margin, alpha):
+    cosine, target = cosines(4, 5)
+    assert gradcheck(vm.MarginLoss(margin, alpha, scale=8.0), (cosine.requires_grad_(), target))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.0 + 1e-6, 1.0 + 1e-4])
+def test_q_margin_tends_to_cosface(alpha):
+    cosine, target = cosines(9, 200)
+    q = vm.q_margin(alpha, 30.0, 0.2)(cosine, target)
+    tolerance = 1e-9 if alpha == 1.0 else 2e3 * (alpha - 1.0)
+    assert float(q) == pytest.approx(float(vm.cosface(30.0, 0.2)(cosine, target)), abs=tolerance)
+    gradients = [
+        torch.autograd.grad(loss(x, target), x)[0]
+        for loss in (vm.q_margin(alpha, 30.0, 0.2), vm.cosface(30.0, 0.2))
+        for x in [cosine.clone().requires_grad_()]
+    ]
+    torch.testing.assert_close(*gradients, atol=tolerance, rtol=0)
+
+
+def test_arc_margin_is_monotone_past_pi_and_smooth_at_one():
+    cosine = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    logit, _ = vm.ArcMargin(0.5)(cosine, torch.zeros(2001, dtype=torch.long), 1.0)
+    assert bool((logit.diff() > 0).all())
+    for dtype in (torch.float32, torch.float64):
+        ends = torch.tensor([1.0, -1.0, 1.0000001, 0.0], dtype=dtype, requires_grad=True)
+        logit, _ = vm.ArcMargin(0.5)(ends.clamp(-1, 1), torch.zeros(4, dtype=torch.long), 1.0)
+        logit.sum().backward()
+        assert bool(torch.isfinite(ends.grad).all())
+
+
+def test_each_class_has_its_own_margin():
+    cosine, target = cosines()
+    psi = torch.linspace(0, 1, 11, dtype=torch.float64)
+    for kind in (vm.CosMargin, vm.ArcMargin, vm.QMargin):
+        alpha = 1.5 if kind is vm.QMargin else 1.0
+        together = vm.MarginLoss(kind(0.4, psi=psi), alpha, scale=9.0, reduction="none")(cosine, target)
+        for i, y in enumerate(target.tolist()):
+            alone = vm.MarginLoss(kind(0.4 * float(psi[y])), alpha, scale=9.0)(cosine[i : i + 1], target[i : i + 1])
+            torch.testing.assert_close(together[i], alone)
+    kappa = vm.kappaface(num_classes=11, scale=9.0, margin=0.4)
+    torch.testing.assert_close(kappa(cosine, target), vm.arcface(9.0, 0.4)(cosine, target))
+
+
+def test_margin_and_psi_are_state(caplog):
+    saved = vm.MarginLoss(vm.QMargin(0.1, psi=torch.ones(3)), 1.5, scale=5.0)
+    saved.margin.m = 0.3
+    saved.margin.psi[1] = 0.5
+    resumed = vm.MarginLoss(vm.QMargin(0.1, psi=torch.ones(3)), 1.5, scale=5.0)
+    with caplog.at_level(logging.INFO, logger="verimargin"):
+        resumed.load_state_dict(saved.state_dict())
+    assert resumed.margin.m == 0.3
+    assert resumed.margin.psi.tolist() == [1.0, 0.5, 1.0]
+    assert "the margin is 0.3, as saved, not 0.1" in caplog.text
+
+
+def test_rounding_past_one_and_half_precision_are_harmless():
+    cosine = torch.tensor([[1.0000002, -1.0000002, 0.3]])
+    for loss in (vm.q_margin(1.5, 10, 0.2), vm.arcface(30, 0.2)):
+        assert bool(torch.isfinite(loss(cosine, torch.tensor([0]))))
+        assert loss(cosine.half(), torch.tensor([2])).dtype == torch.float32
+    empty = vm.q_margin(1.5, 10, 0.2)(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+    assert empty == 0
+
+
+def test_a_margin_of_your_own():
+    class HalfCosine(vm.Margin):
+        def forward(self, cosine, label, scale):
+            return scale * (cosine - 0.5 * self.m), torch.zeros_like(cosine)
+
+    cosine, target = cosines()
+    loss = vm.MarginLoss(HalfCosine(0.4), scale=9.0)(cosine, target)
+    torch.testing.assert_close(loss, vm.cosface(9.0, 0.2)(cosine, target))
+
+
+COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: vm.q_margin(0.9, 10, 0.2), "alpha is 0.9"),
+        (lambda: vm.q_margin(1.5, 0, 0.2), "scale is 0.0: give a finite number > 0"),
+        (lambda: vm.q_margin(1.5, -3, 0.2), "scale is -3"),
+        (lambda: vm.q_margin(1.5, 10, -0.2), "margin is -0.2"),
+        (lambda: vm.q_margin(1.5, 10, math.nan), "margin is nan"),
+        (lambda: vm.q_margin(4.0, 64, 0.5), r"\(alpha - 1\) \* scale \* margin is 96"),
+        (lambda: vm.MarginLoss(0.2, scale=3.0), "give a Margin, such as QMargin"),
+        (lambda: vm.CosMargin(0.2, psi=torch.tensor([math.nan])), "psi is"),
+        (lambda: vm.cosface()(COSINE[0], TARGET), r"cosine is torch.float32 of shape \(3,\)"),
+        (lambda: vm.cosface()(COSINE + math.inf, TARGET), "sample 0 has inf among its cosines"),
+        (lambda: vm.cosface()(COSINE, torch.tensor([0, 5])), "label 5 of sample 1"),
+        (lambda: vm.cosface()(COSINE, COSINE), "torch.float32"),
+        (lambda: vm.kappaface(3).to("meta")(COSINE, TARGET), "psi is on meta"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,149 @@
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from verimargin import metrics
+
+scores = st.lists(st.sampled_from([k / 8 for k in range(-8, 9)]) | st.floats(-2, 2), min_size=1, max_size=14)
+
+
+def trials(speakers=12, utterances=4, noise=1.0, seed=0):
+    random = np.random.default_rng(seed)
+    voice = random.normal(size=(speakers, 1, 6)) + noise * random.normal(size=(speakers, utterances, 6))
+    voice = (voice / np.linalg.norm(voice, axis=2, keepdims=True)).reshape(-1, 6)
+    who = np.repeat(np.arange(speakers), utterances)
+    i, j = np.triu_indices(len(voice), 1)
+    return (voice[i] * voice[j]).sum(1), who[i] == who[j], who[i], who[j]
+
+
+@settings(max_examples=200, deadline=None)
+@given(scores, scores)
+def test_curve_equals_counting(positive, negative):
+    curve = metrics.det_curve(positive, negative)
+    positive, negative = np.array(positive), np.array(negative)
+    assert list(curve.threshold) == [-math.inf, *np.unique(np.concatenate([positive, negative]))]
+    for far, frr, threshold in zip(*curve):
+        assert far == pytest.approx((negative > threshold).mean(), abs=1e-12)
+        assert frr == pytest.approx((positive <= threshold).mean(), abs=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(scores, scores, st.randoms())
+def test_order_and_repetition_of_trials_change_nothing(positive, negative, random):
+    expected = [
+        metrics.eer(positive, negative)[0],
+        metrics.min_dcf(positive, negative)[0],
+        metrics.tar_at_far(positive, negative, far=0.1)[0],
+        metrics.cllr(positive, negative),
+    ]
+    mixed, twice = random.sample(positive, len(positive)), negative * 2
+    random.shuffle(twice)
+    twos = np.full(len(positive), 2.0)
+    assert [
+        metrics.eer(mixed, twice, twos)[0],
+        metrics.min_dcf(mixed, twice, twos)[0],
+        metrics.tar_at_far(mixed, twice, twos, far=0.1)[0],
+        metrics.cllr(mixed, twice, twos),
+    ] == pytest.approx(expected, abs=1e-12)
+
+
+def test_values_by_hand():
+    positive, negative = [0.9, 0.8, 0.4, 0.3], [0.7, 0.35, 0.2, 0.1, 0.0]
+    assert metrics.tar_at_far(positive, negative, far=0.0) == (0.5, 0.7)
+    assert metrics.tar_at_far(positive, negative, far=0.2) == (0.75, 0.35)
+    assert metrics.tar_at_far(positive, negative, far=0.19) == (0.5, 0.7)
+    assert metrics.tar_at_far(positive, negative, far=1.0) == (1.0, -math.inf)
+    assert metrics.min_dcf(positive, negative, p_target=0.5) == (pytest.approx(0.5 * 0.4), 0.2)
+    # accepting everything is a decision too
+    assert metrics.min_dcf([0.0], [1.0], p_target=0.9)[0] == pytest.approx(0.1)
+    assert metrics.cllr([math.log(3)], [-math.log(3)]) == pytest.approx(math.log2(4 / 3))
+
+
+def test_large_scores_do_not_overflow_cllr():
+    assert metrics.cllr([1e4], [-1e4]) == 0
+    assert metrics.cllr([-1e4], [1e4]) == pytest.approx(1e4 / math.log(2))
+
+
+def test_tensors_and_shapes():
+    positive, negative = torch.tensor([[0.9], [0.2]], requires_grad=True), torch.tensor([0.1, 0.3])
+    assert metrics.eer(positive, negative) == pytest.approx(metrics.eer([0.9, 0.2], [0.1, 0.3]))
+
+
+def test_half_a_million_trials():
+    """A quadratic method would need terabytes here."""
+    random = np.random.default_rng(0)
+    positive, negative = random.normal(2, 1, 250_000), random.normal(0, 1, 300_000)
+    started = time.perf_counter()
+    assert metrics.eer(positive, negative)[0] == pytest.approx(0.1587, abs=2e-3)
+    assert metrics.tar_at_far(positive, negative, far=1e-3)[0] == pytest.approx(0.1378, abs=5e-3)
+    assert time.perf_counter() - started < 60  # seconds where a quadratic method takes hours
+
+
+def test_interval_covers_and_is_wider_than_one_over_trials():
+    score, same, enrol, test = trials()
+    interval = metrics.confidence_interval(metrics.eer, score, same, enrol, test, resamples=300)
+    value = metrics.eer(score[same], score[~same])[0]
+    assert 0 <= interval.low < value < interval.high <= 1
+    again = metrics.confidence_interval(metrics.eer, score, same, enrol, test, resamples=300)
+    assert interval == again
+    shuffled = np.random.default_rng(1).permutation(len(score))
+    moved = metrics.confidence_interval(
+        metrics.eer, score[shuffled], same[shuffled], enrol[shuffled], test[shuffled], resamples=300
+    )
+    assert moved == pytest.approx(interval)
+    random = np.random.default_rng(2)
+    by_trial = []
+    for _ in range(300):
+        drawn = random.integers(len(score), size=len(score))
+        by_trial.append(metrics.eer(score[drawn][same[drawn]], score[drawn][~same[drawn]])[0])
+    assert interval.high - interval.low > 1.2 * np.subtract(*np.quantile(by_trial, [0.975, 0.025]))
+
+
+def test_interval_covers_the_true_value_as_often_as_it_says():
+    truth = np.mean([_value(trials(80, 4, seed=s)) for s in range(1000, 1010)])
+    hits = 0
+    for seed in range(40):
+        score, same, enrol, test = trials(25, 4, seed=seed)
+        low, high = metrics.confidence_interval(metrics.eer, score, same, enrol, test, level=0.9, resamples=150)
+        hits += low <= truth <= high
+    assert 30 <= hits <= 40  # of 36 expected
+
+
+def _value(sample):
+    score, same, *_ = sample
+    return metrics.eer(score[same], score[~same])[0]
+
+
+def test_interval_passes_options_on():
+    score, same, enrol, test = trials()
+    wide = metrics.confidence_interval(metrics.tar_at_far, score, same, enrol, test, resamples=50, far=0.5)
+    narrow = metrics.confidence_interval(metrics.tar_at_far, score, same, enrol, test, resamples=50, far=0.01)
+    assert wide.low > narrow.high
+
+
+TRIALS = ([0.9, 0.1, 0.8], [True, False, True], ["a", "a", "b"], ["a", "b", "b"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.eer([], [0.1]), "no positive score"),
+        (lambda: metrics.eer([0.1], []), "no negative score"),
+        (lambda: metrics.eer([0.1, math.nan], [0.1]), "positive score 1 is nan"),
+        (lambda: metrics.eer([0.1], [0.1], [1.0, 2.0]), "positive weights must be 1 numbers"),
+        (lambda: metrics.eer([0.1], [0.1], None, [0.0]), "negative weights"),
+        (lambda: metrics.min_dcf([0.1], [0.1], p_target=1.0), "p_target is 1.0"),
+        (lambda: metrics.tar_at_far([0.1], [0.1], far=-0.1), "far is -0.1"),
+        (lambda: metrics.confidence_interval(metrics.eer, *TRIALS, level=95), "level is 95"),
+        (lambda: metrics.confidence_interval(metrics.eer, *TRIALS[:3], ["a"]), "3 scores, 3 labels, 3 and 1 speakers"),
+        (lambda: metrics.confidence_interval(metrics.eer, *TRIALS[:3], ["b", "b", "b"]), "trial 0 is labelled 1 but"),
+        (lambda: metrics.confidence_interval(metrics.eer, [1.0], [True], ["a"], ["a"]), "1 speaker: an interval"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
