@@ -181,7 +181,20 @@ def main() -> None:
         with sizes.csv.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(
-                ["prototypes", "side", "p20_s", "median_s", "p80_s", "ratio", "mib", "memory_ratio", "torch", "verimargin", "on", "date"]
+                [
+                    "prototypes",
+                    "side",
+                    "p20_s",
+                    "median_s",
+                    "p80_s",
+                    "ratio",
+                    "mib",
+                    "memory_ratio",
+                    "torch",
+                    "verimargin",
+                    "on",
+                    "date",
+                ]
             )
             writer.writerows(row + provenance for row in rows)
 

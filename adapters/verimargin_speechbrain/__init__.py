@@ -1,8 +1,20 @@
 """Drop-ins for SpeechBrain's speaker recipes, named from HyperPyYAML as `!new:verimargin_speechbrain.X`."""
 
-from .classifier import PrototypeClassifier, PrototypeCost
-from .corpus import check_corpus
-from .cost import MarginCost, QMarginLoss
-from .random_state import RandomState
+from importlib import import_module
 
-__all__ = ["MarginCost", "PrototypeClassifier", "PrototypeCost", "QMarginLoss", "RandomState", "check_corpus"]
+# Loaded when first named: importing SpeechBrain takes seconds, and the command line only needs its names.
+_HOME = {
+    "MarginCost": "cost",
+    "PrototypeClassifier": "classifier",
+    "PrototypeCost": "classifier",
+    "QMarginLoss": "cost",
+    "RandomState": "random_state",
+    "check_corpus": "corpus",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"verimargin_speechbrain has no {name!r}: it has {', '.join(_HOME)}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -1,0 +1,34 @@
+# Each target builds .venv first if it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow bench lint clean
+
+demo: .venv/ready
+	$(BIN)/verimargin demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+# Minutes-long end-to-end runs; SPEECHBRAIN_HOME and ARCFACE_TORCH_HOME name checkouts of the toolkits.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/head.py
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch, torchaudio and torchvision from one release; newer torch has no matching torchaudio.
+.venv/ready: pyproject.toml requirements/toolkits.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "verimargin needs Python 3.10 or newer: make PYTHON=python3.x")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint requirements/toolkits.txt --editable '.[speechbrain,insightface,cli,test]'
+	touch $@
+
+clean:
+	rm -rf .venv

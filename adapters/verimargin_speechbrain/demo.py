@@ -1,0 +1,168 @@
+"""`verimargin demo`: the three losses under one recipe, on a corpus made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+LOSSES = {
+    "arcface": "ArcFace (s 30, m 0.2)",
+    "cosface": "CosFace (s 30, m 0.2)",
+    "qmargin": "Q-Margin (alpha 1.5, s 10, m 0.2)",
+}
+COLUMNS = {
+    "EER %": ("eer", {}, 100.0),
+    "minDCF x 100": ("min_dcf", {}, 100.0),
+    "TAR @ FAR 1e-2 %": ("tar_at_far", {"far": 1e-2}, 100.0),
+    "TAR @ FAR 1e-3 %": ("tar_at_far", {"far": 1e-3}, 100.0),
+}
+CORPUS = {"train_speakers": 72, "test_speakers": 40, "utterances": 12, "test_utterances": 5}
+
+
+def demo(output: Path = Path("demo"), seed: int = 1986) -> None:
+    """Make a small speech corpus, train ArcFace, CosFace and Q-Margin on it, and compare them.
+
+    Interrupted, it goes on where it stopped when run again with the same OUTPUT; what is done is not done
+    again. About six minutes on two CPU cores.
+    """
+    run(output, seed, CORPUS, number_of_epochs=10)
+
+
+def run(output: Path, seed: int, corpus: dict, **recipe) -> dict:
+    """The demo with a corpus of other sizes (`synthesis.make_corpus`) and other recipe values, for tests."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from . import synthesis
+
+    console = Console()
+    settings = {"seed": seed, "corpus": corpus, "recipe": recipe}
+    _same_settings(output, settings)
+    data = output / "corpus"
+    if not data.is_dir():
+        people = corpus["train_speakers"] + corpus["test_speakers"]
+        made = synthesis.make_corpus(data, seed=seed, **corpus)
+        for _ in track(made, "Synthesising speakers", total=people, console=console):
+            pass
+    results = {}
+    for loss, title in LOSSES.items():
+        finished = output / loss / "scores.npz"
+        if not finished.exists():
+            console.print(f"Training with {title}")
+            _train_and_score(data, output / loss, loss, seed, recipe)
+        results[loss] = _evaluate(finished, track, console, title)
+    _report(output, results, settings, console)
+    return results
+
+
+def _same_settings(output: Path, settings: dict) -> None:
+    """A folder holds one demo: other settings would mix old results with new."""
+    path = output / "settings.json"
+    if path.exists():
+        if json.loads(path.read_text()) != settings:
+            raise ValueError(f"{output} holds a demo with other settings ({path}): give another --output")
+        return
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty and holds no demo: give another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(settings, indent=2))
+
+
+def _train_and_score(data: Path, output: Path, loss: str, seed: int, recipe: dict) -> None:
+    import numpy as np
+
+    from . import corpus, experiment
+
+    scores, trials = experiment.score(experiment.train(data, output, loss, seed, **recipe), data)
+    partial = output / "partial.npz"
+    np.savez(
+        partial,
+        scores=scores,
+        same=[trial.same for trial in trials],
+        enrol=[corpus.speaker_of(trial.enrol) for trial in trials],
+        test=[corpus.speaker_of(trial.test) for trial in trials],
+    )
+    os.replace(partial, output / "scores.npz")
+
+
+def _evaluate(finished: Path, track, console, title: str) -> dict:
+    """Each metric with its 95 % interval over speakers, and the scores for the plot."""
+    import numpy as np
+    from verimargin import metrics
+
+    with np.load(finished) as saved:
+        scores, same, enrol, test = (saved[key] for key in ("scores", "same", "enrol", "test"))
+    values = {}
+    for column, (name, options, unit) in track(COLUMNS.items(), f"Intervals for {title}", console=console):
+        metric = getattr(metrics, name)
+        value = metric(scores[same], scores[~same], **options)[0]
+        interval = metrics.confidence_interval(metric, scores, same, enrol, test, resamples=500, **options)
+        values[column] = [unit * value, unit * interval.low, unit * interval.high]
+    return {"title": title, "values": values, "positive": scores[same], "negative": scores[~same]}
+
+
+def _report(output: Path, results: dict, settings: dict, console) -> None:
+    from rich.table import Table
+
+    corpus = settings["corpus"]
+    data = (
+        f"Synthetic speech (eSpeak NG): {corpus['train_speakers']} training speakers, {corpus['test_speakers']} others "
+        f"tested, {len(next(iter(results.values()))['positive'])} target and "
+        f"{len(next(iter(results.values()))['negative'])} non-target trials, seed {settings['seed']}; "
+        "95 % intervals by resampling the test speakers."
+    )
+    table = Table("loss", *COLUMNS, title="verimargin demo", caption=data)
+    rows = [
+        [r["title"], *(f"{v:.3g} [{a:.3g}, {b:.3g}]" for v, a, b in r["values"].values())] for r in results.values()
+    ]
+    for row in rows:
+        table.add_row(*row)
+    _plot(output / "det.png", results)
+    head = [["loss", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
+    lines = ["| " + " | ".join(row) + " |" for row in head + rows]
+    note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses, not the level."
+    _write(
+        output / "report.md",
+        "\n".join(["# verimargin demo", "", data, "", *lines, "", "![DET](det.png)", "", note, ""]),
+    )
+    _write(output / "results.json", json.dumps({k: r["values"] for k, r in results.items()}, indent=2))
+    console.print(table)
+    console.print(f"Report: {output / 'report.md'}, DET plot: {output / 'det.png'}")
+
+
+def _plot(path: Path, results: dict) -> None:
+    """Error rates on normal-deviate axes (Martin et al. 1997)."""
+    from statistics import NormalDist
+
+    import matplotlib
+    import numpy as np
+    from verimargin import metrics
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    ticks = [0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4]
+    deviate = np.vectorize(NormalDist().inv_cdf)
+    figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
+    for result in results.values():
+        curve = metrics.det_curve(result["positive"], result["negative"])
+        inside = (curve.false_accept > 0) & (curve.false_reject > 0) & (curve.false_reject < 1)
+        x, y = deviate(curve.false_accept[inside].clip(1e-6, 1 - 1e-6)), deviate(curve.false_reject[inside])
+        axes.plot(x, y, drawstyle="steps-post", label=result["title"])
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(deviate(ticks), [f"{100 * tick:g}" for tick in ticks])
+    axes.set(xlim=deviate([3e-4, 0.5]), ylim=deviate([3e-3, 0.5]))
+    axes.set(xlabel="false accepts, %", ylabel="false rejects, %", title="Detection error tradeoff, synthetic speech")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=150)
+    plt.close(figure)
+    os.replace(partial, path)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,142 @@
+"""Training and scoring one recipe on a folder laid out as VoxCeleb, without a checkout of SpeechBrain.
+
+For `verimargin demo` and the tests: the recipe is `hparams/speechbrain/train_ecapa_small.yaml`, which the
+toolkit's own script runs as well. A run is resumed where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from verimargin import recipes
+
+from .corpus import Trial, read_trials, speaker_of, speakers
+
+RECIPE = "train_ecapa_small.yaml"
+
+
+class Utterances(Dataset):
+    """(samples, speaker id) of each recording, cut at random to `size` samples."""
+
+    def __init__(self, wav: Path, names: list[str], speaker_ids: dict[str, int], size: int):
+        self.wav, self.names, self.speaker_ids, self.size = wav, names, speaker_ids, size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        name = self.names[index]
+        samples = read_wav(self.wav / name)
+        if len(samples) < self.size:
+            raise ValueError(f"{self.wav / name} has {len(samples)} samples: training cuts {self.size} from each")
+        start = random.randint(0, len(samples) - self.size)
+        return samples[start : start + self.size], torch.tensor([self.speaker_ids[speaker_of(name)]])
+
+
+class SpeakerBrain(sb.Brain):
+    """Features, embedding, classifier and cost, as the recipe names them."""
+
+    def compute_forward(self, batch, stage):
+        samples, _ = (part.to(self.device) for part in batch)
+        lengths = torch.ones(len(samples), device=self.device)
+        features = self.modules.mean_var_norm(self.modules.compute_features(samples), lengths)
+        return self.modules.classifier(self.modules.embedding_model(features))
+
+    def compute_objectives(self, predictions, batch, stage):
+        ids = batch[1].to(self.device)
+        if stage == sb.Stage.TRAIN:
+            self.hparams.lr_annealing.on_batch_end(self.optimizer)
+        else:
+            self.wrong += int((predictions.squeeze(1).argmax(1) != ids.squeeze(1)).sum())
+            self.seen += len(ids)
+        return self.hparams.compute_cost(predictions, ids)
+
+    def on_stage_start(self, stage, epoch=None):
+        self.wrong = self.seen = 0
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            return
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch}, {"loss": self.train_loss}, {"loss": stage_loss, "error": self.wrong / max(self.seen, 1)}
+        )
+        self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
+
+
+def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True, **overrides) -> SpeakerBrain:
+    """Trains the recipe with one of its costs ("qmargin", "arcface", "cosface"), or goes on where it stopped.
+
+    Args:
+        data: a folder laid out as VoxCeleb with `veri_test.txt`, whose speakers are left out.
+        output: the run's folder.
+        overrides: further keys of the recipe, e.g. ``number_of_epochs=2``.
+    """
+    trials = read_trials(data / "veri_test.txt")
+    people = speakers(data, {speaker_of(wav) for trial in trials for wav in trial[1:]})
+    training, validation = _split(data, people)
+    values = {"data_folder": data, "output_folder": output, "seed": seed, "out_n_neurons": len(people), **overrides}
+    values["compute_cost"] = f"!ref <costs[{cost}]>"
+    recipe = recipes.path(f"speechbrain/{RECIPE}").read_text(encoding="utf-8")
+    batch_size = overrides.get("batch_size") or load_hyperpyyaml(recipe, _yaml(values))["batch_size"]
+    if len(training) % batch_size == 1:
+        training.pop()  # batch normalisation cannot train on one sample
+    values["steps_per_epoch"] = -(-len(training) // batch_size)
+    hparams = load_hyperpyyaml(recipe, _yaml(values))
+    brain = SpeakerBrain(
+        hparams["modules"],
+        hparams["opt_class"],
+        hparams,
+        {"device": "cpu", "noprogressbar": not progress},
+        hparams["checkpointer"],
+    )
+    ids = {name: number for number, name in enumerate(people)}
+    size = int(hparams["sentence_len"] * hparams["sample_rate"])
+    sets = [Utterances(data / "wav", names, ids, size) for names in (training, validation)]
+    options = hparams["dataloader_options"]
+    brain.fit(hparams["epoch_counter"], *sets, train_loader_kwargs=options, valid_loader_kwargs={"batch_size": 32})
+    return brain
+
+
+def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:
+    """Cosines of the trials' embeddings, each of a whole recording by itself, and the trials."""
+    trials = read_trials(data / "veri_test.txt")
+    names = sorted({wav for trial in trials for wav in trial[1:]})
+    brain.modules.eval()
+    with torch.no_grad():
+        rows = [_embed(brain, read_wav(data / "wav" / name)) for name in names]
+    unit = F.normalize(torch.stack(rows))
+    place = {name: i for i, name in enumerate(names)}
+    enrol, test = ([place[trial[k]] for trial in trials] for k in (1, 2))
+    return (unit[enrol] * unit[test]).sum(1).numpy(), trials
+
+
+def read_wav(path: Path) -> Tensor:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: the trial list or the folder changed")
+    return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+
+
+def _embed(brain: SpeakerBrain, samples: Tensor) -> Tensor:
+    features = brain.modules.compute_features(samples[None])
+    return brain.modules.embedding_model(brain.modules.mean_var_norm(features, torch.ones(1)))[0, 0]
+
+
+def _split(data: Path, people: list[str]) -> tuple[list[str], list[str]]:
+    """Every tenth recording is for validation."""
+    wav = data / "wav"
+    names = [path.relative_to(wav).as_posix() for who in people for path in sorted((wav / who).glob("*/*.wav"))]
+    return [name for i, name in enumerate(names) if i % 10 != 9], names[9::10]
+
+
+def _yaml(values: dict) -> str:
+    return "\n".join(f"{key}: {value}" for key, value in values.items())

@@ -1,0 +1,188 @@
+"""A small many-speaker corpus in VoxCeleb's layout, from a real synthesiser: what `verimargin demo` uses.
+
+A speaker is one of eSpeak NG's voices with a pitch, a range, a rate, an accent and a vocal-tract length
+of its own; a session is a room, a microphone and a noise. Needs espeakng-loader and soundfile.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+RATE = 16_000
+SECONDS = 3.0
+ACCENTS = tuple(
+    f"gmw/en{place}" for place in ("", "-029", "-GB-scotland", "-GB-x-gbclan", "-GB-x-rp", "-US", "-US-nyc")
+)
+# Voices that are effects rather than people.
+EFFECTS = ("whisper", "robo", "unirobot", "anikarobot", "demonic", "announcer", "croak", "fast", "klatt6", "tweaky")
+SENTENCES = (
+    "The ferry leaves at seven, so bring a coat and something warm to drink.",
+    "My neighbour grows tomatoes on the roof, and they are better than mine.",
+    "Turn left behind the old brewery, then follow the river to the bridge.",
+    "Nobody remembered the password, and the door stayed shut all afternoon.",
+    "She counted the coins twice before she put them back into the jar.",
+    "A thin fog lay over the harbour when the first boats came home.",
+    "Please send me the figures for March as soon as you have them.",
+    "He tuned the piano by ear, which took him most of the morning.",
+    "The children built a castle of boxes and defended it until dinner.",
+    "I would rather walk in the rain than wait another hour for the bus.",
+    "Every winter the road to the village is closed for at least a week.",
+    "They painted the kitchen yellow, although nobody had asked them to.",
+    "Could you repeat the last number more slowly, I am writing it down.",
+    "The museum shows clocks from five centuries, and all of them are wrong.",
+    "After the storm we found the garden chair on the other side of the lake.",
+    "Her grandfather mended shoes, violins, and once even a telescope.",
+)
+
+
+class Speaker(NamedTuple):
+    name: str
+    voice: str
+    pitch: int
+    pitch_range: int
+    words_a_minute: int
+    tract: float  # length of the vocal tract relative to the voice's own
+
+
+def make_corpus(
+    folder: Path, train_speakers: int, test_speakers: int, utterances: int, test_utterances: int, seed: int
+) -> Iterator[str]:
+    """Writes `folder`, yielding each speaker's name when done; it appears under its name only once complete.
+
+    A seed gives the same corpus in every new process (some of eSpeak's voices remember what was said before).
+    """
+    import soundfile
+
+    random = np.random.default_rng(seed)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    synthesiser = Espeak()
+    people = _speakers(train_speakers + test_speakers, synthesiser.voices(), random)
+    tests: list[tuple[str, str]] = []
+    for number, speaker in enumerate(people):
+        testing = number >= train_speakers
+        for k in range(test_utterances if testing else utterances):
+            if k % 2 == 0:  # two utterances a session
+                channel = _Channel(random)
+            speech = synthesiser.say(" ".join(random.choice(SENTENCES, 2, replace=False)), speaker)
+            name = f"{speaker.name}/s{k // 2:02d}/{k:05d}.wav"
+            path = partial / "wav" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, channel.record(_cut(speech, random), random), RATE)
+            if testing:
+                tests.append((speaker.name, name))
+        yield speaker.name
+    lines = [f"{int(a == b)} {x} {y}" for (a, x), (b, y) in itertools.combinations(tests, 2)]
+    (partial / "veri_test.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.rename(folder)
+
+
+class Espeak:
+    """eSpeak NG's library, called through its C interface (speak_lib.h); one a process."""
+
+    SYNCHRONOUS, UTF8 = 2, 1  # the synthesis returns when its samples have been handed over
+    SPEED, PITCH, RANGE = 1, 3, 4
+
+    def __init__(self):
+        import espeakng_loader
+
+        self._library = espeakng_loader.load_library()
+        self._data = espeakng_loader.get_data_path()
+        if self._library is None:
+            raise RuntimeError("eSpeak NG's library does not load here: reinstall espeakng-loader for this platform")
+        self.rate = self._library.espeak_Initialize(self.SYNCHRONOUS, 0, self._data.encode(), 0)
+        if self.rate <= 0:
+            raise RuntimeError(f"eSpeak NG does not start with its data in {self._data}: reinstall espeakng-loader")
+        self._c = ctypes.CDLL(ctypes.util.find_library("c"))
+        self._parts: list[np.ndarray] = []
+        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self._callback = kind(self._receive)  # held, or it would be freed while the library calls it
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def voices(self) -> list[str]:
+        names = sorted(path.name for path in Path(self._data, "voices", "!v").iterdir())
+        return [name for name in names if not name.lower().startswith(EFFECTS)]
+
+    def say(self, text: str, speaker: Speaker) -> np.ndarray:
+        """float32 samples at RATE."""
+        import torch
+        from torchaudio.functional import resample
+
+        if self._library.espeak_SetVoiceByName(speaker.voice.encode()):
+            raise RuntimeError(f"eSpeak NG has no voice {speaker.voice!r}")
+        for parameter, value in (
+            (self.SPEED, speaker.words_a_minute),
+            (self.PITCH, speaker.pitch),
+            (self.RANGE, speaker.pitch_range),
+        ):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._parts.clear()
+        self._c.srand(1)  # breath and flutter are random: the same text is to give the same samples
+        data = text.encode()
+        self._library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, self.UTF8, None, None)
+        speech = torch.from_numpy(np.concatenate(self._parts).astype(np.float32) / 32768.0)
+        # A longer tract lowers all formants, as playing slower does. In steps of 50 Hz: a short filter.
+        played = round(self.rate / speaker.tract / 50) * 50
+        return resample(speech, played, RATE).numpy()
+
+    def _receive(self, samples, count, _events) -> int:
+        if samples and count > 0:
+            self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+
+class _Channel:
+    """A room, a microphone and a noise."""
+
+    def __init__(self, random: np.random.Generator):
+        length = int(random.uniform(0.05, 0.4) * RATE)
+        decay = np.exp(-6.9 * np.arange(length) / length)
+        self.room = random.normal(size=length) * decay * random.uniform(0.02, 0.12)
+        self.room[0] = 1.0
+        self.low, self.high = random.uniform(50, 400), random.uniform(2800, 7800)
+        self.tilt = random.uniform(-0.8, 0.8)
+        self.snr_db = random.uniform(3, 20)
+        self.noise_tilt = random.uniform(-1.2, 0.0)
+
+    def record(self, speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        size = 1 << (len(speech) + len(self.room)).bit_length()  # a power of two, for the Fourier transforms
+        frequency = np.fft.rfftfreq(size, 1 / RATE)
+        shape = np.maximum(frequency, 50.0) / 1000.0
+        noise = np.fft.irfft(np.fft.rfft(random.normal(size=size)) * shape**self.noise_tilt, size)
+        voice = np.fft.irfft(np.fft.rfft(speech, size) * np.fft.rfft(self.room, size), size)
+        noise *= np.sqrt((voice**2).mean() / (noise**2).mean()) * 10 ** (-self.snr_db / 20)
+        band = 1 / (1 + (self.low / np.maximum(frequency, 1.0)) ** 4) / (1 + (frequency / self.high) ** 8)
+        heard = np.fft.irfft(np.fft.rfft(voice + noise) * band * shape**self.tilt, size)[: len(speech)]
+        return (0.5 * heard / np.abs(heard).max()).astype(np.float32)
+
+
+def _speakers(number: int, voices: list[str], random: np.random.Generator) -> list[Speaker]:
+    """Each voice is used before any is used again, with another throat."""
+    order = [voice for _ in range(-(-number // len(voices))) for voice in random.permutation(voices)]
+    return [
+        Speaker(
+            name=f"id{10001 + k}",
+            voice=f"{random.choice(ACCENTS)}+{order[k]}",
+            pitch=int(random.integers(25, 75)),
+            pitch_range=int(random.integers(25, 75)),
+            words_a_minute=int(random.integers(140, 200)),
+            tract=float(random.uniform(0.9, 1.12)),
+        )
+        for k in range(number)
+    ]
+
+
+def _cut(speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """SECONDS of it, from a random place; repeated if it is shorter."""
+    size = int(SECONDS * RATE)
+    speech = np.tile(speech, -(-size // len(speech)))
+    start = int(random.integers(0, len(speech) - size + 1))
+    return speech[start : start + size]

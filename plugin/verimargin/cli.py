@@ -1,0 +1,48 @@
+"""The command line. Commands that need a toolkit live with its adapter, and are found by entry point."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+from . import recipes
+
+try:
+    import typer
+except ImportError:
+    sys.exit("verimargin: the command line needs some packages more: pip install 'verimargin[cli]'")
+
+
+def main() -> None:
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, help="Q-Margin, KappaFace and IDA beside your own toolkit."
+    )
+    app.command()(hparams)
+    for entry in sorted(entry_points(group="verimargin.commands")):
+        app.command(name=entry.name)(entry.load())
+    try:
+        app()
+    except (ValueError, FileExistsError) as error:  # what was given is wrong, and the message says what to do
+        sys.exit(f"verimargin: {error}")
+
+
+def hparams(
+    name: Annotated[str, typer.Argument(help="a recipe's file name, as listed without it")] = "",
+    folder: Annotated[Path, typer.Argument(help="where to copy it")] = Path("."),
+) -> None:
+    """List the recipes and configs, or copy the one NAMEd into FOLDER."""
+    if not name:
+        for known in recipes.names():
+            print(known)
+        return
+    source = recipes.path(name)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give an existing one")
+    target = folder / source.name
+    if target.exists():
+        raise FileExistsError(f"{target} exists already: move it, or give another folder")
+    shutil.copyfile(source, target)
+    print(f"copied {source.name} to {target}")

@@ -1,0 +1,103 @@
+import pytest
+import torch
+import verimargin as vm
+import verimargin_speechbrain
+from hyperpyyaml import load_hyperpyyaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from speechbrain.nnet.losses import AdditiveAngularMargin, AngularMargin, LogSoftmaxWrapper
+from speechbrain.utils.metric_stats import EER, minDCF
+from verimargin_speechbrain import MarginCost, QMarginLoss
+
+
+def predictions(samples=9, speakers=20):
+    generator = torch.Generator().manual_seed(0)
+    cosine = 1.98 * torch.rand(samples, 1, speakers, generator=generator) - 0.99
+    return cosine, torch.randint(speakers, (samples, 1), generator=generator)
+
+
+def test_takes_what_the_recipes_hand_over():
+    cosine, ids = predictions()
+    expected = vm.q_margin(1.5, 10.0, 0.2)(cosine[:, 0], ids[:, 0])
+    cost = QMarginLoss(margin=0.2, scale=10, alpha=1.5)
+    assert cost(cosine, ids, torch.ones(9)) == expected
+    assert cost(cosine, ids) == expected
+    assert cost(cosine[:1], ids[:1], torch.ones(1)) == vm.q_margin(1.5, 10.0, 0.2)(cosine[:1, 0], ids[:1, 0])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(vm.arcface(30.0, 0.2), AdditiveAngularMargin(0.2, 30)), (vm.cosface(30.0, 0.2), AngularMargin(0.2, 30))],
+)
+def test_arcface_and_cosface_equal_speechbrains(ours, theirs):
+    cosine, ids = predictions()
+    results = []
+    for cost in (MarginCost(ours), LogSoftmaxWrapper(theirs)):
+        x = cosine.clone().requires_grad_()
+        loss = cost(x, ids, torch.ones(9))
+        results.append((loss, *torch.autograd.grad(loss, x)))
+    torch.testing.assert_close(*results, atol=2e-5, rtol=1e-4)
+
+
+def test_inside_log_softmax_wrapper_is_an_error():
+    """That wrapper catches TypeError and goes on without targets, hence without a margin."""
+    cosine, ids = predictions()
+
+    class Fails(torch.nn.Module):
+        def forward(self, outputs, targets=None):
+            if targets is not None:
+                raise TypeError("swallowed")
+            return outputs
+
+    assert torch.isfinite(LogSoftmaxWrapper(Fails())(cosine, ids))  # what is to be prevented
+    for loss in (QMarginLoss(), MarginCost(vm.arcface())):
+        with pytest.raises(ValueError, match="in the place of LogSoftmaxWrapper"):
+            LogSoftmaxWrapper(loss)(cosine, ids)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("margn: 0.2", "margn"),
+        ("margin: -0.2", "margin is -0.2"),
+        ("alpha: 0.5", "alpha is 0.5"),
+        ("scale: 0", "scale is 0"),
+    ],
+)
+def test_a_wrong_yaml_stops_when_it_is_loaded(yaml, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        load_hyperpyyaml(f"cost: !new:verimargin_speechbrain.QMarginLoss\n    {yaml}\n")
+
+
+def test_bad_input_is_named():
+    cosine, ids = predictions()
+    with pytest.raises(ValueError, match=r"label 20 of sample 0 is outside 0\.\.19"):
+        QMarginLoss()(cosine, ids * 0 + 20)
+    with pytest.raises(ValueError, match=r"shape \(9, 2\)"):
+        QMarginLoss()(cosine, ids.repeat(1, 2))
+    with pytest.raises(ValueError, match=r"give a verimargin\.MarginLoss"):
+        MarginCost(AngularMargin())
+    with pytest.raises(AttributeError, match="no 'QMargn': it has MarginCost"):
+        _ = verimargin_speechbrain.QMargn
+    with pytest.raises(ImportError, match=r"no such class as verimargin_speechbrain\.QMargn"):
+        load_hyperpyyaml("cost: !new:verimargin_speechbrain.QMargn")
+
+
+scores = st.lists(st.integers(-16, 16).map(lambda k: k / 16) | st.floats(-1, 1, width=32), min_size=1, max_size=20)
+
+
+@settings(max_examples=300, deadline=None)
+@given(scores, scores)
+def test_metrics_equal_speechbrains(positive, negative):
+    positive, negative = torch.tensor(positive), torch.tensor(negative)
+    assert vm.metrics.eer(positive, negative)[0] == pytest.approx(EER(positive, negative)[0], abs=1e-6)
+    for prior in (0.01, 0.05, 0.5):
+        theirs = minDCF(positive, negative, p_target=prior)[0]
+        assert vm.metrics.min_dcf(positive, negative, p_target=prior)[0] == pytest.approx(theirs, abs=1e-6)
+
+
+def test_metrics_equal_speechbrains_on_thousands_of_trials():
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(400, generator=generator) + 1.5, torch.randn(3000, generator=generator)
+    assert vm.metrics.eer(positive, negative)[0] == pytest.approx(EER(positive, negative)[0], abs=1e-6)
+    assert vm.metrics.min_dcf(positive, negative)[0] == pytest.approx(minDCF(positive, negative)[0], abs=1e-6)

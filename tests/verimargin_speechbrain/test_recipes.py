@@ -1,0 +1,78 @@
+import shutil
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.encoder import CategoricalEncoder  # noqa: F401  (the recipes' scripts import it)
+from verimargin import recipes
+from verimargin_speechbrain import check_corpus
+
+TRAINING = [name for name in recipes.names() if name.startswith("speechbrain/train")]
+# What train_speaker_embeddings.py reads from a recipe.
+KEYS = {
+    "save_folder", "verification_file", "data_folder", "split_ratio", "sentence_len", "skip_prep", "prepare_noise_data",
+    "prepare_rir_data",
+    "train_annotation", "valid_annotation", "sample_rate", "random_chunk", "output_folder", "modules",
+    "opt_class", "checkpointer", "epoch_counter", "dataloader_options", "compute_cost", "lr_annealing", "train_logger",
+    "error_stats",
+}  # fmt: skip
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """An empty shell of a corpus: 3 training speakers, 2 tested."""
+    for speaker in ("id1", "id2", "id3", "id8", "id9"):
+        path = tmp_path / "wav" / speaker / "s0" / "0.wav"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (tmp_path / "veri_test.txt").write_text("1 id8/s0/0.wav id8/s0/0.wav\n0 id8/s0/0.wav id9/s0/0.wav\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
+    overrides = f"data_folder: {corpus}\nverification_file: {corpus}/veri_test.txt\noutput_folder: {corpus}/out\n"
+    overrides += "out_n_neurons: 5\n"
+    if "channels" in recipes.path(name).read_text():
+        overrides += "emb_dim: 16\n"
+    h = load_hyperpyyaml(recipes.path(name).read_text(), overrides)
+    assert set(h) >= KEYS
+    assert set(h["modules"]) >= {"compute_features", "mean_var_norm", "embedding_model", "classifier"}
+    recoverables = h["checkpointer"].recoverables
+    assert {"embedding_model", "classifier", "counter", "lr_annealing", "random_state"} <= set(recoverables)
+    modules = torch.nn.ModuleDict(h["modules"]).train()
+    features = modules["mean_var_norm"](modules["compute_features"](torch.randn(2, 8000)), torch.ones(2))
+    outputs = modules["classifier"](modules["embedding_model"](features))
+    h["compute_cost"](outputs, torch.tensor([[0], [4]]), torch.ones(2)).backward()
+    assert all(p.grad is not None for p in modules.parameters())
+
+
+@pytest.mark.parametrize("cost", ["qmargin", "arcface", "cosface"])
+def test_the_small_recipe_chooses_its_loss_on_the_command_line(cost, corpus):
+    h = load_hyperpyyaml(
+        recipes.path("train_ecapa_small.yaml").read_text(),
+        f"data_folder: {corpus}\ncompute_cost: !ref <costs[{cost}]>\n",
+    )
+    assert h["compute_cost"] is h["costs"][cost]
+
+
+def test_the_corpus_is_checked_when_the_recipe_is_loaded(corpus):
+    check_corpus(str(corpus), str(corpus / "veri_test.txt"), 3)
+    check_corpus(f"{corpus}, {corpus}", "https://example.org/veri_test.txt", 10)
+    text = recipes.path("train_ecapa_small.yaml").read_text()
+    with pytest.raises(ValueError, match="3 training speakers, the recipe 2 classes: set out_n_neurons to 3"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\nout_n_neurons: 2\n")
+    (corpus / "bad.txt").write_text("one two\n")
+    with pytest.raises(ValueError, match="is 'one two': give '<1 or 0>"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\nverification_file: {corpus}/bad.txt\n")
+    (corpus / "veri_test.txt").write_text("1 id8/s0/0.wav id8/s0/7.wav\n")
+    with pytest.raises(ValueError, match=r"names id8/s0/7\.wav, which is not in"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\n")
+    with pytest.raises(ValueError, match="does not exist"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\nverification_file: {corpus}/none.txt\n")
+    shutil.rmtree(corpus / "wav")
+    with pytest.raises(ValueError, match="has no folder 'wav'"):
+        check_corpus(str(corpus), "https://example.org/veri_test.txt", 3)
+    (corpus / "wav" / "id1").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no training recording"):
+        check_corpus(str(corpus), "https://example.org/veri_test.txt", 3)

@@ -1,0 +1,51 @@
+"""SpeechBrain's own, unmodified scripts with our recipes on real speech."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from verimargin import metrics, recipes
+
+TINY = ["--channels", "16", "--emb_dim", "24", "--sentence_len", "1.0", "--device", "cpu", "--noprogressbar"]
+BRIEF = [*TINY, "--batch_size", "64", "--steps_per_epoch", "29", "--step_size", "29"]
+
+
+def run(script, recipe, folder, *options):
+    shutil.copy(recipes.path(recipe), folder)
+    command = [sys.executable, script, recipe, *options]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+@pytest.mark.timeout(1200)
+def test_train_resume_and_verify(upstream_recipe, voxceleb_layout, tmp_path):
+    script = upstream_recipe / "train_speaker_embeddings.py"
+
+    def train(name, epochs):
+        options = ["--data_folder", str(voxceleb_layout), "--output_folder", name, "--number_of_epochs", str(epochs)]
+        run(script, "train_ecapa_small.yaml", tmp_path, *options, *BRIEF)
+        return (tmp_path / name / "train_log.txt").read_text()
+
+    whole = train("whole", 2)
+    train("resumed", 1)
+    assert train("resumed", 2) == whole
+    checkpoint = sorted((tmp_path / "whole" / "save").glob("CKPT*"))[-1]
+    options = ["--data_folder", str(voxceleb_layout), "--output_folder", "scored", "--pretrain_path", str(checkpoint)]
+    printed = run(
+        upstream_recipe / "speaker_verification_cosine.py",
+        "verify_ecapa_small.yaml",
+        tmp_path,
+        *options,
+        *TINY[:4],
+        *TINY[6:8],
+    )
+    lines = [line.split() for line in (tmp_path / "scored" / "scores.txt").read_text().splitlines()]
+    same = np.array([line[2] == "1" for line in lines])
+    scores = np.array([float(line[3]) for line in lines])
+    eer = float(re.search(r"EER\(%\)=([0-9.]+)", printed).group(1))
+    assert 100 * metrics.eer(scores[same], scores[~same])[0] == pytest.approx(eer, abs=0.02)  # scores.txt has 6 digits
+    assert eer < 35
