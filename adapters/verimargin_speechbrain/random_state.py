@@ -15,7 +15,8 @@ class RandomState:
     uninterrupted one: random chunks, augmentation and all. List it under the checkpointer's
     `recoverables` as ``random_state: !new:verimargin_speechbrain.RandomState``.
 
-    With several processes each would need its own file; the checkpointer saves the first one's.
+    Of several processes the checkpointer saves the first one's: on loading, the others get states of
+    their own derived from it, so that no two draw the same.
     """
 
     @mark_as_saver
@@ -38,3 +39,8 @@ class RandomState:
         torch.set_rng_state(state["torch"])
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
+        if torch.distributed.is_initialized() and torch.distributed.get_rank():
+            seed = random.getrandbits(31) + torch.distributed.get_rank()
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)

@@ -28,7 +28,7 @@ class SparseHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx, unit, weight, label, column, loss, shard, memory):
         with torch.autocast(unit.device.type, enabled=False):
-            target = Target(unit, weight, label, column, loss, shard)
+            target = Target(unit, weight, label, column, loss, shard, _differentiates(ctx))
             ln_q_y = q_logarithm(target.log_q, loss.alpha)
             alone = ClassShard(shard.num_classes, None)
             found, lower, norm = stream(unit, weight, target, target.logit + ln_q_y, loss, alone)
@@ -56,7 +56,8 @@ class SparseHead(torch.autograd.Function):
         unit, weight, norm, row, column, slope = ctx.saved_tensors
         slope = slope * grad_loss[row] / norm[column]
         with torch.autocast(unit.device.type, enabled=False):
-            grad_unit = _bags(weight, row, column, slope, len(unit)) if ctx.needs_input_grad[0] else None
+            order = row.argsort()
+            grad_unit = _bags(weight, row[order], column[order], slope[order], len(unit))
             if not ctx.needs_input_grad[1]:
                 return grad_unit, *[None] * 6
             grad_weight = ctx.memory.zeros_like(weight)
@@ -77,7 +78,7 @@ class DenseHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx, unit, weight, label, column, loss, shard, memory):
         with torch.autocast(unit.device.type, enabled=False):
-            target = Target(unit, weight, label, column, loss, shard)
+            target = Target(unit, weight, label, column, loss, shard, _differentiates(ctx))
             norm = torch.linalg.vector_norm(weight, dim=1).clamp_min_(EPS)
             p = torch.mm(unit, weight.t()).mul_(loss.scale / norm)
             row, column = target.owned.nonzero().squeeze(1), column[target.owned]
@@ -100,7 +101,7 @@ class DenseHead(torch.autograd.Function):
         unit, weight, norm, slope = ctx.saved_tensors
         grad_loss = grad_loss[:, None]
         with torch.autocast(unit.device.type, enabled=False):
-            grad_unit = torch.mm(slope, weight).mul_(grad_loss) if ctx.needs_input_grad[0] else None
+            grad_unit = torch.mm(slope, weight).mul_(grad_loss)
             if not ctx.needs_input_grad[1]:
                 return grad_unit, *[None] * 6
             grad_weight = torch.mm(slope.t(), unit * grad_loss, out=ctx.memory.zeros_like(weight))
@@ -110,11 +111,12 @@ class DenseHead(torch.autograd.Function):
         return grad_unit, grad_weight, *[None] * 5
 
 
+def _differentiates(ctx) -> bool:
+    return any(ctx.needs_input_grad) and not torch.is_inference_mode_enabled()
+
+
 def _bags(source: Tensor, bag: Tensor, index: Tensor, weight: Tensor, num_bags: int) -> Tensor:
-    """out[bag_k] += weight_k source[index_k], (num_bags, d), without the gathered rows in memory."""
-    if not bool((bag[1:] >= bag[:-1]).all()):
-        order = bag.argsort()
-        bag, index, weight = bag[order], index[order], weight[order]
+    """out[bag_k] += weight_k source[index_k], (num_bags, d), for rising bags: without the gathered rows in memory."""
     offsets = torch.searchsorted(bag, torch.arange(num_bags, device=bag.device))
     return F.embedding_bag(index, source, offsets, mode="sum", per_sample_weights=weight)
 

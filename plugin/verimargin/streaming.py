@@ -22,16 +22,24 @@ class Target:
     """The target entries of a batch, computed where their classes live and known on every rank."""
 
     def __init__(
-        self, unit: Tensor, weight: Tensor, label: Tensor, column: Tensor, loss: MarginLoss, shard: ClassShard
+        self,
+        unit: Tensor,
+        weight: Tensor,
+        label: Tensor,
+        column: Tensor,
+        loss: MarginLoss,
+        shard: ClassShard,
+        differentiate: bool,
     ):
         self.owned = column >= 0
         self.column = column
         rows = weight[column.clamp_min(0)]
         cosine = ((unit * rows).sum(1) / torch.linalg.vector_norm(rows, dim=1).clamp_min(EPS)).clamp(-1.0, 1.0)
-        with torch.enable_grad():
-            cosine.requires_grad_()
-            logit, log_q = loss.target(cosine, label)
-            (self.slope,) = torch.autograd.grad(logit.sum(), cosine)  # d theta_y / d c_y
+        with torch.set_grad_enabled(differentiate):
+            logit, log_q = loss.target(cosine.requires_grad_(differentiate), label)
+            self.slope = torch.zeros_like(cosine)  # d theta_y / d c_y
+            if differentiate:
+                (self.slope,) = torch.autograd.grad(logit.sum(), cosine)
         self.logit, self.log_q = shard.sum(torch.stack([logit.detach(), log_q.detach()]) * self.owned)
 
 

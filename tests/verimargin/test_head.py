@@ -155,6 +155,21 @@ def test_the_gradient_memory_is_used_again_and_accumulation_is_right():
     torch.testing.assert_close(view.view_as(alone), 2 * alone + 1.0)
 
 
+@pytest.mark.parametrize("name", ["q-margin", "arcface"])
+def test_without_gradients(name):
+    embeddings, weight, labels = batch()
+    head = head_with(weight, LOSSES[name]())
+    expected = head(embeddings, labels).detach()
+    with torch.no_grad():
+        assert head(embeddings, labels) == expected
+    with torch.inference_mode():
+        assert head(embeddings, labels) == expected
+    frozen = embeddings.clone().requires_grad_()
+    head.weight.requires_grad_(False)
+    head(frozen, labels).backward()
+    torch.testing.assert_close(frozen.grad, plain_step(LOSSES[name](), embeddings, weight, labels)[1])
+
+
 def test_copies_and_files():
     embeddings, weight, labels = batch(dtype=torch.float32)
     head = head_with(weight, LOSSES["q-margin"]())
