@@ -38,7 +38,7 @@ def mend_all(mends: tuple[Mend, ...], script: str = "") -> list[str]:
     """Apply the mends that are needed here, in order, and return their names."""
     applied = []
     for mend in mends:
-        if mend.needed():
+        if mend.needed(script):
             mend.apply(script)
             logger.info("mended %s: %s", mend.name, mend.why)
             applied.append(mend.name)

@@ -7,12 +7,13 @@ supplies it. Nothing is touched where the installed library still behaves as the
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import importlib.util
 import inspect
 import multiprocessing
-import os
+import pathlib
 import sys
 import types
 from collections.abc import Callable
@@ -28,8 +29,8 @@ from torch.optim import lr_scheduler
 class Mend(NamedTuple):
     name: str
     why: str
-    needed: Callable[[], bool]
-    apply: Callable[[str], None]  # given the script's path
+    needed: Callable[[str], bool]  # both are given the script's path
+    apply: Callable[[str], None]
 
 
 def _set(owner, **values) -> None:
@@ -39,10 +40,10 @@ def _set(owner, **values) -> None:
 
 # Libraries that are gone, or that moved on.
 
-NUMPY_NAMES = {"int": int, "float": float, "bool": bool, "object": object}
+NUMPY_NAMES = {"int": int, "float": float, "bool": bool}
 
 
-def _numpy_names_missing() -> bool:
+def _numpy_names_missing(_: str) -> bool:
     return not all(name in np.__dict__ for name in NUMPY_NAMES)
 
 
@@ -52,8 +53,8 @@ def _add_numpy_names(_: str) -> None:
             setattr(np, name, builtin)
 
 
-def _missing(module: str) -> Callable[[], bool]:
-    return lambda: module not in sys.modules and importlib.util.find_spec(module) is None
+def _missing(module: str) -> Callable[[str], bool]:
+    return lambda _: module not in sys.modules and importlib.util.find_spec(module) is None
 
 
 def _add_mxnet(_: str) -> None:
@@ -73,17 +74,23 @@ def _add_menpo(_: str) -> None:
     sys.modules[name].__dict__["sample_colours_from_colourmap"] = sample_colours_from_colourmap
 
 
+def _python_package(script: str) -> str | None:
+    """The folder of the insightface package in the script's checkout."""
+    for parent in pathlib.Path(script).resolve().parents:
+        if (parent / "python-package" / "insightface").is_dir():
+            return str(parent / "python-package")
+    return None
+
+
+def _insightface_is_only_there(script: str) -> bool:
+    return _missing("insightface")(script) and _python_package(script) is not None
+
+
 def _add_insightface(script: str) -> None:
-    folder = os.path.abspath(script)
-    while folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-        package = os.path.join(folder, "python-package")
-        if os.path.isdir(os.path.join(package, "insightface")):
-            sys.path.append(package)
-            return
+    sys.path.append(str(_python_package(script)))
 
 
-def _scheduler_lacks_verbose() -> bool:
+def _scheduler_lacks_verbose(_: str) -> bool:
     return "verbose" not in inspect.signature(lr_scheduler.LRScheduler.__init__).parameters
 
 
@@ -102,6 +109,10 @@ def _similarity():
     return importlib.import_module("skimage.transform").SimilarityTransform
 
 
+def _no_estimate(_: str) -> bool:
+    return _similarity() is not None and not hasattr(_similarity(), "estimate")
+
+
 def _add_estimate(_: str) -> None:
     def estimate(self, src, dst) -> bool:
         found = type(self).from_estimate(src, dst)
@@ -113,8 +124,8 @@ def _add_estimate(_: str) -> None:
     _set(_similarity(), estimate=estimate)
 
 
-def _export_is_dynamo() -> bool:
-    dynamo = inspect.signature(torch.onnx.export).parameters.get("dynamo")
+def _export_is_dynamo(_: str) -> bool:
+    dynamo = inspect.signature(torch.onnx.export, follow_wrapped=False).parameters.get("dynamo")
     return dynamo is not None and dynamo.default is True
 
 
@@ -124,14 +135,14 @@ def _export_by_tracing(_: str) -> None:
     _set(torch.onnx, export=dynamic_batch(torch.onnx.export))
 
 
-def _start_method_is_not_fork() -> bool:
+def _start_method_is_not_fork(_: str) -> bool:
     return multiprocessing.get_start_method() != "fork" and "fork" in multiprocessing.get_all_start_methods()
 
 
 # No GPU.
 
 
-def _no_gpu() -> bool:
+def _no_gpu(_: str) -> bool:
     return not torch.cuda.is_available()
 
 
@@ -178,9 +189,15 @@ def _gloo_for_nccl(_: str) -> None:
     original = dist.init_process_group
 
     def init_process_group(backend=None, *args, **kwargs):
-        return original("gloo" if backend == "nccl" else backend, *args, **kwargs)
+        original("gloo" if backend == "nccl" else backend, *args, **kwargs)
+        atexit.register(_leave_group)  # the scripts do not, and gloo's threads abort a process that ends in a group
 
     _set(dist, init_process_group=init_process_group)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _ddp_without_device_ids(_: str) -> None:
@@ -202,22 +219,20 @@ def _load_to_cpu(_: str) -> None:
 
 
 MENDS = (
-    Mend(
-        "numpy.int", "NumPy 1.24 took np.int, np.float, np.bool, np.object away", _numpy_names_missing, _add_numpy_names
-    ),
+    Mend("numpy.int", "NumPy 1.24 took np.int and np.float away", _numpy_names_missing, _add_numpy_names),
     Mend("mxnet", "mxnet is not installed; its RecordIO and image functions are ours", _missing("mxnet"), _add_mxnet),
     Mend("menpo", "menpo is not installed; its colour samples come from matplotlib", _missing("menpo"), _add_menpo),
     Mend(
         "insightface",
         "insightface is not installed; the checkout's python-package is used",
-        _missing("insightface"),
+        _insightface_is_only_there,
         _add_insightface,
     ),
     Mend("LRScheduler.verbose", "torch 2.7 took LRScheduler(verbose=) away", _scheduler_lacks_verbose, _accept_verbose),
     Mend(
         "SimilarityTransform",
         "scikit-image took SimilarityTransform.estimate away",
-        lambda: _similarity() is not None and not hasattr(_similarity(), "estimate"),
+        _no_estimate,
         _add_estimate,
     ),
     Mend(
