@@ -13,8 +13,10 @@ import importlib
 import importlib.util
 import inspect
 import multiprocessing
+import os
 import pathlib
 import sys
+import threading
 import types
 from collections.abc import Callable
 from typing import NamedTuple
@@ -124,6 +126,26 @@ def _add_estimate(_: str) -> None:
     _set(_similarity(), estimate=estimate)
 
 
+def _slinear_refuses_ties(_: str) -> bool:
+    if importlib.util.find_spec("scipy") is None:
+        return False
+    try:
+        importlib.import_module("scipy.interpolate").interp1d([0, 0, 1], [0, 1, 2], kind="slinear")
+    except ValueError:
+        return True
+    return False
+
+
+def _slinear_is_linear(_: str) -> None:
+    from scipy import interpolate
+
+    class interp1d(interpolate.interp1d):  # the same piecewise linear function, and it takes ties
+        def __init__(self, x, y, kind="linear", **kwargs):
+            super().__init__(x, y, "linear" if kind == "slinear" else kind, **kwargs)
+
+    _set(interpolate, interp1d=interp1d)
+
+
 def _export_is_dynamo(_: str) -> bool:
     dynamo = inspect.signature(torch.onnx.export, follow_wrapped=False).parameters.get("dynamo")
     return dynamo is not None and dynamo.default is True
@@ -137,6 +159,21 @@ def _export_by_tracing(_: str) -> None:
 
 def _start_method_is_not_fork(_: str) -> bool:
     return multiprocessing.get_start_method() != "fork" and "fork" in multiprocessing.get_all_start_methods()
+
+
+def _threads_fail_alone(_: str) -> bool:
+    return threading.excepthook is threading.__excepthook__
+
+
+def _end_with_the_reader(_: str) -> None:
+    def excepthook(args) -> None:
+        threading.__excepthook__(args)
+        if type(args.thread).__name__ == "BackgroundGenerator":  # dataset.py's
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    _set(threading, excepthook=excepthook)
 
 
 # No GPU.
@@ -236,6 +273,12 @@ MENDS = (
         _add_estimate,
     ),
     Mend(
+        "interp1d.slinear",
+        "scipy refuses ties in interp1d(kind='slinear'), which false accept rates have",
+        _slinear_refuses_ties,
+        _slinear_is_linear,
+    ),
+    Mend(
         "torch.onnx.export",
         "torch 2.9 exports by dynamo, without opset 11; traced instead, for any batch size",
         _export_is_dynamo,
@@ -246,6 +289,12 @@ MENDS = (
         "Python 3.14 forks no workers by default; the scripts' local functions need it",
         _start_method_is_not_fork,
         lambda _: multiprocessing.set_start_method("fork", force=True),
+    ),
+    Mend(
+        "reader thread",
+        "an unreadable sample ends dataset.py's thread, and training would wait for ever; it ends the run",
+        _threads_fail_alone,
+        _end_with_the_reader,
     ),
     Mend("cuda", "there is no GPU; .cuda(), streams and device=local_rank mean the CPU", _no_gpu, _cuda_is_cpu),
     Mend("nccl", "there is no GPU; the ranks talk by gloo", _no_gpu, _gloo_for_nccl),

@@ -17,6 +17,10 @@ class NDArray(np.ndarray):
         return self.view(np.ndarray)
 
 
+def _array(data: np.ndarray) -> NDArray:
+    return np.ascontiguousarray(data).view(NDArray)  # as mxnet's always are; torch takes no negative strides
+
+
 def open_indexed(idx_path: str, uri: str, flag: str) -> RecordReader | RecordWriter:
     """`MXIndexedRecordIO`, for flag "r" or "w"."""
     if flag not in ("r", "w"):
@@ -34,7 +38,7 @@ def imdecode(buf, flag: int = 1, to_rgb: bool = True) -> NDArray:
         origin = getattr(buf, "origin", Record.origin)
         raise RecordError(f"{origin} holds {data.size} bytes that are not an image: it is damaged")
     image = image[..., None] if not flag else image[..., ::-1] if to_rgb else image
-    return np.ascontiguousarray(image).view(NDArray)
+    return _array(image)
 
 
 def resize_short(src: np.ndarray, size: int, interp: int = 2) -> NDArray:
@@ -43,15 +47,15 @@ def resize_short(src: np.ndarray, size: int, interp: int = 2) -> NDArray:
 
     height, width = src.shape[:2]
     new = (size * width // height, size) if height < width else (size, size * height // width)
-    return cv2.resize(np.asarray(src), new, interpolation=interp).view(NDArray)
+    return _array(cv2.resize(np.asarray(src), new, interpolation=interp))
 
 
 def transpose(data: np.ndarray, axes: Sequence[int]) -> NDArray:
-    return np.transpose(data, axes).view(NDArray)
+    return _array(np.transpose(data, axes))
 
 
 def flip(data: np.ndarray, axis: int) -> NDArray:
-    return np.flip(data, axis).view(NDArray)
+    return _array(np.flip(data, axis))
 
 
 def modules() -> dict[str, types.ModuleType]:

@@ -32,6 +32,7 @@ OLD_LIBRARIES = {  # mend: (owner, attribute, what an old library has there)
     "DDP.device_ids": (torch.cuda, "is_available", lambda: True),
     "torch.load": (torch.cuda, "is_available", lambda: True),
     "multiprocessing.fork": (mends.multiprocessing, "get_start_method", lambda: "fork"),
+    "reader thread": (mends.threading, "excepthook", lambda args: None),
     **{name: (importlib.util, "find_spec", lambda name: object()) for name in ("mxnet", "menpo", "insightface")},
 }
 
@@ -93,6 +94,16 @@ def test_similarity_transform_is_left_where_it_estimates():
     assert BY_NAME["SimilarityTransform"].needed("") is not hasattr(mends._similarity(), "estimate")
 
 
+def test_slinear_interpolation_takes_ties(monkeypatch):
+    interpolate = pytest.importorskip("scipy.interpolate")
+    monkeypatch.setattr(interpolate, "interp1d", interpolate.interp1d)
+    mend = BY_NAME["interp1d.slinear"]
+    mend.apply("")
+    between = interpolate.interp1d([0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 1.0, 2.0, 4.0, 5.0], kind="slinear")
+    assert [float(between(x)) for x in (0.25, 0.75)] == [1.5, 3.0]
+    assert not mend.needed("")
+
+
 def test_insightface_is_found_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -112,6 +123,28 @@ def test_menpo_gives_a_colour_for_each_method(monkeypatch):
     sample = sys.modules["menpo.visualize.viewmatplotlib"].sample_colours_from_colourmap
     assert [len(colour) for colour in sample(3, "Set2")] == [4, 4, 4]
     assert len(sample(1, "Set2")) == 1
+
+
+@pytest.mark.parametrize(("name", "code"), [("BackgroundGenerator", 1), ("Other", 0)])
+def test_a_reader_thread_that_fails_ends_the_run(python, name, code):
+    done = python(
+        "-c",
+        f"""
+import threading
+from verimargin_insightface.mends import MENDS
+(mend,) = [mend for mend in MENDS if mend.name == "reader thread"]
+mend.apply("")
+class {name}(threading.Thread):
+    def run(self):
+        raise ValueError("record 7")
+thread = {name}()
+thread.start()
+thread.join()
+""",
+        check=False,
+    )
+    assert done.returncode == code
+    assert "ValueError: record 7" in done.stderr
 
 
 def test_every_mend_is_named_once_and_says_why():
@@ -146,6 +179,6 @@ with tempfile.NamedTemporaryFile() as file:
     torch.save(x, file.name)
     assert torch.equal(torch.load(file.name), x)
     assert torch.equal(torch.load(file.name, "cpu"), x)
-assert mend_all(MENDS[:8]) == []
+assert mend_all(MENDS[:10]) == []
 """,
     )

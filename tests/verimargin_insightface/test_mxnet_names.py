@@ -1,6 +1,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from verimargin_insightface.mxnet_names import flip, imdecode, modules, open_indexed, resize_short, transpose
 from verimargin_insightface.recordio import RecordError
 
@@ -35,6 +36,9 @@ def test_resize_short_makes_the_shorter_side_so_long(shape, expected):
 
 
 def test_flip_and_transpose(image):
+    """Also as torch takes them, which refuses the negative strides of a flipped view."""
+    assert torch.from_numpy(flip(data=image, axis=2).asnumpy()).is_contiguous()
+    assert torch.from_numpy(transpose(image, axes=(2, 0, 1)).asnumpy()).is_contiguous()
     np.testing.assert_array_equal(flip(data=image, axis=1).asnumpy(), image[:, ::-1])
     assert transpose(image, axes=(2, 0, 1)).asnumpy().shape == (3, 6, 9)
 

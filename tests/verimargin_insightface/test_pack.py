@@ -68,3 +68,12 @@ def test_a_damaged_image_of_a_set_is_named_by_its_index(folder, tmp_path):
         pytest.raises(RecordError, match=r"record 3 of .*train.rec holds"),
     ):
         imdecode(unpack(records.read_idx(3))[1])
+
+
+def test_it_is_a_command(folder, tmp_path):
+    typer, testing = pytest.importorskip("typer"), pytest.importorskip("typer.testing")
+    app = typer.Typer()
+    app.command()(pack_folder)
+    done = testing.CliRunner().invoke(app, [str(folder), str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert read(tmp_path / "out")[1] == 3
