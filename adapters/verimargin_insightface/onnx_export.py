@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 from collections.abc import Callable
 
@@ -40,14 +41,14 @@ def dynamic_batch(export: Callable) -> Callable:
     A traced reshape has the example's batch size in it, unless that axis is declared dynamic.
     """
 
+    has_dynamo = "dynamo" in inspect.signature(export).parameters
+
     @functools.wraps(export)
     def traced(model, args, f, *, dynamo=False, dynamic_axes=None, input_names=None, output_names=None, **kwargs):
-        inputs, outputs = input_names or [INPUT], output_names or [OUTPUT]
-        axes = dynamic_axes or {name: {0: "batch"} for name in (*inputs, *outputs)}
-        if not isinstance(args, tuple):
-            args = (args,)
-        return export(
-            model, args, f, dynamo=dynamo, dynamic_axes=axes, input_names=inputs, output_names=outputs, **kwargs
-        )
+        names = {"input_names": input_names or [INPUT], "output_names": output_names or [OUTPUT]}
+        axes = dynamic_axes or {name: {0: "batch"} for some in names.values() for name in some}
+        exporter = {"dynamo": dynamo} if has_dynamo else {}
+        args = args if isinstance(args, tuple) else (args,)
+        return export(model, args, f, dynamic_axes=axes, **names, **exporter, **kwargs)
 
     return traced

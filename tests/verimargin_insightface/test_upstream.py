@@ -222,3 +222,37 @@ np.testing.assert_allclose(onnx.get_feat(images), ort.forward(images), atol=1e-4
 def test_inference(python, checkout, model):
     done = python(*LAUNCHER, "inference.py", "--network", "mbf", "--weight", model / "model.pt", cwd=checkout)
     assert len(done.stdout.replace("[", "").replace("]", "").split()) > 100
+
+
+@pytest.fixture(scope="module")
+def protocol(faces) -> pathlib.Path:
+    """An IJB-C-format protocol: two images a template, all pairs of templates."""
+    root, templates, rows, points = faces / "IJBC", [], [], []
+    (root / "loose_crop").mkdir(parents=True)
+    (root / "meta").mkdir()
+    for number, path in enumerate(sorted((faces / "folder").glob("*/*.jpg"))):
+        name = f"{path.parent.name}{path.name}"
+        shutil.copy(path, root / "loose_crop" / name)
+        if number % 2 == 0:
+            templates.append(path.parent.name)
+        rows.append(f"{name} {len(templates)} {number}")
+        points.append(f"{name} 38.3 51.7 73.5 51.5 56.0 71.7 41.5 92.4 70.7 92.2 0.9")
+    pairs = [f"{i + 1} {j + 1} {int(templates[i] == templates[j])}" for j in range(16) for i in range(j)]
+    for name, lines in (("face_tid_mid", rows), ("name_5pts_score", points), ("template_pair_label", pairs)):
+        (root / "meta" / f"ijbc_{name}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_the_evaluators_run_and_agree(python, checkout, arcface_torch, model, protocol):
+    """Upstream's three, from the same weights: torch, ONNX, and ONNX with another normalisation of the pixels."""
+    ijb_evals = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
+    data = ("--image-path", protocol)
+    weights = ("--model-prefix", model / "model.pt", "--network", "mbf", "--result-dir", model, "--batch-size", 10)
+    python(*LAUNCHER, "eval_ijbc.py", *weights, *data, cwd=checkout)
+    done = python(*LAUNCHER, arcface_torch / "onnx_ijbc.py", "--model-root", model, *data, cwd=model)
+    assert "IJBC.npy-IJBC" in done.stdout
+    python(*LAUNCHER, ijb_evals, "-m", model / "model.onnx", "-d", protocol.parent, "-R", model / "scores.npz")
+    by_torch, by_onnx = np.load(model / "insightface" / "ijbc.npy"), np.load(model / "IJBC_result" / "IJBC.npy")
+    assert len(by_torch) == 120
+    np.testing.assert_allclose(by_onnx, by_torch, atol=1e-4)
+    np.testing.assert_allclose(np.load(model / "scores.npz")["scores"][0], by_torch, atol=0.05)
