@@ -28,9 +28,9 @@ def main(argv: list[str]) -> None:
     if not os.path.isfile(script):
         sys.exit(f"there is no script {script}: give the path of one, e.g. train_v2.py in arcface_torch's folder")
     _log_to_stderr()
-    mend_all(MENDS, script)
     sys.argv[:] = argv
     sys.path[0] = os.path.dirname(os.path.abspath(script))
+    mend_all(MENDS, script)
     runpy.run_path(script, run_name="__main__")
 
 

@@ -56,7 +56,13 @@ def _add_numpy_names(_: str) -> None:
 
 
 def _missing(module: str) -> Callable[[str], bool]:
-    return lambda _: module not in sys.modules and importlib.util.find_spec(module) is None
+    """Not installed; a folder of that name without code, as eval_ijbc.py leaves one, is no installation."""
+
+    def missing(_: str) -> bool:
+        spec = None if module in sys.modules else importlib.util.find_spec(module)
+        return module not in sys.modules and (spec is None or spec.origin is None)
+
+    return missing
 
 
 def _add_mxnet(_: str) -> None:

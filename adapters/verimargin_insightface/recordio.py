@@ -13,6 +13,7 @@ import mmap
 import numbers
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ class RecordReader:
         idx_path, rec_path: the set's two files.
 
     Attributes:
-        keys: the index's keys, in its order.
+        keys: the index's keys, an int64 array in its order. (Arrays, not a dict: forked workers share them.)
 
     Raises:
         RecordError: a damaged index, here; a damaged record, by its key, when it is read.
@@ -64,8 +65,9 @@ class RecordReader:
 
     def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
         self.idx_path, self.rec_path = os.fspath(idx_path), os.fspath(rec_path)
-        self._position = _read_index(self.idx_path)
-        self.keys = list(self._position)
+        self.keys, self._positions = _read_index(self.idx_path)
+        self._order = np.argsort(self.keys, kind="stable")
+        self._sorted = self.keys[self._order]
         self._open()
 
     def _open(self) -> None:
@@ -76,16 +78,22 @@ class RecordReader:
 
     def read_idx(self, key: int) -> Record:
         """The payload of the record with this key."""
-        if key not in self._position:
+        place = self._place(key)
+        if place is None:
             raise KeyError(f"{self.idx_path} has no record {key}")
+        position = int(self._positions[place])
         origin = f"record {key} of {self.rec_path}"
         try:
-            return Record.of(_payload(self._bytes, self._position[key]), origin)
+            return Record.of(_payload(self._bytes, position), origin)
         except RecordError as error:
-            raise RecordError(f"{origin}, at byte {self._position[key]}: {error}") from None
+            raise RecordError(f"{origin}, at byte {position}: {error}") from None
+
+    def _place(self, key: int) -> int | None:
+        i = np.searchsorted(self._sorted, key)
+        return int(self._order[i]) if i < len(self._sorted) and self._sorted[i] == key else None
 
     def __contains__(self, key: int) -> bool:
-        return key in self._position
+        return self._place(key) is not None
 
     def close(self) -> None:
         self._bytes.close()
@@ -164,13 +172,18 @@ def class_count(records: RecordReader) -> int:
     return int(header.label[1]) - int(header.label[0]) if header.flag == 2 else 0  # type: ignore[index]
 
 
-def _read_index(path: str) -> dict[int, int]:
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().splitlines()
-    try:
-        return {int(key): int(position) for key, position in (line.split("\t") for line in lines)}
-    except ValueError:
-        raise RecordError(f"{path} is not an index of lines `key<tab>position`") from None
+def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and positions."""
+    with open(path, encoding="ascii", errors="replace") as file, warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # text that is no number, in older NumPy
+        text = file.read()
+        try:
+            table = np.fromstring(text, dtype=np.int64, sep=" ").reshape(-1, 2)
+        except (ValueError, DeprecationWarning):
+            table = np.empty((0, 2), np.int64)
+    if len(table) == 0 or len(table) != text.rstrip().count("\n") + 1:
+        raise RecordError(f"{path} is not an index of lines `key<tab>position`")
+    return table[:, 0].copy(), table[:, 1].copy()
 
 
 def _payload(data: mmap.mmap, position: int) -> bytes:

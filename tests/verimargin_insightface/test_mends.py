@@ -33,7 +33,10 @@ OLD_LIBRARIES = {  # mend: (owner, attribute, what an old library has there)
     "torch.load": (torch.cuda, "is_available", lambda: True),
     "multiprocessing.fork": (mends.multiprocessing, "get_start_method", lambda: "fork"),
     "reader thread": (mends.threading, "excepthook", lambda args: None),
-    **{name: (importlib.util, "find_spec", lambda name: object()) for name in ("mxnet", "menpo", "insightface")},
+    **{
+        name: (importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin="there"))
+        for name in ("mxnet", "menpo", "insightface")
+    },
 }
 
 
@@ -102,6 +105,14 @@ def test_slinear_interpolation_takes_ties(monkeypatch):
     between = interpolate.interp1d([0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 1.0, 2.0, 4.0, 5.0], kind="slinear")
     assert [float(between(x)) for x in (0.25, 0.75)] == [1.5, 3.0]
     assert not mend.needed("")
+
+
+def test_a_folder_of_its_name_is_no_installation(tmp_path, monkeypatch):
+    (tmp_path / "menpo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "menpo", raising=False)
+    assert BY_NAME["menpo"].needed("")
 
 
 def test_insightface_is_found_in_the_checkout(tmp_path, monkeypatch):

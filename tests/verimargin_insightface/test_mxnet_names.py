@@ -54,6 +54,6 @@ def test_open_indexed_writes_and_reads(tmp_path):
     writer.write_idx(4, b"payload")
     writer.close()
     reader = open_indexed(*paths, "r")
-    assert (reader.keys, reader.read_idx(4)) == ([4], b"payload")
+    assert (list(reader.keys), reader.read_idx(4)) == ([4], b"payload")
     with pytest.raises(ValueError, match="flag is 'a'"):
         open_indexed(*paths, "a")

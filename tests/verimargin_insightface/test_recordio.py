@@ -116,11 +116,26 @@ def test_a_damaged_header_is_named(tmp_path, payload):
         unpack(reader.read_idx(0))
 
 
-def test_a_damaged_index_and_an_empty_file_are_named(tmp_path):
-    (tmp_path / "train.idx").write_text("0 0\n")
-    (tmp_path / "train.rec").write_bytes(b"")
+@pytest.mark.parametrize("index", ["", "0\t0\n1", "0\tx\n", "0\t0\t5\n1\t8\t2\n", "0\t0\n\0\0\0", "0\t1.5\n"])
+def test_a_damaged_index_is_named(tmp_path, index):
+    write(tmp_path, [b"a"])
+    (tmp_path / "train.idx").write_text(index)
     with pytest.raises(RecordError, match=r"train.idx is not an index"):
         RecordReader(tmp_path / "train.idx", tmp_path / "train.rec")
+
+
+def test_keys_in_any_order(tmp_path):
+    with RecordWriter(tmp_path / "train.idx", tmp_path / "train.rec") as writer:
+        for key in (7, 2, 10**12):
+            writer.write_idx(key, str(key).encode())
+    with RecordReader(tmp_path / "train.idx", tmp_path / "train.rec") as reader:
+        assert list(reader.keys) == [7, 2, 10**12]
+        assert [reader.read_idx(key) for key in (2, 7, 10**12)] == [b"2", b"7", b"1000000000000"]
+        assert [key in reader for key in (0, 2, 3, 8, 10**13)] == [False, True, False, False, False]
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "train.rec").write_bytes(b"")
     (tmp_path / "train.idx").write_text("0\t0\n")
     with pytest.raises(RecordError, match=r"train.rec is empty"):
         RecordReader(tmp_path / "train.idx", tmp_path / "train.rec")
