@@ -74,6 +74,7 @@ class PartialFC(vm.PrototypeHead):
         """Refuse another head's shard; restore the margin and the random generators if they were saved."""
         saved = getattr(state_dict, "_metadata", {}).get("", {}).get(METADATA, {})
         own = super().state_dict()
+        del own["weight"]
         rows = len(state_dict.get("weight", self.weight))
         layout = saved.get("layout", {**self._layout(), "rows": rows})  # upstream's own tell by their shape alone
         if layout != self._layout() or rows != len(self.weight):

@@ -127,6 +127,11 @@ def test_an_upstream_checkpoint_loads(one_rank):
     assert torch.equal(head.weight, torch.ones(6, 4))
 
 
+def test_a_checkpoint_without_prototypes_is_refused(one_rank):
+    with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "weight"'):
+        PartialFC(vm.q_margin(), 4, 6).load_state_dict({})
+
+
 @pytest.mark.parametrize("change", [{"ranks": 2}, {"classes": 7}, {"rank": 1}])
 def test_another_layout_is_refused(one_rank, change):
     head = PartialFC(vm.q_margin(), 4, 6)
