@@ -1,0 +1,309 @@
+"""What the launcher mends before it runs an upstream script: the one place for all of it.
+
+Each `Mend` is named, says why it is there, tests whether the behaviour is missing on this machine, and
+supplies it. Nothing is touched where the installed library still behaves as the scripts expect.
+`torch.load`'s weights_only default is not here: all that the scripts load, their own files, opens with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import multiprocessing
+import os
+import pathlib
+import sys
+import threading
+import types
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import lr_scheduler
+
+
+class Mend(NamedTuple):
+    name: str
+    why: str
+    needed: Callable[[str], bool]  # both are given the script's path
+    apply: Callable[[str], None]
+
+
+def _set(owner, **values) -> None:
+    for name, value in values.items():
+        setattr(owner, name, value)
+
+
+# Libraries that are gone, or that moved on.
+
+NUMPY_NAMES = {"int": int, "float": float, "bool": bool}
+
+
+def _numpy_names_missing(_: str) -> bool:
+    return not all(name in np.__dict__ for name in NUMPY_NAMES)
+
+
+def _add_numpy_names(_: str) -> None:
+    for name, builtin in NUMPY_NAMES.items():
+        if name not in np.__dict__:
+            setattr(np, name, builtin)
+
+
+def _missing(module: str) -> Callable[[str], bool]:
+    """Not installed; a folder of that name without code, as eval_ijbc.py leaves one, is no installation."""
+
+    def missing(_: str) -> bool:
+        spec = None if module in sys.modules else importlib.util.find_spec(module)
+        return module not in sys.modules and (spec is None or spec.origin is None)
+
+    return missing
+
+
+def _add_mxnet(_: str) -> None:
+    from .mxnet_names import modules
+
+    sys.modules.update(modules())
+
+
+def _add_menpo(_: str) -> None:
+    def sample_colours_from_colourmap(n_colours: int, colour_map: str) -> list:
+        from matplotlib import colormaps
+
+        return [colormaps[colour_map](i / max(n_colours - 1, 1)) for i in range(n_colours)]
+
+    for name in ("menpo", "menpo.visualize", "menpo.visualize.viewmatplotlib"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__dict__["sample_colours_from_colourmap"] = sample_colours_from_colourmap
+
+
+def _python_package(script: str) -> str | None:
+    """The folder of the insightface package in the script's checkout."""
+    for parent in pathlib.Path(script).resolve().parents:
+        if (parent / "python-package" / "insightface").is_dir():
+            return str(parent / "python-package")
+    return None
+
+
+def _insightface_is_only_there(script: str) -> bool:
+    return _missing("insightface")(script) and _python_package(script) is not None
+
+
+def _add_insightface(script: str) -> None:
+    sys.path.append(str(_python_package(script)))
+
+
+def _scheduler_lacks_verbose(_: str) -> bool:
+    return "verbose" not in inspect.signature(lr_scheduler.LRScheduler.__init__).parameters
+
+
+def _accept_verbose(_: str) -> None:
+    original = lr_scheduler.LRScheduler.__init__
+
+    def __init__(self, optimizer, last_epoch=-1, verbose=False):
+        original(self, optimizer, last_epoch)
+
+    _set(lr_scheduler.LRScheduler, __init__=__init__)
+
+
+def _similarity():
+    if importlib.util.find_spec("skimage") is None:
+        return None
+    return importlib.import_module("skimage.transform").SimilarityTransform
+
+
+def _no_estimate(_: str) -> bool:
+    return _similarity() is not None and not hasattr(_similarity(), "estimate")
+
+
+def _add_estimate(_: str) -> None:
+    def estimate(self, src, dst) -> bool:
+        found = type(self).from_estimate(src, dst)
+        if not found:  # a falsy failure object
+            return False
+        self.params = found.params
+        return True
+
+    _set(_similarity(), estimate=estimate)
+
+
+def _slinear_refuses_ties(_: str) -> bool:
+    if importlib.util.find_spec("scipy") is None:
+        return False
+    try:
+        importlib.import_module("scipy.interpolate").interp1d([0, 0, 1], [0, 1, 2], kind="slinear")
+    except ValueError:
+        return True
+    return False
+
+
+def _slinear_is_linear(_: str) -> None:
+    from scipy import interpolate
+
+    class interp1d(interpolate.interp1d):  # the same piecewise linear function, and it takes ties
+        def __init__(self, x, y, kind="linear", **kwargs):
+            super().__init__(x, y, "linear" if kind == "slinear" else kind, **kwargs)
+
+    _set(interpolate, interp1d=interp1d)
+
+
+def _export_is_dynamo(_: str) -> bool:
+    dynamo = inspect.signature(torch.onnx.export, follow_wrapped=False).parameters.get("dynamo")
+    return dynamo is not None and dynamo.default is True
+
+
+def _export_by_tracing(_: str) -> None:
+    from .onnx_export import dynamic_batch
+
+    _set(torch.onnx, export=dynamic_batch(torch.onnx.export))
+
+
+def _start_method_is_not_fork(_: str) -> bool:
+    return multiprocessing.get_start_method() != "fork" and "fork" in multiprocessing.get_all_start_methods()
+
+
+def _threads_fail_alone(_: str) -> bool:
+    return threading.excepthook is threading.__excepthook__
+
+
+def _end_with_the_reader(_: str) -> None:
+    def excepthook(args) -> None:
+        threading.__excepthook__(args)
+        if type(args.thread).__name__ == "BackgroundGenerator":  # dataset.py's
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(1)
+
+    _set(threading, excepthook=excepthook)
+
+
+# No GPU.
+
+
+def _no_gpu(_: str) -> bool:
+    return not torch.cuda.is_available()
+
+
+def _cuda_is_cpu(_: str) -> None:
+    """Every place of the scripts that names a GPU, made to mean the CPU."""
+
+    def stay(self, *args, **kwargs):
+        return self
+
+    def to(self, *args, **kwargs):
+        if args and _is_gpu(args[0]):
+            args = ("cpu", *args[1:])
+        return original_to(self, *args, **_on_cpu(kwargs))
+
+    def tensor(*args, **kwargs):
+        return original_tensor(*args, **_on_cpu(kwargs))
+
+    original_to, original_tensor = torch.Tensor.to, torch.tensor
+    _set(torch, tensor=tensor)
+    _set(torch.Tensor, to=to, cuda=stay)
+    _set(torch.nn.Module, cuda=stay)
+    _set(torch.cuda, set_device=lambda device: None, Stream=_NoStream, current_stream=_NoStream)
+    _set(torch.cuda, stream=lambda stream: contextlib.nullcontext())
+
+
+class _NoStream:
+    def __init__(self, device=None):
+        pass
+
+    def wait_stream(self, stream) -> None:
+        pass
+
+
+def _is_gpu(device) -> bool:
+    """A device as the scripts name one: "cuda", or the local rank."""
+    return (isinstance(device, int) and not isinstance(device, bool)) or str(device).startswith("cuda")
+
+
+def _on_cpu(kwargs: dict) -> dict:
+    return kwargs | {"device": "cpu"} if _is_gpu(kwargs.get("device")) else kwargs
+
+
+def _gloo_for_nccl(_: str) -> None:
+    original = dist.init_process_group
+
+    def init_process_group(backend=None, *args, **kwargs):
+        original("gloo" if backend == "nccl" else backend, *args, **kwargs)
+        atexit.register(_leave_group)  # the scripts do not, and gloo's threads abort a process that ends in a group
+
+    _set(dist, init_process_group=init_process_group)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _ddp_without_device_ids(_: str) -> None:
+    original = DistributedDataParallel.__init__
+
+    def __init__(self, module, device_ids=None, **kwargs):
+        original(self, module, **kwargs)
+
+    _set(DistributedDataParallel, __init__=__init__)
+
+
+def _load_to_cpu(_: str) -> None:
+    original = torch.load
+
+    def load(f, map_location="cpu", **kwargs):
+        return original(f, map_location, **kwargs)
+
+    _set(torch, load=load)
+
+
+MENDS = (
+    Mend("numpy.int", "NumPy 1.24 took np.int and np.float away", _numpy_names_missing, _add_numpy_names),
+    Mend("mxnet", "mxnet is not installed; its RecordIO and image functions are ours", _missing("mxnet"), _add_mxnet),
+    Mend("menpo", "menpo is not installed; its colour samples come from matplotlib", _missing("menpo"), _add_menpo),
+    Mend(
+        "insightface",
+        "insightface is not installed; the checkout's python-package is used",
+        _insightface_is_only_there,
+        _add_insightface,
+    ),
+    Mend("LRScheduler.verbose", "torch 2.7 took LRScheduler(verbose=) away", _scheduler_lacks_verbose, _accept_verbose),
+    Mend(
+        "SimilarityTransform",
+        "scikit-image took SimilarityTransform.estimate away",
+        _no_estimate,
+        _add_estimate,
+    ),
+    Mend(
+        "interp1d.slinear",
+        "scipy refuses ties in interp1d(kind='slinear'), which false accept rates have",
+        _slinear_refuses_ties,
+        _slinear_is_linear,
+    ),
+    Mend(
+        "torch.onnx.export",
+        "torch 2.9 exports by dynamo, without opset 11; traced instead, for any batch size",
+        _export_is_dynamo,
+        _export_by_tracing,
+    ),
+    Mend(
+        "multiprocessing.fork",
+        "Python 3.14 forks no workers by default; the scripts' local functions need it",
+        _start_method_is_not_fork,
+        lambda _: multiprocessing.set_start_method("fork", force=True),
+    ),
+    Mend(
+        "reader thread",
+        "an unreadable sample ends dataset.py's thread, and training would wait for ever; it ends the run",
+        _threads_fail_alone,
+        _end_with_the_reader,
+    ),
+    Mend("cuda", "there is no GPU; .cuda(), streams and device=local_rank mean the CPU", _no_gpu, _cuda_is_cpu),
+    Mend("nccl", "there is no GPU; the ranks talk by gloo", _no_gpu, _gloo_for_nccl),
+    Mend("DDP.device_ids", "there is no GPU; the backbone is on the CPU", _no_gpu, _ddp_without_device_ids),
+    Mend("torch.load", "there is no GPU; what was saved on one is loaded to the CPU", _no_gpu, _load_to_cpu),
+)

@@ -1,0 +1,222 @@
+"""RecordIO sets (train.rec with train.idx) as mxnet wrote them, read and written without it.
+
+A record on disk is ``magic, kind << 29 | length, payload, zeros to a multiple of 4``, all little-endian
+32-bit. A payload that contains the magic number at a multiple of 4 is cut there: its parts are kinds
+1, 2.., 3 and the magic between them is left out; kind 0 is a whole record. The index holds a line
+``key<tab>position`` for each record. A payload of a face set is an `IRHeader` and an encoded image.
+Format: dmlc-core's recordio and mxnet's python/mxnet/recordio.py.
+"""
+
+from __future__ import annotations
+
+import mmap
+import numbers
+import os
+import struct
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+MAGIC = struct.pack("<I", 0xCED7230A)
+LARGEST = 2**29 - 1  # bytes of a part
+HEADER = struct.Struct("<IfQQ")
+
+
+class RecordError(ValueError):
+    """A RecordIO set that is damaged; the message names the record's index and the file."""
+
+
+class IRHeader(NamedTuple):
+    """flag: 0, or how many float32 labels; label: a number, or an array of them; id, id2: integers."""
+
+    flag: int
+    label: float | np.ndarray
+    id: int
+    id2: int
+
+
+class Record(bytes):
+    """A payload that knows where it came from, so that what fails to decode can be named."""
+
+    origin = "a record"
+
+    @classmethod
+    def of(cls, payload: bytes, origin: str) -> Record:
+        record = cls(payload)
+        record.origin = origin
+        return record
+
+
+class RecordReader:
+    """A set opened for reading; safe in threads, and in worker processes however they are started.
+
+    Args:
+        idx_path, rec_path: the set's two files.
+
+    Attributes:
+        keys: the index's keys, an int64 array in its order. (Arrays, not a dict: forked workers share them.)
+
+    Raises:
+        RecordError: a damaged index, here; a damaged record, by its key, when it is read.
+        KeyError: a key that the index has not.
+    """
+
+    def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
+        self.idx_path, self.rec_path = os.fspath(idx_path), os.fspath(rec_path)
+        self.keys, self._positions = _read_index(self.idx_path)
+        self._order = np.argsort(self.keys, kind="stable")
+        self._sorted = self.keys[self._order]
+        self._open()
+
+    def _open(self) -> None:
+        with open(self.rec_path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise RecordError(f"{self.rec_path} is empty: it was not written to its end")
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read_idx(self, key: int) -> Record:
+        """The payload of the record with this key."""
+        place = self._place(key)
+        if place is None:
+            raise KeyError(f"{self.idx_path} has no record {key}")
+        position = int(self._positions[place])
+        origin = f"record {key} of {self.rec_path}"
+        try:
+            return Record.of(_payload(self._bytes, position), origin)
+        except RecordError as error:
+            raise RecordError(f"{origin}, at byte {position}: {error}") from None
+
+    def _place(self, key: int) -> int | None:
+        i = np.searchsorted(self._sorted, key)
+        return int(self._order[i]) if i < len(self._sorted) and self._sorted[i] == key else None
+
+    def __contains__(self, key: int) -> bool:
+        return self._place(key) is not None
+
+    def close(self) -> None:
+        self._bytes.close()
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_bytes"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+class RecordWriter:
+    """Writes a set; both files appear under their names when it is closed without an error, or not at all."""
+
+    def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
+        self._paths = [os.fspath(rec_path), os.fspath(idx_path)]
+        self._rec, self._idx = (open(path + ".partial", "wb") for path in self._paths)  # noqa: SIM115
+
+    def write_idx(self, key: int, payload: bytes) -> None:
+        self._idx.write(f"{key}\t{self._rec.tell()}\n".encode())
+        for frame in _frames(payload):
+            self._rec.write(frame)
+
+    def close(self) -> None:
+        for file in (self._rec, self._idx):
+            file.close()
+        for path in self._paths:
+            os.replace(path + ".partial", path)
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            return self.close()
+        for file, path in zip((self._rec, self._idx), self._paths):
+            file.close()
+            os.remove(path + ".partial")
+
+
+def pack(header: IRHeader | tuple, image: bytes) -> bytes:
+    """A payload: one label is kept in the header, several follow it and `flag` says how many."""
+    flag, label, *ids = header
+    if isinstance(label, numbers.Number):
+        return HEADER.pack(flag, label, *ids) + image
+    labels = np.asarray(label, dtype="<f4")
+    return HEADER.pack(labels.size, 0.0, *ids) + labels.tobytes() + image
+
+
+def unpack(payload: bytes) -> tuple[IRHeader, Record]:
+    """A payload's header and image."""
+    origin = getattr(payload, "origin", Record.origin)
+    if len(payload) < HEADER.size:
+        raise RecordError(f"{origin} has {len(payload)} bytes, a header has {HEADER.size}: it is damaged")
+    header, image = IRHeader(*HEADER.unpack_from(payload)), payload[HEADER.size :]
+    if header.flag > 0:
+        if len(image) < 4 * header.flag:
+            raise RecordError(f"{origin} is to have {header.flag} labels in {len(image)} bytes: it is damaged")
+        header = header._replace(label=np.frombuffer(image, "<f4", header.flag))
+        image = image[4 * header.flag :]
+    return header, Record.of(image, origin)
+
+
+def class_count(records: RecordReader) -> int:
+    """How many classes record 0 says a face set has; 0 for sets without such a record."""
+    if 0 not in records:
+        return 0
+    header, _ = unpack(records.read_idx(0))
+    return int(header.label[1]) - int(header.label[0]) if header.flag == 2 else 0  # type: ignore[index]
+
+
+def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and positions."""
+    with open(path, encoding="ascii", errors="replace") as file, warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # text that is no number, in older NumPy
+        text = file.read()
+        try:
+            table = np.fromstring(text, dtype=np.int64, sep=" ").reshape(-1, 2)
+        except (ValueError, DeprecationWarning):
+            table = np.empty((0, 2), np.int64)
+    if len(table) == 0 or len(table) != text.rstrip().count("\n") + 1:
+        raise RecordError(f"{path} is not an index of lines `key<tab>position`")
+    return table[:, 0].copy(), table[:, 1].copy()
+
+
+def _payload(data: mmap.mmap, position: int) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        head = data[position : position + 8]
+        if len(head) < 8:
+            raise RecordError(f"the file ends at byte {len(data)}: it is truncated, or not the index's file")
+        if head[:4] != MAGIC:
+            raise RecordError(f"{head[:4].hex()} stands where a record begins with {MAGIC.hex()}: it is corrupt")
+        word = int.from_bytes(head[4:], "little")
+        kind, length = word >> 29, word & LARGEST
+        if kind not in ((2, 3) if parts else (0, 1)):
+            raise RecordError(f"a part of kind {kind} stands where it cannot: it is corrupt")
+        part = data[position + 8 : position + 8 + length]
+        if len(part) < length:
+            raise RecordError(f"it has {len(part)} of its {length} bytes: the file is truncated")
+        parts.append(part)
+        if kind in (0, 3):
+            return MAGIC.join(parts)
+        position += 8 + length + -length % 4
+
+
+def _frames(payload: bytes) -> Iterator[bytes]:
+    """The payload as it stands on disk, cut at every aligned magic number."""
+    if len(payload) > LARGEST:
+        raise ValueError(f"a record of {len(payload)} bytes is too long: RecordIO holds {LARGEST}")
+    starts, ends, at = [0], [], payload.find(MAGIC)
+    while at >= 0:
+        if at % 4 == 0:
+            ends.append(at)
+            starts.append(at + 4)
+        at = payload.find(MAGIC, at + 1)
+    for i, (start, end) in enumerate(zip(starts, [*ends, len(payload)])):
+        kind = 0 if not ends else 1 if i == 0 else 3 if i == len(ends) else 2
+        yield MAGIC + (kind << 29 | end - start).to_bytes(4, "little") + payload[start:end] + bytes(-(end - start) % 4)

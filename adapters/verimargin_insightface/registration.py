@@ -1,0 +1,102 @@
+"""What a config file calls at its end: our head and the config's loss in the place of train_v2.py's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import verimargin as vm
+
+from .partial_fc import PartialFC
+from .recordio import RecordReader, class_count
+
+REQUIRED = ("num_classes", "rec", "num_image", "num_epoch", "warmup_epoch", "val_targets")  # not in configs/base.py
+
+
+def register(config: Any) -> None:
+    """Make the running train_v2.py use `PartialFC` with ``config.loss``. Call it last in a config file::
+
+        config.loss = vm.q_margin(alpha=1.25, scale=32, margin=0.2)
+        register(config)
+
+    In the script's namespace ``PartialFC_V2`` becomes `PartialFC`, and ``CombinedMarginLoss(...)`` returns
+    ``config.loss``: `margin_list` has no say. No file of upstream's is changed.
+
+    Args:
+        config: the config file's EasyDict, complete. `rec` and `num_classes` are compared with the data.
+
+    Raises:
+        ValueError: ``config.loss`` is no `verimargin.MarginLoss`, a setting is missing, `rec` holds neither
+            RecordIO nor an image folder, or more classes than `num_classes`; later, when the script uses
+            them, for an unknown network and an interclass_filtering_threshold, which our losses have not.
+        RuntimeError: no train_v2.py is running, so that nothing would be replaced.
+    """
+    loss = config.get("loss")
+    if not isinstance(loss, vm.MarginLoss):
+        raise ValueError(f"config.loss is {loss!r}: give a verimargin.MarginLoss, e.g. vm.q_margin(1.25, 32, 0.2)")
+    missing = [name for name in REQUIRED if config.get(name) is None]
+    if missing:
+        raise ValueError(f"the config has no {', '.join(missing)}: set config.{missing[0]} before register(config)")
+    check_data(config.rec, config.num_classes)
+
+    def margin_loss(s, m1, m2, m3, interclass_filtering_threshold=0):
+        if interclass_filtering_threshold > 0:
+            raise ValueError(
+                f"config.interclass_filtering_threshold is {interclass_filtering_threshold}: it belongs to "
+                "CombinedMarginLoss; set it to 0 with register(config)"
+            )
+        return loss
+
+    script = _running_script()
+    script.__dict__.update(
+        PartialFC_V2=PartialFC, CombinedMarginLoss=margin_loss, get_model=_named(script.__dict__["get_model"])
+    )
+
+
+def check_data(rec: str, num_classes: int) -> None:
+    """Refuse a `rec` that upstream's get_dataloader cannot read, or with more classes than the head has."""
+    if rec == "synthetic":
+        return
+    has_rec, has_idx = (os.path.exists(os.path.join(rec, name)) for name in ("train.rec", "train.idx"))
+    if has_rec != has_idx:
+        raise ValueError(f"{rec} has train.{'rec' if has_rec else 'idx'} without train.{'idx' if has_rec else 'rec'}")
+    if has_rec:
+        with RecordReader(os.path.join(rec, "train.idx"), os.path.join(rec, "train.rec")) as records:
+            found = class_count(records)
+    else:
+        found = sum(entry.is_dir() for entry in os.scandir(rec)) if os.path.isdir(rec) else 0
+        if not found:
+            raise ValueError(
+                f"config.rec is {rec!r}, which holds neither train.rec and train.idx nor a folder for each class: "
+                "give a RecordIO set, an image folder or 'synthetic'"
+            )
+    if found > num_classes:
+        raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: labels would be outside")
+
+
+def _running_script() -> ModuleType:
+    for name in ("__main__", "train_v2"):
+        script = sys.modules.get(name)
+        if script is not None and hasattr(script, "PartialFC_V2"):
+            return script
+    raise RuntimeError(
+        "no running train_v2.py has a PartialFC_V2 to replace: register(config) belongs at the end of a config file, "
+        "which train_v2.py imports"
+    )
+
+
+def _named(get_model: Callable) -> Callable:
+    """get_model whose bare ValueError() for an unknown network says which."""
+
+    def named(name, **kwargs):
+        try:
+            return get_model(name, **kwargs)
+        except ValueError as error:
+            if error.args:
+                raise
+            raise ValueError(f"config.network is {name!r}, which backbones.get_model does not know") from error
+
+    return named

@@ -1,0 +1,69 @@
+"""`.bin` verification sets (lfw.bin, cfp_fp.bin, agedb_30.bin): a pickle of encoded images and of pair labels."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+
+# What pickles of these sets name besides lists, tuples, bytes and bools: nothing that could run code.
+ALLOWED = {
+    ("_codecs", "encode"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
+}
+
+
+def read_bin(path: str | os.PathLike) -> tuple[list[bytes], list[bool]]:
+    """The encoded images, two a pair, and whether each pair is of one person.
+
+    Reads what Python 2 and 3 wrote, with images as bytes or as arrays of them.
+
+    Raises:
+        ValueError: the file is damaged, or is not such a set.
+    """
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            images, same = _Unpickler(file, encoding="bytes").load()
+            images = [bytes(image) if isinstance(image, bytes) else _bytes(image) for image in images]
+            same = [bool(label) for label in same]
+    except (pickle.UnpicklingError, EOFError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or no verification set: {error or type(error).__name__}") from error
+    _check(path, images, same)
+    return images, same
+
+
+def write_bin(path: str | os.PathLike, images: Sequence[bytes], same: Sequence[bool]) -> None:
+    """Write such a set; the file appears under its name when it is complete.
+
+    Raises:
+        ValueError: not two images a pair.
+    """
+    path = os.fspath(path)
+    _check(path, images, same)
+    with open(path + ".partial", "wb") as file:
+        pickle.dump(([bytes(image) for image in images], [bool(label) for label in same]), file, protocol=4)
+    os.replace(path + ".partial", path)
+
+
+def _check(path: str, images: Sequence[bytes], same: Sequence[bool]) -> None:
+    if len(images) != 2 * len(same):
+        raise ValueError(f"{path}: {len(images)} images for {len(same)} pairs; a pair has two")
+
+
+def _bytes(image) -> bytes:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        raise ValueError(f"an image is a {type(image).__name__}, not bytes")
+    return image.tobytes()
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no set needs")
+        return super().find_class(module, name)

@@ -1,0 +1,258 @@
+"""Upstream's own scripts, unmodified, through the launcher: needs a checkout (ARCFACE_TORCH_HOME)."""
+
+import pathlib
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from verimargin_insightface.pack import pack_folder
+from verimargin_insightface.recordio import RecordReader
+from verimargin_insightface.verification_set import write_bin
+
+LAUNCHER = ("-m", "verimargin_insightface")
+
+CONFIG = """
+import os
+import sys
+
+import verimargin as vm
+from easydict import EasyDict as edict
+from verimargin_insightface import register
+
+config = edict()
+config.rec = {rec!r}
+config.num_classes = {num_classes}
+config.num_image = 32
+config.network = {network!r}
+config.output = {output!r}
+config.resume = {resume}
+config.save_all_states = True
+config.sample_rate = 0.7
+config.fp16 = True  # without a GPU, autocast and the scaler switch themselves off
+config.batch_size = 4
+config.optimizer = "sgd"
+config.lr = 0.02
+config.weight_decay = 5e-4
+config.num_epoch = 2
+config.warmup_epoch = 0
+config.num_workers = 1
+config.verbose = 3
+config.frequent = 1
+config.val_targets = {val_targets}
+config.loss = vm.q_margin(alpha=1.5, scale=10, margin=0.2)
+register(config)
+
+script = sys.modules["__main__"]
+
+
+class Meter(script.AverageMeter):
+    losses = 0
+
+    def update(self, loss, n=1):
+        with open(os.path.join(config.output, f"losses_{{script.rank}}.txt"), "a") as file:
+            file.write(f"{{loss!r}}\\n")
+        Meter.losses += 1
+        if Meter.losses == {stop}:
+            sys.exit(0)
+        super().update(loss, n)
+
+
+script.AverageMeter = Meter
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(arcface_torch, tmp_path_factory) -> pathlib.Path:
+    """A copy of the checkout's arcface_torch, to copy configs into."""
+    copy = tmp_path_factory.mktemp("up") / "recognition" / "arcface_torch"
+    shutil.copytree(arcface_torch, copy, ignore=shutil.ignore_patterns("docs", "__pycache__", "work_dirs"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory) -> pathlib.Path:
+    """Four classes of eight noisy pictures each, as an image folder and as a RecordIO set with a .bin set."""
+    out, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
+    for name in "abcd":
+        (out / "folder" / name).mkdir(parents=True)
+        face = cv2.resize(rng.integers(0, 256, (7, 7, 3), dtype=np.uint8), (112, 112))
+        for i in range(8):
+            noisy = cv2.add(face, rng.integers(0, 40, face.shape, dtype=np.uint8))
+            assert cv2.imwrite(str(out / "folder" / name / f"{i}.jpg"), noisy)
+    pack_folder(out / "folder", out / "rec")
+    images = [path.read_bytes() for path in sorted((out / "folder").glob("*/*.jpg"))]
+    pairs = [(images[i], images[j]) for i in range(0, 20, 2) for j in (i + 1, i + 8)]
+    write_bin(out / "rec" / "pairs.bin", [image for pair in pairs for image in pair], [True, False] * 10)
+    return out
+
+
+def configure(checkout, name, **values) -> str:
+    defaults = {
+        "num_classes": 4, "network": "mbf", "resume": False, "val_targets": [], "stop": 0,
+        "output": str(checkout / "work" / name),
+    }  # fmt: skip
+    (checkout / "configs" / f"{name}.py").write_text(CONFIG.format(**{**defaults, **values}))
+    return f"configs/{name}.py"
+
+
+def losses(folder, rank) -> list[str]:
+    return (folder / f"losses_{rank}.txt").read_text().split()
+
+
+@pytest.fixture(scope="module")
+def resumed(python, checkout, faces):
+    """The folders of a run of two epochs on two ranks, and of one that was stopped in its second and resumed."""
+    whole, parts = checkout / "work" / "whole", checkout / "work" / "parts"
+    config = configure(checkout, "whole", rec=str(faces / "rec"), val_targets=["pairs"])
+    log = python(*LAUNCHER, "train_v2.py", config, ranks=2, cwd=checkout)
+    settings = {"rec": str(faces / "rec"), "output": str(parts)}
+    config = configure(checkout, "stopped", **settings, stop=5)
+    python(*LAUNCHER, "train_v2.py", config, ranks=2, cwd=checkout)
+    stopped = losses(parts, 0), losses(parts, 1)
+    shutil.copytree(parts, checkout / "work" / "stopped")
+    config = configure(checkout, "resumed", **settings, resume=True)
+    python(*LAUNCHER, "train_v2.py", config, ranks=2, cwd=checkout)
+    return whole, parts, stopped, log.stdout
+
+
+def test_resuming_continues_exactly(resumed):
+    whole, parts, stopped, _ = resumed
+    for rank in (0, 1):
+        expected = losses(whole, rank)
+        assert len(expected) == 8
+        assert stopped[rank] == expected[:5]
+        assert losses(parts, rank)[5:] == expected[4:]
+    for name in ("checkpoint_gpu_0.pt", "checkpoint_gpu_1.pt"):
+        a, b = torch.load(whole / name), torch.load(parts / name)
+        assert a["global_step"] == b["global_step"] == 8
+        for key in ("state_dict_backbone", "state_dict_softmax_fc"):
+            assert all(torch.equal(a[key][part], b[key][part]) for part in a[key])
+
+
+def test_verification_sets_are_read_while_training(resumed):
+    *_, log = resumed
+    assert "[pairs][6]Accuracy-Flip: " in log
+
+
+def test_another_number_of_ranks_is_refused(python, checkout, faces, resumed):
+    config = configure(checkout, "one", rec=str(faces / "rec"), output=str(checkout / "work" / "stopped"), resume=True)
+    done = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout, check=False)
+    assert done.returncode
+    assert "the checkpoint's head has 2 prototypes on rank 0 of 2, 4 classes in all, this one 4" in done.stderr
+
+
+def test_another_number_of_classes_is_refused(python, checkout, faces, resumed):
+    settings = {"rec": str(faces / "rec"), "output": str(checkout / "work" / "stopped"), "resume": True}
+    config = configure(checkout, "more", **settings, num_classes=6)
+    done = python(*LAUNCHER, "train_v2.py", config, ranks=2, cwd=checkout, check=False)
+    assert done.returncode
+    assert "2 prototypes on rank 0 of 2, 4 classes in all, this one 3 prototypes on rank 0 of 2, 6" in done.stderr
+
+
+def test_an_unknown_network_is_named(python, checkout, faces):
+    config = configure(checkout, "network", rec=str(faces / "folder"), network="r51")
+    done = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout, check=False)
+    assert "ValueError: config.network is 'r51'" in done.stderr
+
+
+def test_a_damaged_record_stops_training_by_its_name(python, checkout, faces, tmp_path):
+    shutil.copytree(faces / "rec", tmp_path / "rec")
+    with RecordReader(tmp_path / "rec" / "train.idx", tmp_path / "rec" / "train.rec") as records:
+        image = records.read_idx(7)[24:]
+    data = (tmp_path / "rec" / "train.rec").read_bytes()
+    (tmp_path / "rec" / "train.rec").write_bytes(data.replace(image, bytes(len(image))))
+    config = configure(checkout, "damaged", rec=str(tmp_path / "rec"), stop=9)
+    done = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout, check=False)
+    assert "record 7 of " in done.stderr + done.stdout
+
+
+@pytest.fixture(scope="module")
+def model(python, checkout, resumed) -> pathlib.Path:
+    """The folder of a trained model.pt, exported by upstream's torch2onnx.py."""
+    folder = checkout / "work" / "model"
+    folder.mkdir()
+    shutil.copy(resumed[0] / "model.pt", folder)
+    python(*LAUNCHER, "torch2onnx.py", folder / "model.pt", "--network", "mbf", cwd=checkout)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def in_checkout(arcface_torch):
+    """Put upstream's modules and its python-package on the path of another process's code."""
+    package = arcface_torch.resolve().parents[1] / "python-package"
+    if not package.is_dir():
+        pytest.skip(f"the checkout of {arcface_torch} has no python-package")
+    return f"import sys; sys.path[:0] = [{str(arcface_torch)!r}, {str(package)!r}]\n"
+
+
+def test_the_exported_backbone_equals_torch(python, model, in_checkout):
+    code = """
+import numpy as np, onnxruntime, torch
+from backbones import get_model
+net = get_model("mbf", fp16=False, num_features=512)
+net.load_state_dict(torch.load("model.pt"))
+net.eval()
+session = onnxruntime.InferenceSession("model.onnx")
+for batch in (1, 3):
+    image = torch.rand(batch, 3, 112, 112) * 2 - 1
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, {"data": image.numpy()})[0], net(image).numpy(), atol=1e-4)
+"""
+    python("-c", in_checkout + code, cwd=model)
+
+
+def test_upstreams_onnx_classes_accept_it(python, model, in_checkout):
+    code = """
+import numpy as np
+from onnx_helper import ArcFaceORT
+from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+ort = ArcFaceORT(".", cpu=True)
+refused = ort.check()
+assert refused is None or refused.startswith("max time cost exceed"), refused  # a slow machine is not the model's
+onnx = ArcFaceONNX("model.onnx")
+assert (ort.feat_dim, onnx.input_mean, ort.input_mean) == (512, 127.5, 127.5)
+images = [np.random.randint(0, 256, (112, 112, 3), dtype=np.uint8) for _ in range(3)]
+np.testing.assert_allclose(onnx.get_feat(images), ort.forward(images), atol=1e-4)
+"""
+    python("-c", in_checkout + code, cwd=model)
+
+
+def test_inference(python, checkout, model):
+    done = python(*LAUNCHER, "inference.py", "--network", "mbf", "--weight", model / "model.pt", cwd=checkout)
+    assert len(done.stdout.replace("[", "").replace("]", "").split()) > 100
+
+
+@pytest.fixture(scope="module")
+def protocol(faces) -> pathlib.Path:
+    """An IJB-C-format protocol: two images a template, all pairs of templates."""
+    root, templates, rows, points = faces / "IJBC", [], [], []
+    (root / "loose_crop").mkdir(parents=True)
+    (root / "meta").mkdir()
+    for number, path in enumerate(sorted((faces / "folder").glob("*/*.jpg"))):
+        name = f"{path.parent.name}{path.name}"
+        shutil.copy(path, root / "loose_crop" / name)
+        if number % 2 == 0:
+            templates.append(path.parent.name)
+        rows.append(f"{name} {len(templates)} {number}")
+        points.append(f"{name} 38.3 51.7 73.5 51.5 56.0 71.7 41.5 92.4 70.7 92.2 0.9")
+    pairs = [f"{i + 1} {j + 1} {int(templates[i] == templates[j])}" for j in range(16) for i in range(j)]
+    for name, lines in (("face_tid_mid", rows), ("name_5pts_score", points), ("template_pair_label", pairs)):
+        (root / "meta" / f"ijbc_{name}.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_the_evaluators_run_and_agree(python, checkout, arcface_torch, in_checkout, model, protocol):
+    """Upstream's three, from the same weights: torch, ONNX, and ONNX with another normalisation of the pixels."""
+    ijb_evals = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
+    data = ("--image-path", protocol)
+    weights = ("--model-prefix", model / "model.pt", "--network", "mbf", "--result-dir", model, "--batch-size", 10)
+    python(*LAUNCHER, "eval_ijbc.py", *weights, *data, cwd=checkout)
+    done = python(*LAUNCHER, arcface_torch / "onnx_ijbc.py", "--model-root", model, *data, cwd=model)
+    assert "IJBC.npy-IJBC" in done.stdout
+    python(*LAUNCHER, ijb_evals, "-m", model / "model.onnx", "-d", protocol.parent, "-R", model / "scores.npz")
+    by_torch, by_onnx = np.load(model / "insightface" / "ijbc.npy"), np.load(model / "IJBC_result" / "IJBC.npy")
+    assert len(by_torch) == 120
+    np.testing.assert_allclose(by_onnx, by_torch, atol=1e-4)
+    np.testing.assert_allclose(np.load(model / "scores.npz")["scores"][0], by_torch, atol=0.05)
