@@ -33,6 +33,11 @@ def read_trials(path: str | Path) -> list[Trial]:
     return trials
 
 
+def recordings(trials: Iterable[Trial]) -> list[str]:
+    """The wavs that a list of trials names, each once, in order."""
+    return sorted({wav for trial in trials for wav in (trial.enrol, trial.test)})
+
+
 def speaker_of(utterance: str) -> str:
     """The speaker of a wav path relative to `wav`."""
     return utterance.split("/")[0]
@@ -70,7 +75,7 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int) ->
     """
     folders = [Path(part.strip()) for part in str(data_folder).split(",")]
     trials = [] if "://" in str(verification_file) else read_trials(verification_file)
-    tested = sorted({wav for trial in trials for wav in (trial.enrol, trial.test)})
+    tested = recordings(trials)
     for wav in tested:
         if not any((folder / "wav" / wav).is_file() for folder in folders):
             raise ValueError(

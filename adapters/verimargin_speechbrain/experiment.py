@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from verimargin import recipes
 
-from .corpus import Trial, read_trials, speaker_of, speakers
+from .corpus import Trial, read_trials, recordings, speaker_of, speakers
 
 RECIPE = "train_ecapa_small.yaml"
 
@@ -81,8 +81,8 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
         output: the run's folder.
         overrides: further keys of the recipe, e.g. ``number_of_epochs=2``.
     """
-    trials = read_trials(data / "veri_test.txt")
-    people = speakers(data, {speaker_of(wav) for trial in trials for wav in trial[1:]})
+    tested = recordings(read_trials(data / "veri_test.txt"))
+    people = speakers(data, map(speaker_of, tested))
     training, validation = _split(data, people)
     values = {"data_folder": data, "output_folder": output, "seed": seed, "out_n_neurons": len(people), **overrides}
     values["compute_cost"] = f"!ref <costs[{cost}]>"
@@ -110,13 +110,13 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
 def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:
     """Cosines of the trials' embeddings, each of a whole recording by itself, and the trials."""
     trials = read_trials(data / "veri_test.txt")
-    names = sorted({wav for trial in trials for wav in trial[1:]})
+    names = recordings(trials)
     brain.modules.eval()
     with torch.no_grad():
         rows = [_embed(brain, read_wav(data / "wav" / name)) for name in names]
     unit = F.normalize(torch.stack(rows))
     place = {name: i for i, name in enumerate(names)}
-    enrol, test = ([place[trial[k]] for trial in trials] for k in (1, 2))
+    enrol, test = [place[trial.enrol] for trial in trials], [place[trial.test] for trial in trials]
     return (unit[enrol] * unit[test]).sum(1).numpy(), trials
 
 
