@@ -16,6 +16,7 @@ test-slow: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/head.py
+	$(BIN)/python benchmarks/metrics.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .
