@@ -108,8 +108,8 @@ def tar_at_far(
 
     With fewer than 1/far negatives no false accept is allowed at all, and the value says little.
 
-    >>> tar_at_far([0.9, 0.7, 0.2], [0.8, 0.3, 0.1, 0.0], far=0.25)
-    (0.6666666666666666, 0.3)
+    >>> tar_at_far([0.9, 0.7, 0.2, 0.1], [0.8, 0.3, 0.1, 0.0], far=0.25)
+    (0.5, 0.3)
     """
     if not 0.0 <= far <= 1.0:
         raise ValueError(f"far is {far}: give a false accept rate between 0 and 1")
