@@ -10,6 +10,7 @@ _HOME = {
     "QMarginLoss": "cost",
     "RandomState": "random_state",
     "check_corpus": "corpus",
+    "check_trials": "corpus",
 }
 __all__ = list(_HOME)
 

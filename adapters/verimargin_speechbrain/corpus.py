@@ -45,12 +45,7 @@ def speaker_of(utterance: str) -> str:
 
 def speakers(folder: str | Path, leave_out: Iterable[str] = ()) -> list[str]:
     """Speakers with a recording at <folder>/wav/<speaker>/<session>/<utterance>.wav, without those to leave out."""
-    wav = Path(folder) / "wav"
-    if not wav.is_dir():
-        raise ValueError(
-            f"{folder} has no folder 'wav': data_folder must be laid out as VoxCeleb, "
-            "wav/<speaker>/<session>/<utterance>.wav"
-        )
+    wav = _wav(Path(folder))
     left_out = set(leave_out)
     found = sorted(p.name for p in wav.iterdir() if p.is_dir() and p.name not in left_out and any(p.glob("*/*.wav")))
     if not found:
@@ -61,30 +56,60 @@ def speakers(folder: str | Path, leave_out: Iterable[str] = ()) -> list[str]:
     return found
 
 
+def check_trials(data_folder: str, verification_file: str) -> list[str]:
+    """The recordings that the trial list names, each of which must be in one of the folders.
+
+    Args:
+        data_folder: a folder laid out as VoxCeleb, or several with commas between them.
+        verification_file: the trial list; of a URL nothing can be known yet, and the answer is [].
+
+    Raises:
+        ValueError: a folder without `wav`, a malformed list, or one that names a recording not there.
+    """
+    folders = [_wav(folder) for folder in _folders(data_folder)]
+    tested = [] if _is_url(verification_file) else recordings(read_trials(verification_file))
+    for name in tested:
+        if not any((folder / name).is_file() for folder in folders):
+            raise ValueError(
+                f"the trial list {verification_file} names {name}, which is not in {' or '.join(map(str, folders))}: "
+                "give the list that belongs to this corpus"
+            )
+    return tested
+
+
 def check_corpus(data_folder: str, verification_file: str, num_speakers: int) -> None:
     """Refuses, before anything is prepared or trained, a corpus that a recipe cannot be run on.
 
     Args:
-        data_folder: a folder laid out as VoxCeleb, or several with commas between them.
-        verification_file: the trial list; of a URL, nothing is checked.
-        num_speakers: the recipe's number of classes; may be larger than the number of speakers.
+        data_folder, verification_file: as for `check_trials`.
+        num_speakers: the recipe's number of classes; may be larger than the number of training speakers,
+            which are those that the trial list doesn't name. With the list still behind a URL they are
+            not known, and only the layout is checked.
 
     Raises:
-        ValueError: no such layout, more training speakers than num_speakers, a trial list that is
-            malformed or names a recording that none of the folders holds.
+        ValueError: as `check_trials`; no training recording, or more training speakers than num_speakers.
     """
-    folders = [Path(part.strip()) for part in str(data_folder).split(",")]
-    trials = [] if "://" in str(verification_file) else read_trials(verification_file)
-    tested = recordings(trials)
-    for wav in tested:
-        if not any((folder / "wav" / wav).is_file() for folder in folders):
-            raise ValueError(
-                f"the trial list {verification_file} names {wav}, which is not in {folders[0] / 'wav'}: "
-                "give the list that belongs to this corpus"
-            )
-    trained = {s for folder in folders for s in speakers(folder, map(speaker_of, tested))}
-    if len(trained) > num_speakers:
+    tested = check_trials(data_folder, verification_file)
+    trained = {who for folder in _folders(data_folder) for who in speakers(folder, map(speaker_of, tested))}
+    if len(trained) > num_speakers and not _is_url(verification_file):
         raise ValueError(
             f"{data_folder} has {len(trained)} training speakers, the recipe {num_speakers} classes: "
             f"set out_n_neurons to {len(trained)}"
         )
+
+
+def _folders(data_folder: str) -> list[Path]:
+    return [Path(part.strip()) for part in str(data_folder).split(",")]
+
+
+def _wav(folder: Path) -> Path:
+    if not (folder / "wav").is_dir():
+        raise ValueError(
+            f"{folder} has no folder 'wav': data_folder must be laid out as VoxCeleb, "
+            "wav/<speaker>/<session>/<utterance>.wav"
+        )
+    return folder / "wav"
+
+
+def _is_url(path: str) -> bool:
+    return "://" in str(path)

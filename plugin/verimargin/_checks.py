@@ -60,8 +60,33 @@ def check_finite(name: str, rows: Tensor) -> None:
     )
 
 
-def check_nonzero(name: str, norms: Tensor) -> None:
-    """Refuse rows without a direction, given their (B,) norms, on the CPU."""
-    if norms.device.type == "cpu" and bool((norms == 0).any()):
-        i = int((norms == 0).nonzero()[0])
-        raise ValueError(f"the {name} of sample {i} is all zero and has no direction: look at that sample")
+def check_cosines(cosine: Tensor) -> None:
+    """Refuse what cannot be cosines, such as a softmax classifier's outputs: clamped, they would teach nothing."""
+    outside = cosine.abs() > 1.01  # more than rounding, of half precision too
+    if cosine.device.type != "cpu":
+        torch._assert_async(~outside.any(), "the loss takes cosines, and was given numbers outside -1..1")
+    elif bool(outside.any()):
+        raise ValueError(
+            f"the cosines hold {float(cosine[outside][0]):g}: the loss takes cosines of embeddings and prototypes; "
+            "use it with a classifier that normalises both (SpeechBrain's ECAPA_TDNN.Classifier does)"
+        )
+
+
+def check_norms(norms: Tensor) -> None:
+    """Refuse embeddings without a direction or too long to measure, given their (B,) norms, on the CPU."""
+    if norms.device.type == "cpu" and not bool((measurable := (norms > 0) & torch.isfinite(norms)).all()):
+        i = int((~measurable).nonzero()[0])
+        raise ValueError(
+            f"the embedding of sample {i} has norm {float(norms[i]):g} and so no direction: it is all zero, or too "
+            "small or large for its dtype; look at that sample"
+        )
+
+
+def check_prototypes(norms: Tensor) -> None:
+    """Refuse prototypes with nan, inf or overflow, given the norms of those of this step, on the CPU."""
+    if norms.device.type == "cpu" and not bool((finite := torch.isfinite(norms)).all()):
+        i = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"prototype {i} of this step has norm {float(norms[i])}: training has diverged; go back to a checkpoint "
+            "and lower the learning rate"
+        )

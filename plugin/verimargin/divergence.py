@@ -38,12 +38,23 @@ def mass_and_slope(x: Tensor, alpha: float, log_q: Tensor | float = 0.0) -> tupl
     return p, torch.where(base > 0, p / base, 0.0)
 
 
-def settle(p: Tensor, slope: Tensor, excess: Tensor) -> Tensor:
-    """p after tau moves by excess = (S - 1) / K, which is below the resolution of tau itself.
+def settle(p: Tensor, slope: Tensor, total: Tensor, total_slope: Tensor, alpha: float) -> Tensor:
+    """p with what is left of S - 1 taken out, by a move of tau, (S - 1) / K, below its own resolution.
 
-    It matters where very many classes share little probability: there an error in tau adds up.
+    It matters where very many classes share little probability: there an error in tau adds up. For
+    alpha > 2 the slope is unbounded where a class becomes active, and p is scaled instead.
     """
-    return (p - slope * excess).clamp_min_(0.0)
+    return p / total if alpha > 2 else (p - slope * ((total - 1.0) / total_slope)).clamp_min(0.0)
+
+
+def solvable(x: Tensor, alpha: float) -> Tensor:
+    """x in the precision the threshold needs: for alpha > 2, p moves by whole orders within float32's tau."""
+    return x.double() if alpha > 2 else x
+
+
+def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x.to(dtype), but x itself where nothing changes: torch.compile loses the gradient of a no-op .to here."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def solve_threshold(mass: Callable[[Tensor], tuple[Tensor, Tensor]], upper: Tensor, alpha: float) -> Tensor:
@@ -92,7 +103,8 @@ def alpha_softargmax(logits: Tensor, alpha: float, log_q: Tensor | None = None) 
         the logits; float64 for float64 logits and float32 for any other.
 
     Raises:
-        ValueError: alpha < 1 or not finite, logits not (B, C), nan or +inf in logits or log_q.
+        ValueError: alpha < 1 or not finite, logits not (B, C), nan or +inf in logits or log_q, or a row
+            of which nothing is left.
 
     Source: arXiv 2606.31664; the divergences: arXiv 2501.18537.
 
@@ -104,7 +116,7 @@ def alpha_softargmax(logits: Tensor, alpha: float, log_q: Tensor | None = None) 
     _check_masked("logits", logits)
     if log_q is not None:
         log_q = log_q.detach().to(logits).expand_as(logits)
-        _check_masked("log_q", log_q)
+        _check_masked("logits + log_q", logits + log_q)
     return _AlphaSoftargmax.apply(logits, log_q, alpha)
 
 
@@ -124,7 +136,7 @@ def alpha_divergence_loss(
         loss = loss + (q_y ** (1 - alpha) - 1) / (alpha * (alpha - 1))
 
     and at ``alpha = 1`` to ``logsumexp(logits + log_q) - logits[y] - target_log_q``, the cross-entropy.
-    It is non-negative, convex in the logits, and its gradient is ``p - one_hot(y)``.
+    It is non-negative, convex in the logits, and its gradient is ``p - one_hot(y)``, once differentiable.
 
     Args:
         logits: (B, C), any float dtype; solved in float32 or float64. An empty batch has the loss 0.
@@ -146,6 +158,8 @@ def alpha_divergence_loss(
     _check_masked("logits", logits)
     target = check_labels(target, len(logits), logits.shape[1], logits.device)
     target_log_q = torch.as_tensor(target_log_q, dtype=logits.dtype, device=logits.device).detach()
+    check_finite("target_log_q", target_log_q.reshape(-1, 1))
+    check_finite("target logit", logits.gather(1, target[:, None]))
     if target_log_q.dim() and target_log_q.shape != target.shape:
         raise ValueError(
             f"target_log_q has shape {tuple(target_log_q.shape)}: give one number or {tuple(target.shape)}"
@@ -170,16 +184,16 @@ def check_reduction(reduction: str) -> str:
 class _AlphaSoftargmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, log_q, alpha):
-        shift = logits if log_q is None else logits + (log_q if alpha == 1.0 else q_logarithm(log_q, alpha))
-        lower = shift.amax(1)
+        shift = logits if log_q is None else logits + q_logarithm(log_q, alpha)
+        lower = shift.amax(1, keepdim=True)
         if alpha == 1.0:
-            tau = shift.logsumexp(1)
-            p = slope = (shift - tau[:, None]).exp()
+            p = slope = (shift - lower).softmax(1)
+            delta = (shift - lower).logsumexp(1)
         else:
-            x = logits - lower[:, None]
-            log_mass = logits.new_full((), logits.shape[1]).log() if log_q is None else log_q.logsumexp(1)
+            x = solvable(logits - lower, alpha)
+            weight = 0.0 if log_q is None else solvable(log_q, alpha)
+            log_mass = x.new_full((), x.shape[1]).log() if log_q is None else solvable(log_q, alpha).logsumexp(1)
             upper = x.amax(1) + q_logarithm(log_mass, alpha)
-            weight = 0.0 if log_q is None else log_q
 
             def mass(delta):
                 p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
@@ -187,10 +201,10 @@ class _AlphaSoftargmax(torch.autograd.Function):
 
             delta = solve_threshold(mass, upper, alpha)
             p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
-            p = settle(p, slope, (p.sum(1, keepdim=True) - 1.0) / slope.sum(1, keepdim=True))
-            tau = lower + delta
-        ctx.save_for_backward(slope / slope.sum(1, keepdim=True), slope)
-        return p, tau
+            p = settle(p, slope, p.sum(1, keepdim=True), slope.sum(1, keepdim=True), alpha)
+        share = slope / slope.sum(1, keepdim=True)
+        ctx.save_for_backward(as_dtype(share, logits.dtype), as_dtype(slope, logits.dtype))
+        return as_dtype(p, logits.dtype), lower.squeeze(1) + as_dtype(delta, logits.dtype)
 
     @staticmethod
     @once_differentiable
@@ -207,15 +221,17 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
         column = target[:, None]
         target_logit = logits.gather(1, column).squeeze(1)
         others = logits.scatter(1, column, -math.inf)
+        log_q_y = q_logarithm(target_log_q, alpha)
+        lower = torch.maximum(others.amax(1), target_logit + log_q_y)
+        x, x_y = others - lower[:, None], target_logit - lower  # from here on, lower is the origin
         if alpha == 1.0:
-            tau = torch.logaddexp(others.logsumexp(1), target_logit + target_log_q)
-            residual = others.sub_(tau[:, None]).exp_()
-            target_p = (target_logit + target_log_q - tau).exp()
-            loss = tau - target_logit - target_log_q
+            tau = torch.logaddexp(x.logsumexp(1), x_y + target_log_q)
+            residual = (x - tau[:, None]).exp_()
+            target_p = (x_y + target_log_q - tau).exp()
+            loss = tau - x_y - target_log_q
         else:
-            log_q_y = q_logarithm(target_log_q, alpha)
-            lower = torch.maximum(others.amax(1), target_logit + log_q_y)
-            x, x_y = others.sub_(lower[:, None]), target_logit - lower
+            x, x_y, target_log_q = (solvable(part, alpha) for part in (x, x_y, target_log_q))
+            log_q_y = solvable(log_q_y, alpha)
             upper = upper_threshold(torch.maximum(x.amax(1), x_y), target_log_q, logits.shape[1], alpha)
 
             def mass(delta):
@@ -226,13 +242,14 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
             delta = solve_threshold(mass, upper, alpha)
             residual, slope = mass_and_slope(x - delta[:, None], alpha)
             target_p, target_slope = mass_and_slope(x_y - delta, alpha, target_log_q)
-            excess = (residual.sum(1) + target_p - 1.0) / (slope.sum(1) + target_slope)
-            residual = settle(residual, slope, excess[:, None])
-            target_p = settle(target_p, target_slope, excess)
+            total, total_slope = residual.sum(1) + target_p, slope.sum(1) + target_slope
+            residual = settle(residual, slope, total[:, None], total_slope[:, None], alpha)
+            target_p = settle(target_p, target_slope, total, total_slope, alpha)
             expected = torch.where(residual > 0, residual * x, 0.0).sum(1) + target_p * x_y
             loss = divergence_loss_value(expected, delta, x_y, log_q_y, alpha)
-        ctx.save_for_backward(residual.scatter_(1, column, (target_p - 1.0)[:, None]))
-        return loss
+        residual = residual.scatter(1, column, (target_p - 1.0)[:, None])
+        ctx.save_for_backward(as_dtype(residual, logits.dtype))
+        return as_dtype(loss, logits.dtype)
 
     @staticmethod
     @once_differentiable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._checks import check_finite, check_labels, check_nonzero
+from ._checks import check_finite, check_labels, check_norms
 from .divergence import reduce_loss
 from .head_step import BLOCK, DenseHead, GradientMemory, SparseHead
 from .loss import MarginLoss
@@ -64,7 +64,7 @@ class PrototypeHead(torch.nn.Module):
     ):
         super().__init__()
         for name, value in (("embedding_size", embedding_size), ("num_classes", num_classes)):
-            if int(value) != value or value < 1:
+            if not float(value).is_integer() or value < 1:
                 raise ValueError(f"{name} is {value}: give an integer >= 1")
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
@@ -73,10 +73,10 @@ class PrototypeHead(torch.nn.Module):
         psi = loss.margin.psi
         if psi is not None and len(psi) != num_classes:
             raise ValueError(f"the loss has psi for {len(psi)} classes, the head {num_classes}: make them agree")
-        self.embedding_size, self.num_classes, self.sample_rate = embedding_size, num_classes, sample_rate
+        self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
         self.loss = loss
-        self.shard = ClassShard(num_classes, process_group)
-        self.weight = torch.nn.Parameter(_initial_prototypes(self.shard, embedding_size))
+        self.shard = ClassShard(self.num_classes, process_group)
+        self.weight = torch.nn.Parameter(_initial_prototypes(self.shard, self.embedding_size))
         self._gradient_memory = GradientMemory()
         self.active_classes = self.zero_loss = torch.tensor(math.nan)
 
@@ -121,14 +121,14 @@ class PrototypeHead(torch.nn.Module):
         check_finite("embedding values", embeddings)
         embeddings = embeddings.to(self.weight.dtype)
         norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
-        check_nonzero("embedding", norm.squeeze(1))
+        check_norms(norm.squeeze(1))
         return embeddings / norm.clamp_min(EPS), labels
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """The prototypes that take part in this step, and the targets' columns among them."""
         order = torch.rand(self.shard.size, device=column.device)
         order[column[column >= 0]] = 2.0
-        wanted = max(int(self.sample_rate * self.shard.size), int((order == 2.0).sum()))
+        wanted = max(int(self.sample_rate * self.shard.size), int((order == 2.0).sum()), 1)
         index = order.topk(wanted).indices.sort().values
         column = torch.where(column >= 0, torch.searchsorted(index, column), -1)
         return self.weight[index], column

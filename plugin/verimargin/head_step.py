@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .divergence import divergence_loss_value, q_logarithm
+from ._checks import check_prototypes
+from .divergence import as_dtype, divergence_loss_value, q_logarithm
 from .sharding import ClassShard
 from .streaming import EPS, Target, Threshold, stream
 
@@ -39,11 +40,12 @@ class SparseHead(torch.autograd.Function):
             p, p_y = threshold.probabilities(delta, shard)
             expected, active = shard.sum(threshold.row_sum(torch.stack([p * threshold.x, (p > 0).to(p)])))
         expected = expected + p_y * threshold.x_y
-        value = divergence_loss_value(expected, delta, threshold.x_y, ln_q_y, loss.alpha)
+        value = as_dtype(divergence_loss_value(expected, delta, threshold.x_y, ln_q_y, loss.alpha), unit.dtype)
         statistics = torch.stack([(active + (p_y > 0)).mean(), (active == 0).to(p).mean()])
 
+        # the entries with a gradient, and d loss / d cosine
         row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])
-        slope = torch.cat([p * loss.scale, (p_y - 1.0) * target.slope * target.owned])  # d loss / d cosine
+        slope = torch.cat([p * loss.scale, (p_y - 1.0) * target.slope * target.owned]).to(unit.dtype)
         used = slope != 0
         ctx.save_for_backward(unit, weight, norm, row[used], torch.cat([found.column, column])[used], slope[used])
         ctx.memory = memory
@@ -80,6 +82,7 @@ class DenseHead(torch.autograd.Function):
         with torch.autocast(unit.device.type, enabled=False):
             target = Target(unit, weight, label, column, loss, shard, _differentiates(ctx))
             norm = torch.linalg.vector_norm(weight, dim=1).clamp_min_(EPS)
+            check_prototypes(norm)
             p = torch.mm(unit, weight.t()).mul_(loss.scale / norm)
             row, column = target.owned.nonzero().squeeze(1), column[target.owned]
             own = target.logit + target.log_q

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._checks import check_alpha, check_at_least, check_finite, check_labels
+from ._checks import check_alpha, check_at_least, check_cosines, check_finite, check_labels
 from .divergence import alpha_divergence_loss, check_reduction
 from .margins import ArcMargin, CosMargin, Margin, QMargin
 
@@ -45,7 +45,10 @@ class MarginLoss(torch.nn.Module):
         self.alpha = check_alpha(alpha)
         self.scale = check_at_least("scale", scale, 0.0, strict=True)
         self.reduction = check_reduction(reduction)
-        log_mass = (1.0 - self.alpha) * (-self.scale * margin.m if isinstance(margin, QMargin) else 0.0)
+        self._check_mass()
+
+    def _check_mass(self) -> None:
+        log_mass = (self.alpha - 1.0) * self.scale * self.margin.m if isinstance(self.margin, QMargin) else 0.0
         if log_mass > LARGEST_LOG_MASS:
             raise ValueError(
                 f"(alpha - 1) * scale * margin is {log_mass:g}, past {LARGEST_LOG_MASS:g} and so past float32: "
@@ -54,6 +57,7 @@ class MarginLoss(torch.nn.Module):
 
     def target(self, cosine: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """Target cosines and global class ids, both (B,), to target logits and log q_y."""
+        self._check_mass()  # the margin may have been scheduled since
         return self.margin(cosine, label, self.scale)
 
     def forward(self, cosine: Tensor, target: Tensor) -> Tensor:
@@ -62,7 +66,10 @@ class MarginLoss(torch.nn.Module):
                 f"cosine is {cosine.dtype} of shape {tuple(cosine.shape)}: give floating-point (samples, classes)"
             )
         target = check_labels(target, len(cosine), cosine.shape[1], cosine.device)
+        if self.margin.psi is not None and len(self.margin.psi) != cosine.shape[1]:
+            raise ValueError(f"the margin has psi for {len(self.margin.psi)} classes, the cosines {cosine.shape[1]}")
         check_finite("cosines", cosine)
+        check_cosines(cosine)
         cosine = (cosine if cosine.dtype == torch.float64 else cosine.float()).clamp(-1.0, 1.0)
         column = target[:, None]
         target_logit, target_log_q = self.target(cosine.gather(1, column).squeeze(1), target)

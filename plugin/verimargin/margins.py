@@ -7,6 +7,7 @@ give it a `forward`.
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
 from torch import Tensor
@@ -26,12 +27,15 @@ class Margin(torch.nn.Module):
     """
 
     psi: Tensor | None
+    largest_m = math.inf
 
     def __init__(self, m: float, psi: Tensor | None = None):
         super().__init__()
         self.m = m
-        if psi is not None and (psi.dim() != 1 or not psi.is_floating_point() or not bool(torch.isfinite(psi).all())):
-            raise ValueError(f"psi is {psi.dtype} of shape {tuple(psi.shape)}: give finite floating-point (C,)")
+        if psi is not None:
+            psi = torch.as_tensor(psi)
+            if psi.dim() != 1 or not psi.is_floating_point() or not bool((torch.isfinite(psi) & (psi >= 0)).all()):
+                raise ValueError(f"psi is {psi.dtype} of shape {tuple(psi.shape)}: give finite numbers >= 0, (C,)")
         self.register_buffer("psi", psi)
 
     @property
@@ -40,7 +44,10 @@ class Margin(torch.nn.Module):
 
     @m.setter
     def m(self, m: float) -> None:
-        self._m = check_at_least("margin", m, 0.0)
+        m = check_at_least("margin", m, 0.0)
+        if m > self.largest_m:
+            raise ValueError(f"margin is {m:g}: give at most {self.largest_m:g} to {type(self).__name__}")
+        self._m = m
 
     def of(self, label: Tensor, cosine: Tensor) -> Tensor | float:
         """psi_y m for each sample."""
@@ -90,8 +97,11 @@ class ArcMargin(Margin):
     """theta_y = s cos(arccos(c_y) + psi_y m): ArcFace, arXiv 1801.07698, eq. 3.
 
     Past pi the cosine is continued monotonically, c_y - psi_y m sin(psi_y m). The gradient is the true
-    derivative (arcface_torch passes it straight through the arccos instead).
+    derivative (arcface_torch passes it straight through the arccos instead). m is in radians, at most
+    pi / 2: far beyond, the continuation would no longer be monotone.
     """
+
+    largest_m = math.pi / 2
 
     def forward(self, cosine, label, scale):
         m = torch.as_tensor(self.of(label, cosine), dtype=cosine.dtype, device=cosine.device)

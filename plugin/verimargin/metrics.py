@@ -46,13 +46,14 @@ def det_curve(
     scores = scores[order]
     last = np.append(scores[1:] != scores[:-1], True)  # of each run of ties
 
-    def rejected(positive_part: np.ndarray, negative_part: np.ndarray) -> np.ndarray:
-        below = np.cumsum(np.concatenate([positive_part, negative_part])[order])[last]
-        return np.append(0.0, below / below[-1])
+    def at_or_below(positive_part: np.ndarray, negative_part: np.ndarray) -> np.ndarray:
+        return np.append(0.0, np.cumsum(np.concatenate([positive_part, negative_part])[order])[last])
 
-    false_reject = rejected(positive_weight, np.zeros(len(negative)))
-    true_reject = rejected(np.zeros(len(positive)), negative_weight)
-    return DetCurve(1.0 - true_reject, false_reject, np.append(-np.inf, scores[last]))
+    missed = at_or_below(positive_weight, np.zeros(len(negative)))
+    refused = at_or_below(np.zeros(len(positive)), negative_weight)
+    # counts are subtracted, not rates: they are exact, and so is FAR = k / n
+    false_accept = (refused[-1] - refused) / refused[-1]
+    return DetCurve(false_accept, missed / missed[-1], np.append(-np.inf, scores[last]))
 
 
 def eer(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None) -> tuple[float, float]:
@@ -171,6 +172,8 @@ def confidence_interval(
     scores, same = _flat(scores), _flat(same).astype(bool)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}: give 1 at least, better 1000")
     if not len(scores) == len(same) == len(enrol_speaker) == len(test_speaker):
         raise ValueError(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
@@ -213,6 +216,6 @@ def _scores(name: str, scores: ArrayLike, weight: ArrayLike | None) -> tuple[np.
     if (bad := np.isnan(scores)).any():
         raise ValueError(f"{name} score {int(np.argmax(bad))} is nan: look at that trial's embeddings")
     weight = np.ones(len(scores)) if weight is None else _flat(weight).astype(float)
-    if weight.shape != scores.shape or not weight.min() >= 0 or not weight.sum() > 0:
+    if weight.shape != scores.shape or not weight.min() >= 0 or not 0 < weight.sum() < np.inf:
         raise ValueError(f"the {name} weights must be {len(scores)} numbers >= 0, not all 0")
     return scores, weight

@@ -27,6 +27,9 @@ class ClassShard:
         self.start = share * self.rank + min(self.rank, rest)
         self.size = share + (self.rank < rest)
 
+    def __deepcopy__(self, memo) -> ClassShard:
+        return self  # it never changes, and a process group cannot be copied
+
     def sum(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.SUM)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .divergence import mass_and_slope, settle, solve_threshold, upper_threshold
+from ._checks import check_prototypes
+from .divergence import mass_and_slope, settle, solvable, solve_threshold, upper_threshold
 from .loss import MarginLoss
 from .sharding import ClassShard
 
@@ -70,9 +71,9 @@ class Threshold:
     """The equation sum_j p_j = 1 for listed candidates and the target, with `lower` as each row's origin."""
 
     def __init__(self, candidates: Candidates, target: Target, lower: Tensor, alpha: float):
-        self.row, self.alpha, self.log_q = candidates.row, alpha, target.log_q
-        self.x = candidates.logit - lower[candidates.row]
-        self.x_y = target.logit - lower
+        self.row, self.alpha, self.log_q = candidates.row, alpha, solvable(target.log_q, alpha)
+        self.x = solvable(candidates.logit - lower[candidates.row], alpha)
+        self.x_y = solvable(target.logit - lower, alpha)
 
     def row_sum(self, values: Tensor) -> Tensor:
         """(n, candidates) to (n, B)."""
@@ -98,9 +99,9 @@ class Threshold:
     def probabilities(self, delta: Tensor, shard: ClassShard) -> tuple[Tensor, Tensor]:
         """p of this rank's candidates, and p_y."""
         total, total_slope = self.total(delta, shard)
-        excess = (total - 1.0) / total_slope
         p, slope, p_y, slope_y = self.mass(delta)
-        return settle(p, slope, excess[self.row]), settle(p_y, slope_y, excess)
+        p = settle(p, slope, total[self.row], total_slope[self.row], self.alpha)
+        return p, settle(p_y, slope_y, total, total_slope, self.alpha)
 
 
 def stream(
@@ -129,10 +130,11 @@ def stream(
         row, local = row[other], local[other]
         found = found + Candidates(row, local + start, logit[row, local])
         if len(found) > 2 * pruned_size:
-            lower = lower + Threshold(found, target, lower, loss.alpha).solve(alone)
+            lower = lower + Threshold(found, target, lower, loss.alpha).solve(alone).to(lower)
             found = found.above(lower - width)
             pruned_size = max(len(found), pruned_size)
-    return found, lower, norm
+    check_prototypes(norm)
+    return found, lower + 0.0 * norm.sum(), norm  # a nan prototype is below every bound, and must not pass unseen
 
 
 def _highest_other(logit: Tensor, column: Tensor) -> Tensor:

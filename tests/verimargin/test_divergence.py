@@ -175,6 +175,28 @@ def test_many_equal_classes_at_large_alpha(alpha):
     torch.testing.assert_close(p, torch.full_like(p, 1 / 50_000))
 
 
+@pytest.mark.parametrize("alpha", [6.0, 10.0])
+def test_near_ties_at_large_alpha_in_float32(alpha):
+    logits, target = confusable_rows(5, 3000, torch.float32, spread=0.0)
+    logits = 0.1 * logits
+    p, _ = vm.alpha_softargmax(logits, alpha)
+    torch.testing.assert_close(p.sum(1), torch.ones(5))
+    expected = [reference.loss(row, int(y), alpha) for row, y in zip(logits.double(), target)]
+    losses = vm.alpha_divergence_loss(logits, target, alpha, reduction="none")
+    torch.testing.assert_close(losses.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+def test_large_common_offsets_cost_no_precision(alpha):
+    logits = torch.tensor([[0.0, 1.0, 2.0]])
+    p, tau = vm.alpha_softargmax(logits, alpha)
+    moved, tau_moved = vm.alpha_softargmax(logits + 2.0**20, alpha)
+    assert torch.equal(moved, p)
+    assert float(tau_moved) == pytest.approx(float(tau) + 2.0**20)
+    loss = vm.alpha_divergence_loss(logits, torch.tensor([0]), alpha)
+    assert torch.equal(vm.alpha_divergence_loss(logits + 2.0**20, torch.tensor([0]), alpha), loss)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("alpha", [1.0, 1.25, 2.0])
 def test_half_precision_is_solved_in_float32(alpha, dtype):
@@ -202,13 +224,20 @@ def test_backward_twice_gives_the_same_gradient():
 def test_compiled_equals_eager(alpha):
     logits, target = confusable_rows(4, 20, torch.float64)
 
-    def gradient(function):
-        x = logits.clone().requires_grad_()
-        loss = function(x, target, alpha, -1.0)
-        return loss, torch.autograd.grad(loss, x)[0]
+    def loss(x):
+        return vm.alpha_divergence_loss(x, target, alpha, -1.0)
 
-    compiled = torch.compile(vm.alpha_divergence_loss, backend="aot_eager")
-    torch.testing.assert_close(gradient(compiled), gradient(vm.alpha_divergence_loss))
+    def square(x):
+        p, tau = vm.alpha_softargmax(x, alpha)
+        return (p**2).sum() + tau.sum()
+
+    for function in (loss, square):
+        results = []
+        for run in (torch.compile(function, backend="aot_eager"), function):
+            x = logits.clone().requires_grad_()
+            value = run(x)
+            results.append((value, torch.autograd.grad(value, x)[0]))
+        torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 3.0])
@@ -233,6 +262,7 @@ def test_edge_shapes(alpha):
 
 GOOD = torch.zeros(2, 3)
 LABELS = torch.tensor([0, 1])
+MASKED = torch.tensor([[-math.inf, -math.inf, 0.0], [0.0, 0.0, 0.0]])
 
 
 @pytest.mark.parametrize(
@@ -253,6 +283,9 @@ LABELS = torch.tensor([0, 1])
         (lambda: vm.alpha_divergence_loss(GOOD, LABELS.to("meta"), 1.5), "labels are on meta"),
         (lambda: vm.alpha_divergence_loss(GOOD, LABELS, 1.5, torch.zeros(3)), r"target_log_q has shape \(3,\)"),
         (lambda: vm.alpha_divergence_loss(GOOD, LABELS, 1.5, reduction="avg"), "reduction is 'avg'"),
+        (lambda: vm.alpha_divergence_loss(GOOD, LABELS, 1.5, math.nan), "nan among its target_log_q"),
+        (lambda: vm.alpha_divergence_loss(MASKED, LABELS, 1.5), "sample 0 has -inf among its target logit"),
+        (lambda: vm.alpha_softargmax(MASKED, 1.5, MASKED.flip(1)), "sample 0 has -inf among its logits . log_q"),
     ],
 )
 def test_bad_input_is_named(call, message):

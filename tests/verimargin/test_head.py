@@ -170,6 +170,17 @@ def test_without_gradients(name):
     torch.testing.assert_close(frozen.grad, plain_step(LOSSES[name](), embeddings, weight, labels)[1])
 
 
+@pytest.mark.parametrize("name", ["q-margin", "arcface"])
+def test_compiled_equals_eager(name):
+    embeddings, weight, labels = batch(6, 301, 8)
+    head = head_with(weight, LOSSES[name]())
+    compiled = torch.compile(lambda e: head(e, labels), backend="aot_eager")
+    e = embeddings.clone().requires_grad_()
+    loss = compiled(e)
+    gradients = torch.autograd.grad(loss, (e, head.weight))
+    torch.testing.assert_close((loss.detach(), *gradients), plain_step(LOSSES[name](), embeddings, weight, labels))
+
+
 def test_copies_and_files():
     embeddings, weight, labels = batch(dtype=torch.float32)
     head = head_with(weight, LOSSES["q-margin"]())
@@ -241,6 +252,7 @@ def test_sampling_keeps_the_positives_and_each_class_its_margin(name):
     torch.testing.assert_close(full, plain_step(LOSSES[name](), embeddings, weight, labels)[0])
     tiny = head_with(weight, LOSSES[name](), sample_rate=0.001)
     assert bool(torch.isfinite(step(tiny, embeddings, labels)[0]))
+    assert step(tiny, embeddings[:0], labels[:0])[0] == 0
 
 
 SHARDED = ["q-margin", "alpha 3", "sparsemax arc", "arcface", "adaptive"]
@@ -314,6 +326,12 @@ def test_training_with_it_equals_training_without():
     assert ours[-1] < 0.5 * ours[0]
 
 
+def with_prototype(value, loss):
+    head = vm.PrototypeHead(4, 3, loss)
+    head.weight.data[2] = value
+    return head
+
+
 HEAD = vm.PrototypeHead(4, 3, vm.q_margin(1.5, 10.0, 0.2))
 E, Y = torch.ones(2, 4), torch.tensor([0, 1])
 
@@ -328,11 +346,15 @@ E, Y = torch.ones(2, 4), torch.tensor([0, 1])
         (lambda: HEAD(E[:, :3], Y), r"embeddings have shape \(2, 3\): give \(B, 4\)"),
         (lambda: HEAD(E * torch.tensor([[1.0], [math.nan]]), Y), "sample 1 has nan among its embedding values"),
         (lambda: HEAD(E * torch.tensor([[math.inf], [1.0]]), Y), "sample 0 has inf"),
-        (lambda: HEAD(E * torch.tensor([[1.0], [0.0]]), Y), "embedding of sample 1 is all zero"),
+        (lambda: HEAD(E * torch.tensor([[1.0], [0.0]]), Y), "embedding of sample 1 has norm 0 and so no direction"),
+        (lambda: HEAD(E * torch.tensor([[1.0], [1e30]]), Y), "embedding of sample 1 has norm inf"),
+        (lambda: with_prototype(math.nan, vm.q_margin(1.5, 10.0, 0.2))(E, Y), "prototype 2 of this step has norm nan"),
+        (lambda: with_prototype(1e30, vm.cosface())(E, Y), "prototype 2 of this step has norm inf"),
         (lambda: HEAD(E.to("meta"), Y), "the embeddings are on meta, the prototypes on cpu"),
         (lambda: copy.deepcopy(HEAD).half()(E, Y), "the prototypes are torch.float16"),
         (lambda: vm.PrototypeHead(0, 3, vm.cosface()), "embedding_size is 0"),
         (lambda: vm.PrototypeHead(4, 2.5, vm.cosface()), "num_classes is 2.5"),
+        (lambda: vm.PrototypeHead(math.inf, 3, vm.cosface()), "embedding_size is inf"),
         (lambda: vm.PrototypeHead(4, 3, vm.cosface(), sample_rate=0), "sample_rate is 0"),
         (lambda: vm.PrototypeHead(4, 3, torch.nn.CrossEntropyLoss()), "give a MarginLoss"),
         (lambda: vm.PrototypeHead(4, 3, vm.kappaface(5)), "psi for 5 classes, the head 3"),

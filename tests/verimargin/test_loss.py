@@ -106,6 +106,12 @@ def test_a_margin_of_your_own():
     torch.testing.assert_close(loss, vm.cosface(9.0, 0.2)(cosine, target))
 
 
+def scheduled_to(m):
+    loss = vm.q_margin(2.0, 10.0, 0.2)
+    loss.margin.m = m
+    return loss
+
+
 COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
 
 
@@ -118,6 +124,11 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: vm.q_margin(1.5, 10, -0.2), "margin is -0.2"),
         (lambda: vm.q_margin(1.5, 10, math.nan), "margin is nan"),
         (lambda: vm.q_margin(4.0, 64, 0.5), r"\(alpha - 1\) \* scale \* margin is 96"),
+        (lambda: scheduled_to(10.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 100"),
+        (lambda: vm.arcface(30, 28.6), "margin is 28.6: give at most 1.5708 to ArcMargin"),
+        (lambda: vm.CosMargin(0.2, psi=torch.tensor([-1.0])), "give finite numbers >= 0"),
+        (lambda: vm.kappaface(4)(COSINE, TARGET), "psi for 4 classes, the cosines 3"),
+        (lambda: vm.cosface()(COSINE - 7.0, TARGET), "the cosines hold -7: the loss takes cosines"),
         (lambda: vm.MarginLoss(0.2, scale=3.0), "give a Margin, such as QMargin"),
         (lambda: vm.CosMargin(0.2, psi=torch.tensor([math.nan])), "psi is"),
         (lambda: vm.cosface()(COSINE[0], TARGET), r"cosine is torch.float32 of shape \(3,\)"),

@@ -63,6 +63,11 @@ def test_values_by_hand():
     assert metrics.cllr([math.log(3)], [-math.log(3)]) == pytest.approx(math.log2(4 / 3))
 
 
+def test_the_last_allowed_false_accept_counts():
+    negative = np.append(np.zeros(999_999), 1.0)
+    assert metrics.tar_at_far([0.5, 0.5], negative, far=1e-6) == (1.0, 0.0)
+
+
 def test_large_scores_do_not_overflow_cllr():
     assert metrics.cllr([1e4], [-1e4]) == 0
     assert metrics.cllr([-1e4], [1e4]) == pytest.approx(1e4 / math.log(2))
@@ -139,6 +144,7 @@ TRIALS = ([0.9, 0.1, 0.8], [True, False, True], ["a", "a", "b"], ["a", "b", "b"]
         (lambda: metrics.min_dcf([0.1], [0.1], p_target=1.0), "p_target is 1.0"),
         (lambda: metrics.tar_at_far([0.1], [0.1], far=-0.1), "far is -0.1"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS, level=95), "level is 95"),
+        (lambda: metrics.confidence_interval(metrics.eer, *TRIALS, resamples=0), "resamples is 0"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS[:3], ["a"]), "3 scores, 3 labels, 3 and 1 speakers"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS[:3], ["b", "b", "b"]), "trial 0 is labelled 1 but"),
         (lambda: metrics.confidence_interval(metrics.eer, [1.0], [True], ["a"], ["a"]), "1 speaker: an interval"),
