@@ -1,18 +1,20 @@
 """Time and memory of a head's step (forward and backward), as ratios of what it replaces.
 
-    python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 7] [--csv FILE]
+    python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 15] [--csv FILE]
 
-Sides, in turns within one process: Q-Margin through `PrototypeHead`; a dense ArcFace head with the
+Q-Margin through `PrototypeHead`, in turns within one process with each of: a dense ArcFace head with the
 arithmetic of Partial FC (`DenseArcFace` below); the one matrix product E W^T, the floor of any exact
 head; and, where ARCFACE_TORCH_HOME names a checkout's recognition/arcface_torch, its `PartialFC_V2`.
 Prototypes are once those of a trained model, simulated as clusters of confusable classes, and once
-freshly initialised. Memory is the peak of a process of its own, beyond the prototypes and their gradient.
+freshly initialised. Ratios are medians over the rounds' own.
+Memory is the peak of a process of its own, beyond the prototypes and their gradient.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import datetime
 import os
 import platform
@@ -108,22 +110,25 @@ def one_step(head: torch.nn.Module, embeddings: torch.Tensor, labels: torch.Tens
     head(embeddings.clone().requires_grad_(), labels.clone()).backward()
 
 
-def times(kind: str, sides: dict[str, str], sizes: argparse.Namespace) -> dict[str, list[float]]:
+def paired_times(kind: str, other: str, sizes: argparse.Namespace) -> tuple[list[float], list[float], float]:
+    """Seconds of Q-Margin's steps and of the other side's, in turns, and Q-Margin's active classes a sample."""
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
-    heads = {name: build(side, weight) for name, side in sides.items()}
-    product = torch.empty(sizes.batch, sizes.classes)
-    steps = {name: lambda head=head: one_step(head, embeddings, labels) for name, head in heads.items()}
-    steps["matrix product"] = lambda: torch.mm(embeddings, weight.t(), out=product)
-    taken: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(sizes.rounds + 1):
-        for name, step in steps.items():
+    head = build("q-margin", weight)
+    steps = [lambda: one_step(head, embeddings, labels)]
+    if other == "product":
+        product = torch.empty(sizes.batch, sizes.classes)
+        steps.append(lambda: torch.mm(embeddings, weight.t(), out=product))
+    else:
+        other_head = build(other, weight)
+        steps.append(lambda: one_step(other_head, embeddings, labels))
+    taken: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(sizes.rounds + 2):
+        for step, seconds in zip(steps, taken):
             start = time.perf_counter()
             step()
-            if round_:  # the first is a warm-up
-                taken[name].append(time.perf_counter() - start)
-    active = heads["q-margin"].active_classes
-    print(f"{kind} prototypes: {float(active):.1f} active classes a sample")
-    return taken
+            if round_ > 1:  # after a warm-up
+                seconds.append(time.perf_counter() - start)
+    return *taken, float(head.active_classes)
 
 
 def peak_memory(kind: str, side: str, sizes: argparse.Namespace) -> float:
@@ -138,6 +143,7 @@ def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
     head = build(side, weight)
     del weight
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory freed by the data's making would be used unseen
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
     for _ in range(3):
@@ -151,52 +157,40 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     sizes = parser.parse_args()
     if sizes.measure_memory:
         return measure_memory(*sizes.measure_memory, sizes)
-    sides = {"q-margin": "q-margin", "dense ArcFace": "dense"}
+    sides = {"dense ArcFace": "dense", "matrix product": "product"}
     if home := os.environ.get("ARCFACE_TORCH_HOME"):
         sides["PartialFC_V2"] = home
     print(f"{sizes.batch} x {sizes.classes} x {sizes.size}, {torch.get_num_threads()} threads, {platform.processor()}")
     rows = []
     for kind in ("trained", "fresh"):
-        taken = times(kind, sides, sizes)
-        memory = {name: peak_memory(kind, side, sizes) for name, side in sides.items()}
-        ours = statistics.median(taken["q-margin"])
-        for name, seconds in taken.items():
-            low, median, high = (statistics.quantiles(seconds, n=10, method="inclusive")[i] for i in (1, 4, 7))
-            ratio = ours / median
-            size = memory.get(name)
-            of_ours = memory["q-margin"] / size if size else float("nan")
-            rows.append([kind, name, low, median, high, ratio, size, of_ours])
+        own_memory = peak_memory(kind, "q-margin", sizes)
+        for name, side in sides.items():
+            ours, theirs, active = paired_times(kind, side, sizes)
+            ratio = statistics.median(a / b for a, b in zip(ours, theirs))
+            memory = peak_memory(kind, side, sizes) if side != "product" else float("nan")
+            rows.append([kind, name, active, *quantiles(ours), *quantiles(theirs), ratio, own_memory, memory])
             print(
-                f"{kind:8} {name:15} {1e3 * median:8.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f})   "
-                f"q-margin takes {ratio:5.2f} of its time" + (f", {of_ours:6.4f} of its {size:.0f} MiB" if size else "")
+                f"{kind} prototypes, {active:.0f} active classes: Q-Margin {1e3 * quantiles(ours)[1]:.0f} ms, "
+                f"{name} {1e3 * quantiles(theirs)[1]:.0f} ms, ratio {ratio:.2f}; {own_memory:.0f} and {memory:.0f} MiB"
             )
     if sizes.csv:
         provenance = [torch.__version__, vm.__version__, platform.platform(), datetime.date.today().isoformat()]
+        columns = "prototypes side active p20_s p50_s p80_s side_p20_s side_p50_s side_p80_s ratio mib side_mib"
         with sizes.csv.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                [
-                    "prototypes",
-                    "side",
-                    "p20_s",
-                    "median_s",
-                    "p80_s",
-                    "ratio",
-                    "mib",
-                    "memory_ratio",
-                    "torch",
-                    "verimargin",
-                    "on",
-                    "date",
-                ]
-            )
+            writer.writerow([*columns.split(), "torch", "verimargin", "on", "date"])
             writer.writerows(row + provenance for row in rows)
+
+
+def quantiles(seconds: list[float]) -> tuple[float, float, float]:
+    deciles = statistics.quantiles(seconds, n=10, method="inclusive")
+    return deciles[1], deciles[4], deciles[7]
 
 
 if __name__ == "__main__":

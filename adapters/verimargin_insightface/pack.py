@@ -22,6 +22,9 @@ def pack_folder(folder: Path, out: Path) -> None:
     from torchvision.datasets import ImageFolder
     from tqdm import tqdm
 
+    for path in (out / "train.rec", out / "train.idx"):
+        if path.exists():
+            raise FileExistsError(f"{path} exists already: move it, or give another folder")
     samples = ImageFolder(str(folder)).samples
     labels = [label for _, label in samples]
     num_classes = labels[-1] + 1

@@ -34,8 +34,10 @@ def run(output: Path, seed: int, corpus: dict, **recipe) -> dict:
     from rich.console import Console
     from rich.progress import track
 
-    from . import synthesis
+    from . import experiment, synthesis  # before anything is written, so that nothing is if one cannot be imported
 
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: give an integer >= 0")
     console = Console()
     settings = {"seed": seed, "corpus": corpus, "recipe": recipe}
     _same_settings(output, settings)
@@ -50,7 +52,8 @@ def run(output: Path, seed: int, corpus: dict, **recipe) -> dict:
         finished = output / loss / "scores.npz"
         if not finished.exists():
             console.print(f"Training with {title}")
-            _train_and_score(data, output / loss, loss, seed, recipe)
+            scores, trials = experiment.score(experiment.train(data, output / loss, loss, seed, **recipe), data)
+            _save(finished, scores, trials)
         results[loss] = _evaluate(finished, track, console, title)
     _report(output, results, settings, console)
     return results
@@ -63,19 +66,20 @@ def _same_settings(output: Path, settings: dict) -> None:
         if json.loads(path.read_text()) != settings:
             raise ValueError(f"{output} holds a demo with other settings ({path}): give another --output")
         return
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: give a folder as --output")
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo: give another --output")
     output.mkdir(parents=True, exist_ok=True)
     _write(path, json.dumps(settings, indent=2))
 
 
-def _train_and_score(data: Path, output: Path, loss: str, seed: int, recipe: dict) -> None:
+def _save(finished: Path, scores, trials: list) -> None:
     import numpy as np
 
-    from . import corpus, experiment
+    from . import corpus
 
-    scores, trials = experiment.score(experiment.train(data, output, loss, seed, **recipe), data)
-    partial = output / "partial.npz"
+    partial = finished.with_name("partial.npz")
     np.savez(
         partial,
         scores=scores,
@@ -83,7 +87,7 @@ def _train_and_score(data: Path, output: Path, loss: str, seed: int, recipe: dic
         enrol=[corpus.speaker_of(trial.enrol) for trial in trials],
         test=[corpus.speaker_of(trial.test) for trial in trials],
     )
-    os.replace(partial, output / "scores.npz")
+    os.replace(partial, finished)
 
 
 def _evaluate(finished: Path, track, console, title: str) -> dict:

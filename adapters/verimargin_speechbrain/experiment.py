@@ -7,6 +7,8 @@ toolkit's own script runs as well. A run is resumed where it was interrupted.
 from __future__ import annotations
 
 import random
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +101,22 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
         {"device": "cpu", "noprogressbar": not progress},
         hparams["checkpointer"],
     )
+    drop_broken_checkpoints(hparams["checkpointer"])
     ids = {name: number for number, name in enumerate(people)}
     size = int(hparams["sentence_len"] * hparams["sample_rate"])
     sets = [Utterances(data / "wav", names, ids, size) for names in (training, validation)]
     options = hparams["dataloader_options"]
     brain.fit(hparams["epoch_counter"], *sets, train_loader_kwargs=options, valid_loader_kwargs={"batch_size": 32})
     return brain
+
+
+def drop_broken_checkpoints(checkpointer) -> None:
+    """Remove what an interruption in the middle of saving left: SpeechBrain would prefer it, and fail on it."""
+    for folder in Path(checkpointer.checkpoints_dir).glob("CKPT*"):
+        files = {path.stem: path for path in folder.glob("*.ckpt")}
+        cut_short = [p for p in files.values() if p.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(p)]
+        if cut_short or not set(checkpointer.recoverables) | {"optimizer"} <= set(files):
+            shutil.rmtree(folder)
 
 
 def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:

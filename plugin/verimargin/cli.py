@@ -18,14 +18,21 @@ except ImportError:
 
 def main() -> None:
     app = typer.Typer(
-        no_args_is_help=True, add_completion=False, help="Q-Margin, KappaFace and IDA beside your own toolkit."
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        help="Verification losses for SpeechBrain and InsightFace's arcface_torch.",
     )
     app.command()(hparams)
     for entry in sorted(entry_points(group="verimargin.commands")):
         app.command(name=entry.name)(entry.load())
     try:
         app()
-    except (ValueError, FileExistsError) as error:  # what was given is wrong, and the message says what to do
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"verimargin: {error}: pip install 'verimargin[cli,speechbrain,insightface]' has all that commands need"
+        )
+    except (ValueError, OSError) as error:  # what was given is wrong, and the message says what to do
         sys.exit(f"verimargin: {error}")
 
 

@@ -17,6 +17,7 @@ from .loss import MarginLoss
 from .sharding import ClassShard
 
 EPS = 1e-12  # as in torch.nn.functional.normalize
+GROUP = 64  # columns
 
 
 class Target:
@@ -55,13 +56,6 @@ class Candidates:
     def above(self, bound: Tensor) -> Candidates:
         keep = self.logit > bound[self.row]
         return Candidates(self.row[keep], self.column[keep], self.logit[keep])
-
-    def __add__(self, other: Candidates) -> Candidates:
-        return Candidates(
-            torch.cat([self.row, other.row]),
-            torch.cat([self.column, other.column]),
-            torch.cat([self.logit, other.logit]),
-        )
 
     def __len__(self) -> int:
         return len(self.row)
@@ -113,8 +107,8 @@ def stream(
     again, and the list pruned, whenever the list has doubled.
     """
     width = 1.0 / (loss.alpha - 1.0)
-    found = Candidates(target.column[:0], target.column[:0], lower[:0])
-    pruned_size = 4 * len(unit)
+    listed: list[Candidates] = []
+    size, pruned_size = 0, 4 * len(unit)
     norm = weight.new_empty(len(weight))
     chunk = _chunk_size(len(unit), unit.device)
     buffer = unit.new_empty(len(unit) * min(chunk, len(weight)))
@@ -125,16 +119,40 @@ def stream(
         torch.mm(unit, part.t(), out=logit).mul_(loss.scale / part_norm)
         if start == 0:  # with the target's bound alone, most of the first chunk would be listed
             lower = torch.maximum(lower, _highest_other(logit, target.column))
-        row, local = (logit > (lower - width)[:, None]).nonzero(as_tuple=True)
-        other = local + start != target.column[row]
-        row, local = row[other], local[other]
-        found = found + Candidates(row, local + start, logit[row, local])
-        if len(found) > 2 * pruned_size:
+            bound = (lower - width)[:, None]
+        row, column = _above(logit, bound)
+        listed.append(Candidates(row, column + start, logit[row, column]))
+        size += len(row)
+        if size > 2 * pruned_size:
+            found = _merge(listed, target)
             lower = lower + Threshold(found, target, lower, loss.alpha).solve(alone).to(lower)
-            found = found.above(lower - width)
-            pruned_size = max(len(found), pruned_size)
+            listed, bound = [found.above(lower - width)], (lower - width)[:, None]
+            size = len(listed[0])
+            pruned_size = max(size, pruned_size)
     check_prototypes(norm)
-    return found, lower + 0.0 * norm.sum(), norm  # a nan prototype is below every bound, and must not pass unseen
+    lower = lower + 0.0 * norm.sum()  # a nan prototype is below every bound, and must not pass unseen
+    return _merge(listed, target), lower, norm
+
+
+def _merge(listed: list[Candidates], target: Target) -> Candidates:
+    """One list without the targets' own entries, which are known apart."""
+    row, column, logit = (torch.cat([getattr(part, name) for part in listed]) for name in ("row", "column", "logit"))
+    other = column != target.column[row]
+    return Candidates(row[other], column[other], logit[other])
+
+
+def _above(logit: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the entries above their row's bound (B, 1).
+
+    Equivalent to ``(logit > bound).nonzero(as_tuple=True)``, ten times as fast where they are few: only
+    groups of columns whose largest entry is above are looked into.
+    """
+    if logit.shape[1] % GROUP:
+        return (logit > bound).nonzero(as_tuple=True)
+    groups = logit.unflatten(1, (-1, GROUP))
+    row, group = (groups.amax(2) > bound).nonzero(as_tuple=True)
+    hit, place = (groups[row, group] > bound[row]).nonzero(as_tuple=True)
+    return row[hit], group[hit] * GROUP + place
 
 
 def _highest_other(logit: Tensor, column: Tensor) -> Tensor:
@@ -150,4 +168,5 @@ def _highest_other(logit: Tensor, column: Tensor) -> Tensor:
 
 def _chunk_size(batch_size: int, device: torch.device) -> int:
     """Classes at a time: their logits stay in a CPU's cache, or fill a GPU without filling its memory."""
-    return max(1024, 2 ** (18 if device.type == "cpu" else 24) // max(batch_size, 1))
+    size = 2 ** (19 if device.type == "cpu" else 24) // max(batch_size, 1)
+    return max(1024, size // GROUP * GROUP)

@@ -1,6 +1,7 @@
 """The recipe end to end, through HyperPyYAML and SpeechBrain's Brain: synthetic speech, and real speech."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +58,25 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path):
     np.testing.assert_allclose(resumed, whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_checkpoint_that_was_not_finished_is_dropped(corpus, tmp_path, damage):
+    def run(epochs):
+        return experiment.train(corpus, tmp_path, "qmargin", 1, progress=False, number_of_epochs=epochs, **TINY)
+
+    run(1)
+    (good,) = (tmp_path / "save").glob("CKPT*")
+    broken = good.with_name("CKPT+2099-01-01+00-00-00+00")  # the newest, which SpeechBrain would recover
+    shutil.copytree(good, broken)
+    (broken / "CKPT.yaml").write_text((good / "CKPT.yaml").read_text().replace("unixtime: 1", "unixtime: 4"))
+    if damage == "missing":
+        (broken / "optimizer.ckpt").unlink()
+    else:
+        (broken / "classifier.ckpt").write_bytes((good / "classifier.ckpt").read_bytes()[:100])
+    run(2)
+    assert not broken.exists()
+    assert (tmp_path / "train_log.txt").read_text().count("epoch: ") == 2
+
+
 def test_the_demo_reports_resumes_and_refuses_other_settings(tmp_path, capsys):
     output = tmp_path / "demo"
     results = demo.run(output, 0, CORPUS, number_of_epochs=1, **TINY)
@@ -77,6 +97,11 @@ def test_the_demo_reports_resumes_and_refuses_other_settings(tmp_path, capsys):
     np.testing.assert_allclose(again["qmargin"]["positive"], results["qmargin"]["positive"], atol=1e-6)
     with pytest.raises(ValueError, match="holds a demo with other settings"):
         demo.run(output, 1, CORPUS, number_of_epochs=1, **TINY)
+    with pytest.raises(ValueError, match="seed is -1"):
+        demo.run(tmp_path / "bad", -1, CORPUS)
+    assert not (tmp_path / "bad").exists()
+    with pytest.raises(ValueError, match=r"settings\.json is a file"):
+        demo.run(output / "settings.json", 0, CORPUS)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match="not empty and holds no demo"):
