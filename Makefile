@@ -17,6 +17,7 @@ test-slow: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/kappa.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -71,3 +71,56 @@ def head_loss(embeddings, weight, labels, name, m, alpha, scale):
         theta[y], log_q = margin(name, row[y], m, scale)
         losses.append(loss(theta, y, alpha, log_q))
     return float(np.mean(losses))
+
+
+def kappa_psi(vectors, labels, class_counts, temperature, gamma):
+    """kappa and psi of the classes, given the vectors summed (DESIGN 2.3): r is clamped to 0.999, and classes of
+    fewer than two vectors are left out of mean and std and put at the mean."""
+    d, classes = vectors.shape[1], range(len(class_counts))
+    kappa = np.full(len(class_counts), np.nan)
+    for c in classes:
+        z = np.array([v / np.linalg.norm(v) for v, y in zip(vectors, labels) if y == c])
+        if len(z) >= 2:
+            r = min(np.linalg.norm(z.sum(0)) / len(z), 0.999)
+            kappa[c] = r * (d - r**2) / (1 - r**2)
+    mean, std = np.nanmean(kappa), np.nanstd(kappa)
+    kappa = np.where(np.isnan(kappa), mean, kappa)
+    w_k = 1 - 1 / (1 + np.exp(-temperature * (kappa - mean) / std))
+    w_s = np.array([(np.cos(np.pi * n / max(class_counts)) + 1) / 2 for n in class_counts])
+    return kappa, (1 - gamma) * w_s + gamma * w_k
+
+
+def remember(memory, vectors, sample_ids, a):
+    """One batch into a dictionary of unit vectors: z <- normalize(a z_old + (1 - a) z_new)."""
+    for i in sorted(set(sample_ids)):
+        copies = [v / np.linalg.norm(v) for v, j in zip(vectors, sample_ids) if j == i]
+        new = sum(copies) / np.linalg.norm(sum(copies))
+        z = a * memory[i] + (1 - a) * new if i in memory else new
+        memory[i] = z / np.linalg.norm(z)
+
+
+def mean_resultant(kappa, d):
+    """A_d(kappa) = I_{d/2}(kappa) / I_{d/2-1}(kappa), the exact r of a von Mises-Fisher distribution, by its
+    continued fraction."""
+    ratio = 0.0
+    for order in range(5000, -1, -1):
+        ratio = 1 / ((d + 2 * order) / kappa + ratio)
+    return ratio
+
+
+def von_mises_fisher(mean, kappa, samples, rng):
+    """Samples around the unit vector `mean`, by Wood's rejection (1994)."""
+    d = len(mean)
+    b = (-2 * kappa + np.sqrt(4 * kappa**2 + (d - 1) ** 2)) / (d - 1)
+    x = (1 - b) / (1 + b)
+    cosines = []
+    while len(cosines) < samples:
+        z = rng.beta((d - 1) / 2, (d - 1) / 2)
+        w = (1 - (1 + b) * z) / (1 - (1 - b) * z)
+        if kappa * (w - x) + (d - 1) * np.log((1 - x * w) / (1 - x**2)) >= np.log(rng.uniform()):
+            cosines.append(w)
+    across = rng.standard_normal((samples, d))
+    across -= (across @ mean)[:, None] * mean
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    w = np.array(cosines)[:, None]
+    return w * mean + np.sqrt(1 - w**2) * across

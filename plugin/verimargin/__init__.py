@@ -3,6 +3,7 @@
 from . import metrics
 from .divergence import alpha_divergence_loss, alpha_softargmax
 from .head import PrototypeHead
+from .kappa import KappaTracker
 from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
 from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
 
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArcMargin",
     "CosMargin",
+    "KappaTracker",
     "Margin",
     "MarginLoss",
     "NoMargin",

@@ -29,23 +29,35 @@ def check_at_least(name: str, value: float, bound: float, *, strict: bool = Fals
 
 def check_labels(labels: Tensor, batch_size: int, num_classes: int, device: torch.device) -> Tensor:
     """Class ids of shape (B,), any integer dtype, as int64."""
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise ValueError(f"labels have dtype {labels.dtype}: give integer class ids, not scores or one-hot rows")
-    if labels.shape != (batch_size,):
-        raise ValueError(f"labels have shape {tuple(labels.shape)}: give one class id a sample, ({batch_size},)")
-    if labels.device != device:
-        raise ValueError(f"labels are on {labels.device}, the batch on {device}: move the labels there")
-    inside = (labels >= 0) & (labels < num_classes)
+    advice = f"there are {num_classes} classes; check the label encoder and the number of classes"
+    kinds = ("label", "class id", "class ids, not scores or one-hot rows")
+    return _check_index(labels, batch_size, num_classes, device, kinds, advice)
+
+
+def check_sample_ids(sample_ids: Tensor, batch_size: int, num_samples: int, device: torch.device) -> Tensor:
+    """Ids of training samples of shape (B,), any integer dtype, as int64."""
+    advice = f"num_samples is {num_samples}; give positions in the training set"
+    return _check_index(sample_ids, batch_size, num_samples, device, ("sample id", "id", "sample ids"), advice)
+
+
+def _check_index(
+    index: Tensor, batch_size: int, bound: int, device: torch.device, kinds: tuple[str, str, str], advice: str
+) -> Tensor:
+    name, one, wanted = kinds
+    if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
+        raise ValueError(f"{name}s have dtype {index.dtype}: give integer {wanted}")
+    if index.shape != (batch_size,):
+        raise ValueError(f"{name}s have shape {tuple(index.shape)}: give one {one} a sample, ({batch_size},)")
+    if index.device != device:
+        raise ValueError(f"{name}s are on {index.device}, the batch on {device}: move the {name}s there")
+    inside = (index >= 0) & (index < bound)
     if device.type == "cpu":
         if not bool(inside.all()):
             i = int((~inside).nonzero()[0])
-            raise ValueError(
-                f"label {int(labels[i])} of sample {i} is outside 0..{num_classes - 1}: there are "
-                f"{num_classes} classes; check the label encoder and the number of classes"
-            )
+            raise ValueError(f"{name} {int(index[i])} of sample {i} is outside 0..{bound - 1}: {advice}")
     else:
-        torch._assert_async(inside.all(), f"a label is outside 0..{num_classes - 1}")
-    return labels.long()
+        torch._assert_async(inside.all(), f"a {name} is outside 0..{bound - 1}")
+    return index.long()
 
 
 def check_finite(name: str, rows: Tensor) -> None:

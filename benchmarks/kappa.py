@@ -1,0 +1,80 @@
+"""What KappaFace's tracking costs: update() as a share of a head's step, and end_epoch().
+
+    python benchmarks/kappa.py [--classes 100000] [--batch 128] [--size 512] [--samples-per-class 5] [--rounds 15]
+
+The heads are ArcFace and Q-Margin through `PrototypeHead` with the prototypes of a trained model, as
+benchmarks/head.py makes them; forward and backward. Every step takes other samples of the training set.
+The momentum encoder's own forward pass is not in these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+import verimargin as vm
+from head import data, one_step
+
+TRACKERS = {
+    "momentum": {"estimator": "momentum"},
+    "memory": {"estimator": "memory"},
+    "memory, float16": {"estimator": "memory", "memory_dtype": torch.float16},
+}
+
+
+def tracker_of(options: dict, sizes: argparse.Namespace) -> vm.KappaTracker:
+    """A tracker in the middle of training: every sample has been seen; sample i is of class i modulo the classes."""
+    counts = torch.full((sizes.classes,), sizes.samples_per_class)
+    tracker = vm.KappaTracker(counts, sizes.size, num_samples=int(counts.sum()), **options)
+    if tracker.memory is not None:
+        tracker.memory.normal_(0.0, sizes.size**-0.5)
+        tracker.memory_class.copy_(torch.arange(len(tracker.memory)) % sizes.classes)
+    return tracker
+
+
+def seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--classes", type=int, default=100_000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--samples-per-class", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
+    sizes = parser.parse_args()
+    weight, embeddings, labels = data("trained", sizes.classes, sizes.batch, sizes.size)
+    heads = {}
+    for name, loss in (("arcface", vm.arcface()), ("q-margin", vm.q_margin())):
+        heads[name] = vm.PrototypeHead(sizes.size, sizes.classes, loss)
+        heads[name].weight.data.copy_(weight)
+    trackers = {name: tracker_of(options, sizes) for name, options in TRACKERS.items()}
+    taken: dict[str, list[float]] = {name: [] for name in (*heads, *trackers)}
+    for round_ in range(sizes.rounds + 1):
+        ids = torch.randint(sizes.classes * sizes.samples_per_class, (sizes.batch,))
+        step = {n: seconds(lambda head=head: one_step(head, embeddings, labels)) for n, head in heads.items()}
+        for name, tracker in trackers.items():
+            step[name] = seconds(lambda tracker=tracker: tracker.update(embeddings, ids % sizes.classes, ids))  # noqa: B023
+        if round_:  # the first is a warm-up
+            for name, value in step.items():
+                taken[name].append(value)
+    median = {name: statistics.median(values) for name, values in taken.items()}
+    print(
+        f"{sizes.batch} x {sizes.classes} x {sizes.size}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    for name in heads:
+        print(f"{name:16} {1e3 * median[name]:8.2f} ms a step")
+    for name, tracker in trackers.items():
+        shares = ", ".join(f"{median[name] / median[head]:.2%} of {head}'s step" for head in heads)
+        print(
+            f"{name:16} {1e3 * median[name]:8.2f} ms an update: {shares}; end_epoch {seconds(tracker.end_epoch):.2f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
