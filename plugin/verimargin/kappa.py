@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._checks import check_at_least, check_finite, check_labels, check_nonzero, check_sample_ids
+from ._checks import check_at_least, check_finite, check_labels, check_norms, check_sample_ids
 from .sharding import ClassShard
 from .streaming import EPS
 
@@ -231,7 +231,7 @@ class KappaTracker(torch.nn.Module):
         check_finite("embedding values", embeddings)
         embeddings = embeddings.to(self.psi.dtype)
         norm = torch.linalg.vector_norm(embeddings, dim=1)
-        check_nonzero("embedding", norm)
+        check_norms(norm)
         usable = torch.isfinite(norm) & (norm > 0)
         self.skipped += (~usable).sum()
         unit = torch.where(usable[:, None], embeddings / norm.clamp_min(EPS)[:, None], 0.0)

@@ -148,7 +148,8 @@ def _above(logit: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
     groups of columns whose largest entry is above are looked into.
     """
     if logit.shape[1] % GROUP:
-        return (logit > bound).nonzero(as_tuple=True)
+        row, column = (logit > bound).nonzero(as_tuple=True)
+        return row, column
     groups = logit.unflatten(1, (-1, GROUP))
     row, group = (groups.amax(2) > bound).nonzero(as_tuple=True)
     hit, place = (groups[row, group] > bound[row]).nonzero(as_tuple=True)
