@@ -3,7 +3,6 @@ import shutil
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.encoder import CategoricalEncoder  # noqa: F401  (the recipes' scripts import it)
 from verimargin import recipes
 from verimargin_speechbrain import check_corpus
 
