@@ -108,6 +108,26 @@ def mean_resultant(kappa, d):
     return ratio
 
 
+def score_norm(enrol, test, cohort, kind, cohort_size=None):
+    """One trial's normalised score, both sides against the whole cohort, as SpeechBrain's script goes about it."""
+
+    def cosine(a, b):
+        return np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+
+    def normalised(side):
+        scores = sorted((cosine(side, c) for c in np.asarray(cohort, float)), reverse=True)[:cohort_size]
+        mean = sum(scores) / len(scores)
+        std = (sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5
+        return (cosine(enrol, test) - mean) / max(std, 1e-4)
+
+    enrol, test = np.asarray(enrol, float), np.asarray(test, float)
+    return {
+        "z-norm": lambda: normalised(enrol),
+        "t-norm": lambda: normalised(test),
+        "s-norm": lambda: 0.5 * (normalised(enrol) + normalised(test)),
+    }[kind]()
+
+
 def von_mises_fisher(mean, kappa, samples, rng):
     """Samples around the unit vector `mean`, by Wood's rejection (1994)."""
     d = len(mean)
