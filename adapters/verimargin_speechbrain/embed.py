@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import random
 from pathlib import Path
@@ -14,7 +15,9 @@ import typer
 
 def embed_speech(
     recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
-    annotation: Annotated[Path, typer.Argument(help="a CSV with ID, wav, start, stop and spk_id: train.csv, enrol.csv")],
+    annotation: Annotated[
+        Path, typer.Argument(help="a CSV with ID, wav, start, stop and spk_id: train.csv, enrol.csv")
+    ],
     out: Annotated[Path, typer.Argument(help="a new .npz of ids, labels and embeddings")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, such as pretrain_path=results/...")
@@ -27,17 +30,20 @@ def embed_speech(
 
     For `verimargin anchors real`, `train-ssr` and `score`. Run again, it goes on where it was interrupted.
     """
-    from verimargin.anchors import fingerprint, new_file
+    from verimargin.files import new_file
+    from verimargin.networks import fingerprint
 
     new_file(out, ".npz")
     rows = choose(read_annotation(annotation), per_speaker, seed)
     hparams = load(recipe, overrides or [], device)
     encoder = fingerprint(hparams["embedding_model"])
-    vectors = _resumable(rows, hparams, device, out.with_suffix(f".{encoder[:12]}.partial"))
+    ids = [row["ID"] for row in rows]
+    work = hashlib.sha256("\n".join([encoder, *ids]).encode()).hexdigest()[:12]
+    vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
     partial = out.with_name(f".{out.stem}.partial.npz")
     np.savez(
         partial,
-        ids=np.array([row["ID"] for row in rows]),
+        ids=np.array(ids),
         labels=np.array([row["spk_id"] for row in rows]),
         embeddings=vectors,
         encoder=encoder,

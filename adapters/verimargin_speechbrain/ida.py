@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from verimargin.anchors import fingerprint
 from verimargin.ida import DensityScorer, dao
+from verimargin.networks import fingerprint
 from verimargin.scorers import load_scorer
 
 # What moves rows about and leaves each embedding as it is: the densities move along.
@@ -41,24 +41,24 @@ class IDAEmbeddingModel(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, anchors: str | Path, k: int = 10, tau: float = 1.0, log: bool = False):
         super().__init__()
-        self.anchors, self.log = Path(anchors), log
-        self.scorer, self._encoder = load_scorer(anchors, k, tau)
-        self.model = model
+        self.log, self._file = log, (Path(anchors), k, tau)
+        self.scorer, self.model = load_scorer(*self._file), model
+        self._checked = False
 
     def forward(self, *args, **kwargs) -> Tensor:
         embeddings = self.model(*args, **kwargs)
-        self._check(embeddings.shape[-1])
+        if not self._checked:  # the model is not filled yet when the recipe is loaded
+            self._check(embeddings.shape[-1])
         return IDAEmbedding.of(embeddings, self.scorer, self.log)
 
     def _check(self, size: int) -> None:
         if size != self.scorer.embedding_size:
             raise ValueError(
-                f"{self.anchors} is for embeddings of {self.scorer.embedding_size} numbers, the model's have {size}: "
+                f"{self._file[0]} is for embeddings of {self.scorer.embedding_size} numbers, the model's have {size}: "
                 "make anchors with this model"
             )
-        if self._encoder and self._encoder != fingerprint(self.model):
-            raise ValueError(f"{self.anchors} is of another encoder than this model: make anchors with this one")
-        self._encoder = ""  # once is enough
+        load_scorer(*self._file, encoder=fingerprint(self.model))
+        self._checked = True
 
 
 class IDAEmbedding(Tensor):

@@ -9,7 +9,9 @@ import reference
 import torch
 import verimargin as vm
 from speechbrain.inference.speaker import SpeakerRecognition
-from verimargin.anchors import Anchors, fingerprint, save_anchors
+from verimargin.anchors import Anchors, save_anchors
+from verimargin.networks import fingerprint
+from verimargin.regressor import save_regressor
 from verimargin_speechbrain import IDAEmbedding, IDAEmbeddingModel
 
 SIZE, K, TAU = 6, 4, 1.5
@@ -159,5 +161,19 @@ def test_mistakes_are_named(anchors, tmp_path):
     mine, other = Model(), Model()
     save_anchors(tmp_path / "mine.npz", Anchors([*map(str, range(30))], vectors, {}, fingerprint(mine)))
     IDAEmbeddingModel(mine, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
-    with pytest.raises(ValueError, match="is of another encoder"):
+    with pytest.raises(ValueError, match="are of the encoder"):
         IDAEmbeddingModel(other, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
+
+
+def test_takes_a_regressor_in_the_anchors_place(anchors, tmp_path):
+    model, features = Model(), torch.randn(40, 2, 3)
+    embeddings = model(features).detach().squeeze(1)
+    regressor = vm.SupportSetRegressor(SIZE, 16, K, TAU)
+    regressor.fit(embeddings, vm.IDAScorer(anchors[1], K, TAU).density(embeddings), epochs=3)
+    save_regressor(tmp_path / "ssr.pt", regressor, fingerprint(model))
+    with torch.no_grad():
+        ours = IDAEmbeddingModel(model, tmp_path / "ssr.pt")(features)
+    scores = similarity(ours[:9], ours[9:18])[:, 0]
+    torch.testing.assert_close(scores, regressor.score(embeddings[:9], embeddings[9:18]))
+    with pytest.raises(ValueError, match="is of the encoder"):
+        IDAEmbeddingModel(Model(), tmp_path / "ssr.pt")(features)
