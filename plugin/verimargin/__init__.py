@@ -6,6 +6,7 @@ from .head import PrototypeHead
 from .kappa import KappaTracker
 from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
 from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
+from .momentum import MomentumEncoder
 
 __version__ = "0.1.0"
 
@@ -15,6 +16,7 @@ __all__ = [
     "KappaTracker",
     "Margin",
     "MarginLoss",
+    "MomentumEncoder",
     "NoMargin",
     "PrototypeHead",
     "QMargin",
