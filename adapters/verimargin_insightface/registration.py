@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import verimargin as vm
 
+from .kappa import Run
 from .partial_fc import PartialFC
 from .recordio import RecordReader, class_count
 
@@ -25,13 +27,22 @@ def register(config: Any) -> None:
     In the script's namespace ``PartialFC_V2`` becomes `PartialFC`, and ``CombinedMarginLoss(...)`` returns
     ``config.loss``: `margin_list` has no say. No file of upstream's is changed.
 
+    With ``config.kappa``, a dict, each class's margin is adapted once an epoch (KappaFace), whichever margin it is::
+
+        config.kappa = dict(estimator="momentum", momentum=0.999)    # or dict(estimator="memory")
+
+    Its other keys are `vm.KappaTracker`'s: temperature, gamma, warmup_epochs and, for "memory", memory_momentum,
+    memory_dtype, memory_device.
+
     Args:
         config: the config file's EasyDict, complete. `rec` and `num_classes` are compared with the data.
 
     Raises:
         ValueError: ``config.loss`` is no `verimargin.MarginLoss`, a setting is missing, `rec` holds neither
             RecordIO nor an image folder, or more classes than `num_classes`; later, when the script uses
-            them, for an unknown network and an interclass_filtering_threshold, which our losses have not.
+            them, for an unknown network and an interclass_filtering_threshold, which our losses have not. For
+        config.kappa: an unknown key or a bad value, a loss without a margin, synthetic data, and, when the script
+        opens the data, "memory" with DALI, or classes without an image.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")
@@ -51,9 +62,14 @@ def register(config: Any) -> None:
         return loss
 
     script = _running_script()
-    script.__dict__.update(
-        PartialFC_V2=PartialFC, CombinedMarginLoss=margin_loss, get_model=_named(script.__dict__["get_model"])
-    )
+    names = {**script.__dict__, "get_model": _named(script.__dict__["get_model"])}
+    ours = {"PartialFC_V2": PartialFC, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
+    if config.get("kappa") is not None:
+        if config.rec == "synthetic":
+            raise ValueError("config.kappa has no classes to look at in synthetic data: give config.rec real data")
+        run = Run(config.kappa, loss)
+        ours |= {**run.replacements(names), "PartialFC_V2": partial(PartialFC, run=run)}
+    script.__dict__.update(ours)
 
 
 def check_data(rec: str, num_classes: int) -> None:
