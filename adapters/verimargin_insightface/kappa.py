@@ -50,9 +50,11 @@ class KappaFace(torch.nn.Module):
 
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
         """Take in the embeddings (B, d) and global class ids (B,) of the batch that the script took last."""
+        if self.run.images is None:
+            raise RuntimeError("the script took no batch from get_dataloader(): config.kappa finds its images there")
         if self.encoder is not None:
             version = next(self.run.backbone.parameters())._version
-            if version != self._weights_version:  # between accumulated gradients, or in a skipped step, no weight has moved
+            if version != self._weights_version:  # no weight moves while gradients accumulate, or in a skipped step
                 self.encoder.update(self.run.backbone)
                 self._weights_version = version
             embeddings = self.encoder(self.run.images)
@@ -83,7 +85,7 @@ class Run:
     labels: np.ndarray
     fingerprint: int
     backbone: torch.nn.Module
-    images: Tensor
+    images: Tensor | None = None
     sample_ids: Tensor | None = None
     writer = None
     kappa: KappaFace

@@ -110,9 +110,7 @@ class RecordReader:
 
     def _labels(self, keys: np.ndarray) -> np.ndarray:
         place = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
-        data = np.frombuffer(self._bytes, np.uint8)
-        at = self._positions[self._order[place]][:, None] + np.arange(36)  # magic, length, IRHeader, first of labels
-        head = data[at.clip(max=len(data) - 1)]
+        head = self._heads(self._positions[self._order[place]])
         word, flag = (head[:, i : i + 4].copy().view("<u4").ravel() for i in (4, 8))
         label, first = (head[:, i : i + 4].copy().view("<f4").ravel() for i in (12, 32))
         plain = (self._sorted[place] == keys) & (head[:, :4] == np.frombuffer(MAGIC, np.uint8)).all(1)
@@ -121,6 +119,11 @@ class RecordReader:
         for i in (~plain).nonzero()[0]:  # in parts, or damaged
             labels[i] = np.ravel(unpack(self.read_idx(int(keys[i])))[0].label)[0]
         return labels
+
+    def _heads(self, positions: np.ndarray) -> np.ndarray:
+        """(N, 36) bytes from there on: magic, length, `IRHeader` and the first of several labels."""
+        data = np.frombuffer(self._bytes, np.uint8)
+        return data[(positions[:, None] + np.arange(36)).clip(max=len(data) - 1)]
 
     def __contains__(self, key: int) -> bool:
         return self._place(key) is not None
@@ -203,8 +206,9 @@ def class_count(records: RecordReader) -> int:
 
 
 def image_keys(records: RecordReader) -> np.ndarray:
-    """The keys of a face set's images, in arcface_torch's order. Record 0, if it has several labels, says where they end:
-    the records behind them are the ranges of the classes.
+    """The keys of a face set's images, in arcface_torch's order.
+
+    Record 0, if it has several labels, says where they end: the records behind them are the ranges of the classes.
     """
     header, _ = unpack(records.read_idx(0))
     return np.arange(1, int(header.label[0])) if header.flag > 0 else records.keys  # type: ignore[index]
