@@ -194,11 +194,12 @@ def test_it_logs_and_writes_scalars(script, tmp_path, caplog):
 
 
 def test_the_momentum_encoder_moves_with_the_weights(script, tmp_path):
-    """Once for all the steps whose gradients are accumulated."""
+    """Once for all the steps whose gradients are accumulated; also if the first layer is frozen."""
     (tmp_path / "a").mkdir()
     config, slow = small.configuration(tmp_path, {"momentum": 0.6}, gradient_acc=3), []
     run = small.prepare(script, config)
-    small.train(run, config, [0], lambda *_: slow.append(run.head.kappa.encoder.encoder[1].weight.clone()))
+    run.backbone[1].requires_grad_(False)
+    small.train(run, config, [0], lambda *_: slow.append(run.head.kappa.encoder.encoder[5].weight.clone()))
     moved = [not torch.equal(a, b) for a, b in itertools.pairwise(slow)]
     assert moved == [False, False, True, False, False, True, False, False]
 
