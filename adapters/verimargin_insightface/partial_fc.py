@@ -40,12 +40,14 @@ class PartialFC(vm.PrototypeHead):
     Shapes: local_embeddings (B, d), local_labels (B,) or (B, 1) global class ids; B may be 0 and may
     differ by rank and by step. `weight` is (local classes, d).
 
-    The state dict has upstream's one key, `weight`, beside the loss's own tensors if it has any: an
-    upstream checkpoint loads here and the other way round. Which classes of how many ranks they are, the
-    margin, and the random generators, which a resumed run goes on with, are in the state dict's metadata.
+    The state dict has upstream's one key, `weight`, beside the loss's own tensors if it has any and, under
+    `kappa.`, KappaFace's: an upstream checkpoint loads here and, without these, the other way round. Which
+    classes of how many ranks they are, the margin, and the random generators, which a resumed run goes on
+    with, are in the state dict's metadata.
 
     Raises:
-        RuntimeError: no process group yet, or a checkpoint of another number of ranks or classes.
+        RuntimeError: no process group yet, or a checkpoint of another number of ranks or classes, or of a run with
+            another config.kappa or other data.
         ValueError: as `vm.PrototypeHead`; on a CPU for labels outside 0..C-1, which -1 is, too.
 
     Source: Partial FC, arXiv 2203.15565.

@@ -283,6 +283,8 @@ def test_what_it_cannot_adapt_is_refused(script, tmp_path):
         register(small.configuration(tmp_path, {}, vm.MarginLoss(vm.NoMargin(), scale=8.0)))
     with pytest.raises(ValueError, match=r"no classes to look at in synthetic data"):
         register(small.configuration("synthetic", {}))
+    with pytest.raises(ValueError, match=r"psi of 1 for each class and nothing that changes it: set config.kappa"):
+        register(small.configuration(tmp_path, None, vm.kappaface(6)))
 
 
 @pytest.mark.parametrize(
