@@ -1,41 +1,58 @@
-"""An imbalanced training set from a balanced image folder: 10 images of the first class, falling to 2 of the last.
+"""A long-tailed copy of a training set: from most to fewest samples a class, falling exponentially, by a fixed seed.
 
-    python benchmarks/long_tail.py FOLDER OUT [--most 10] [--least 2] [--seed 0]
+    python benchmarks/long_tail.py FOLDER OUT --most 9 --fewest 2 [--trials FOLDER/veri_test.txt]
 
-Class k of C keeps round(most (least / most)^(k / (C - 1))) images, the exponential profile of Cui et al., CVPR 2019.
-The seed draws the order of the classes and the images that stay. OUT gets links to them.
+FOLDER holds a folder for each class (<folder>/wav/<speaker> of a corpus laid out as VoxCeleb, with its --trials, whose
+speakers keep everything; or an image folder). Files are hard links or copies; nothing is altered. Prints the counts.
 """
 
-from __future__ import annotations
-
 import argparse
+import collections
+import os
 import random
+import shutil
 from pathlib import Path
 
-
-def long_tail(folder: Path, out: Path, most: int, least: int, seed: int) -> list[int]:
-    """Link the images that stay; the number of them in each class, largest first."""
-    rng = random.Random(seed)
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    rng.shuffle(classes)
-    sizes = [round(most * (least / most) ** (k / (len(classes) - 1))) for k in range(len(classes))]
-    for path, size in zip(classes, sizes):
-        (out / path.name).mkdir(parents=True)
-        for image in rng.sample(sorted(path.iterdir()), size):
-            (out / path.name / image.name).symlink_to(image.resolve())
-    return sizes
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("folder", type=Path)
+parser.add_argument("out", type=Path)
+parser.add_argument("--most", type=int, required=True)
+parser.add_argument("--fewest", type=int, required=True)
+parser.add_argument("--trials", type=Path)
+parser.add_argument("--seed", type=int, default=0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("out", type=Path)
-    for name, default in (("most", 10), ("least", 2), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
-    sizes = long_tail(args.folder, args.out, args.most, args.least, args.seed)
-    print(f"{sum(sizes)} images of {len(sizes)} classes in {args.out}: {sizes}")
+def main(options):
+    wav = options.trials is not None
+    source, target = (folder / "wav" if wav else folder for folder in (options.folder, options.out))
+    tested = {part.split("/")[0] for part in options.trials.read_text().split() if "/" in part} if wav else set()
+    classes = sorted(path for path in source.iterdir() if path.is_dir() and path.name not in tested)
+    draw = random.Random(options.seed)
+    draw.shuffle(classes)
+    counts = collections.Counter()
+    for place, folder in enumerate(classes):
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        share = (options.fewest / options.most) ** (place / (len(classes) - 1))
+        kept = draw.sample(files, min(len(files), round(options.most * share)))
+        copy(kept, source, target)
+        counts[len(kept)] += 1
+    for name in tested:
+        copy([path for path in (source / name).rglob("*") if path.is_file()], source, target)
+    if wav:
+        shutil.copy(options.trials, options.out)
+    print(f"{len(classes)} classes, {sum(n * k for n, k in counts.items())} samples; classes by number of samples:")
+    print(dict(sorted(counts.items(), reverse=True)))
+
+
+def copy(files, source, target):
+    for path in files:
+        to = target / path.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, to)
+        except OSError:  # another file system
+            shutil.copyfile(path, to)
 
 
 if __name__ == "__main__":
-    main()
+    main(parser.parse_args())

@@ -7,6 +7,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from verimargin import metrics, recipes
 
 TINY = ["--channels", "16", "--emb_dim", "24", "--sentence_len", "1.0", "--device", "cpu", "--noprogressbar"]
@@ -49,3 +51,27 @@ def test_train_resume_and_verify(upstream_recipe, voxceleb_layout, tmp_path):
     eer = float(re.search(r"EER\(%\)=([0-9.]+)", printed).group(1))
     assert 100 * metrics.eer(scores[same], scores[~same])[0] == pytest.approx(eer, abs=0.02)  # scores.txt has 6 digits
     assert eer < 35
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("estimator", ["momentum", "memory"])
+def test_kappaface_trains_resumes_and_leaves_a_stock_model(estimator, upstream_recipe, voxceleb_layout, tmp_path):
+    script = upstream_recipe / "train_speaker_embeddings.py"
+
+    def train(name, epochs):
+        options = ["--data_folder", str(voxceleb_layout), "--output_folder", name, "--number_of_epochs", str(epochs)]
+        options += ["--estimator", estimator]
+        run(script, "train_ecapa_small_kappaface.yaml", tmp_path, *options, *BRIEF)
+        return (tmp_path / name / "train_log.txt").read_text()
+
+    whole = train("whole", 2)
+    assert whole.count("train margin mean: ") == 2
+    train("resumed", 1)
+    assert train("resumed", 2) == whole
+    save = sorted((tmp_path / "whole" / "save").glob("CKPT*"))[-1]
+    model = ECAPA_TDNN(40, lin_neurons=24, channels=[16, 16, 16, 16, 48], attention_channels=64, se_channels=64)
+    model.load_state_dict(torch.load(save / "embedding_model.ckpt"))
+    state = torch.load(save / "kappa.ckpt")
+    assert len(state["tracker.psi"]) == 227
+    assert 0.1 < state["tracker.psi"].mean() < 0.9
+    assert state["tracker.psi"].std() > 0.01
