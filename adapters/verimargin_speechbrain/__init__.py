@@ -6,11 +6,14 @@ from importlib import import_module
 _HOME = {
     "IDAEmbedding": "ida",
     "IDAEmbeddingModel": "ida",
+    "KappaFace": "kappa",
+    "KappaLogger": "kappa",
     "MarginCost": "cost",
     "PrototypeClassifier": "classifier",
     "PrototypeCost": "classifier",
     "QMarginLoss": "cost",
     "RandomState": "random_state",
+    "TrainingSamples": "training_samples",
     "check_corpus": "corpus",
     "check_trials": "corpus",
 }

@@ -7,6 +7,7 @@ from .ida import IDAScorer
 from .kappa import KappaTracker
 from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
 from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
+from .momentum import MomentumEncoder
 from .regressor import SupportSetRegressor
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "KappaTracker",
     "Margin",
     "MarginLoss",
+    "MomentumEncoder",
     "NoMargin",
     "PrototypeHead",
     "QMargin",

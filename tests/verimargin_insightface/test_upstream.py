@@ -15,8 +15,10 @@ LAUNCHER = ("-m", "verimargin_insightface")
 
 CONFIG = """
 import os
+import shutil
 import sys
 
+import torch
 import verimargin as vm
 from easydict import EasyDict as edict
 from verimargin_insightface import register
@@ -42,6 +44,7 @@ config.verbose = 3
 config.frequent = 1
 config.val_targets = {val_targets}
 config.loss = vm.q_margin(alpha=1.5, scale=10, margin=0.2)
+config.kappa = {kappa}
 register(config)
 
 script = sys.modules["__main__"]
@@ -56,6 +59,8 @@ class Meter(script.AverageMeter):
         Meter.losses += 1
         if Meter.losses == {stop}:
             sys.exit(0)
+        if Meter.losses == {keep}:
+            shutil.copy(os.path.join(config.output, f"checkpoint_gpu_{{script.rank}}.pt"), {kept!r})
         super().update(loss, n)
 
 
@@ -91,7 +96,7 @@ def faces(tmp_path_factory) -> pathlib.Path:
 def configure(checkout, name, **values) -> str:
     defaults = {
         "num_classes": 4, "network": "mbf", "resume": False, "val_targets": [], "stop": 0,
-        "output": str(checkout / "work" / name),
+        "keep": 0, "kept": "", "kappa": None, "output": str(checkout / "work" / name),
     }  # fmt: skip
     (checkout / "configs" / f"{name}.py").write_text(CONFIG.format(**{**defaults, **values}))
     return f"configs/{name}.py"
@@ -134,6 +139,36 @@ def test_resuming_continues_exactly(resumed):
 def test_verification_sets_are_read_while_training(resumed):
     *_, log = resumed
     assert "[pairs][6]Accuracy-Flip: " in log
+
+
+@pytest.mark.parametrize(
+    ("ranks", "data", "kappa"),
+    [
+        (2, "rec", "dict(estimator='memory', memory_dtype=torch.float16)"),
+        pytest.param(1, "folder", "dict(estimator='momentum', momentum=0.8)", marks=pytest.mark.slow),
+        pytest.param(2, "folder", "dict(estimator='momentum', momentum=0.8)", marks=pytest.mark.slow),
+        pytest.param(1, "rec", "dict(estimator='memory')", marks=pytest.mark.slow),
+    ],
+)
+def test_kappaface_resumes_exactly(python, checkout, faces, tmp_path, ranks, data, kappa):
+    """From the checkpoint that a whole run wrote after its first epoch."""
+    steps, settings = 8 // ranks, {"rec": str(faces / data), "kappa": kappa, "val_targets": ["pairs"]}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    parts.mkdir()
+    config = configure(checkout, "kappa", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
+    log = python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout).stdout
+    assert "KappaFace after epoch 2: kappa mean " in log
+    config = configure(checkout, "resumed_kappa", **settings, output=str(parts), resume=True)
+    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    for rank in range(ranks):
+        assert losses(parts, rank) == losses(whole, rank)[steps:]
+        a, b = (torch.load(folder / f"checkpoint_gpu_{rank}.pt") for folder in (whole, parts))
+        for key in ("state_dict_backbone", "state_dict_softmax_fc"):
+            assert all(torch.equal(a[key][part], b[key][part]) for part in a[key])
+        psi, backbone = a["state_dict_softmax_fc"]["kappa.tracker.psi"], a["state_dict_backbone"]
+        assert len(psi.unique()) == 4
+        assert torch.equal(psi, a["state_dict_softmax_fc"]["loss.margin.psi"])
+    assert torch.load(whole / "model.pt").keys() == backbone.keys()  # a plain backbone
 
 
 def test_another_number_of_ranks_is_refused(python, checkout, faces, resumed):

@@ -7,7 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import reference
+import torch
+from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from verimargin import metrics, recipes
+from verimargin.anchors import anchors_from_prototypes, save_anchors
+from verimargin.embeddings import read_embeddings
+from verimargin.networks import fingerprint
+from verimargin_speechbrain import embed
 
 TINY = ["--channels", "16", "--emb_dim", "24", "--sentence_len", "1.0", "--device", "cpu", "--noprogressbar"]
 BRIEF = [*TINY, "--batch_size", "64", "--steps_per_epoch", "29", "--step_size", "29"]
@@ -49,3 +56,57 @@ def test_train_resume_and_verify(upstream_recipe, voxceleb_layout, tmp_path):
     eer = float(re.search(r"EER\(%\)=([0-9.]+)", printed).group(1))
     assert 100 * metrics.eer(scores[same], scores[~same])[0] == pytest.approx(eer, abs=0.02)  # scores.txt has 6 digits
     assert eer < 35
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("estimator", ["momentum", "memory"])
+def test_kappaface_trains_resumes_and_leaves_a_stock_model(estimator, upstream_recipe, voxceleb_layout, tmp_path):
+    script = upstream_recipe / "train_speaker_embeddings.py"
+
+    def train(name, epochs):
+        options = ["--data_folder", str(voxceleb_layout), "--output_folder", name, "--number_of_epochs", str(epochs)]
+        options += ["--estimator", estimator]
+        run(script, "train_ecapa_small_kappaface.yaml", tmp_path, *options, *BRIEF)
+        return (tmp_path / name / "train_log.txt").read_text()
+
+    whole = train("whole", 2)
+    assert whole.count("train margin mean: ") == 2
+    train("resumed", 1)
+    assert train("resumed", 2) == whole
+    save = sorted((tmp_path / "whole" / "save").glob("CKPT*"))[-1]
+    model = ECAPA_TDNN(40, lin_neurons=24, channels=[16, 16, 16, 16, 48], attention_channels=64, se_channels=64)
+    model.load_state_dict(torch.load(save / "embedding_model.ckpt"))
+    state = torch.load(save / "kappa.ckpt")
+    assert len(state["tracker.psi"]) == 227
+    assert 0.1 < state["tracker.psi"].mean() < 0.9
+    assert state["tracker.psi"].std() > 0.01
+
+
+@pytest.mark.timeout(1200)
+def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path):
+    """With a model that has seen one epoch: every line of scores.txt against the formulas."""
+    data = ["--data_folder", str(voxceleb_layout)]
+    train = [*data, "--output_folder", "trained", "--number_of_epochs", "1", *BRIEF]
+    run(upstream_recipe / "train_speaker_embeddings.py", "train_ecapa_small.yaml", tmp_path, *train)
+    (checkpoint,) = (tmp_path / "trained" / "save").glob("CKPT*")
+    anchors = anchors_from_prototypes(
+        [checkpoint / "classifier.ckpt"], encoder=fingerprint(checkpoint / "embedding_model.ckpt")
+    )
+    save_anchors(tmp_path / "anchors.npz", anchors)
+    score = [*data, "--output_folder", "scored", "--pretrain_path", str(checkpoint), *TINY[:4], *TINY[6:8]]
+    script = upstream_recipe / "speaker_verification_cosine.py"
+    run(script, "verify_ecapa_small_ida.yaml", tmp_path, *score, "--anchors", "anchors.npz")
+    options = {"data_folder": voxceleb_layout, "pretrain_path": checkpoint, "channels": 16, "emb_dim": 24}
+    embed.embed_speech(
+        recipes.path("verify_ecapa_small.yaml"),
+        tmp_path / "scored" / "save" / "enrol.csv",
+        tmp_path / "tested.npz",
+        [*(f"{key}={value}" for key, value in options.items()), f"save_folder={tmp_path}/collected"],
+    )
+    tested = read_embeddings(tmp_path / "tested.npz")
+    vectors = dict(zip(tested.ids, tested.vectors.double().numpy()))
+    density = dict(zip(tested.ids, reference.ida_density(tested.vectors, anchors.vectors, 10, 1.0)))
+    lines = [line.split() for line in (tmp_path / "scored" / "scores.txt").read_text().splitlines()]
+    assert len(lines) == 4950
+    expected = [reference.dao(vectors[i], vectors[j], density[i], density[j], 1.0) for i, j, *_ in lines]
+    np.testing.assert_allclose([float(line[3]) for line in lines], expected, rtol=1e-5, atol=5e-7)  # it has 6 digits
