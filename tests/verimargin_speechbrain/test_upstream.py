@@ -97,15 +97,17 @@ def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path)
     script = upstream_recipe / "speaker_verification_cosine.py"
     run(script, "verify_ecapa_small_ida.yaml", tmp_path, *score, "--anchors", "anchors.npz")
     options = {"data_folder": voxceleb_layout, "pretrain_path": checkpoint, "channels": 16, "emb_dim": 24}
-    embed.embed_speech(
-        recipes.path("verify_ecapa_small.yaml"),
-        tmp_path / "scored" / "save" / "enrol.csv",
-        tmp_path / "tested.npz",
-        [*(f"{key}={value}" for key, value in options.items()), f"save_folder={tmp_path}/collected"],
-    )
-    tested = read_embeddings(tmp_path / "tested.npz")
-    vectors = dict(zip(tested.ids, tested.vectors.double().numpy()))
-    density = dict(zip(tested.ids, reference.ida_density(tested.vectors, anchors.vectors, 10, 1.0)))
+    vectors = {}
+    for part in ("enrol", "test"):
+        embed.embed_speech(
+            recipes.path("verify_ecapa_small.yaml"),
+            tmp_path / "scored" / "save" / f"{part}.csv",
+            tmp_path / f"{part}.npz",
+            [*(f"{key}={value}" for key, value in options.items()), f"save_folder={tmp_path}/collected"],
+        )
+        tested = read_embeddings(tmp_path / f"{part}.npz")
+        vectors.update(zip(tested.ids, tested.vectors.double().numpy()))
+    density = dict(zip(vectors, reference.ida_density(list(vectors.values()), anchors.vectors, 10, 1.0)))
     lines = [line.split() for line in (tmp_path / "scored" / "scores.txt").read_text().splitlines()]
     assert len(lines) == 4950
     expected = [reference.dao(vectors[i], vectors[j], density[i], density[j], 1.0) for i, j, *_ in lines]
