@@ -14,11 +14,11 @@ import typer
 
 
 def embed_speech(
-    recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
-    annotation: Annotated[
-        Path, typer.Argument(help="a CSV with ID, wav, start, stop and spk_id: train.csv, enrol.csv")
-    ],
     out: Annotated[Path, typer.Argument(help="a new .npz of ids, labels and embeddings")],
+    recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
+    annotations: Annotated[
+        list[Path], typer.Argument(help="train.csv, or enrol.csv and test.csv: ID, wav, start, stop and spk_id")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, such as pretrain_path=results/...")
     ] = None,
@@ -26,7 +26,7 @@ def embed_speech(
     seed: Annotated[int, typer.Option(help="of that choice")] = 0,
     device: Annotated[str, typer.Option(help="where to compute, such as cuda")] = "cpu",
 ) -> None:
-    """OUT from the recordings of the ANNOTATION through the RECIPE's features and embedding model, each by itself.
+    """OUT from the recordings of the ANNOTATIONS through the RECIPE's features and embedding model, each by itself.
 
     For `verimargin anchors real`, `train-ssr` and `score`. Run again, it goes on where it was interrupted.
     """
@@ -34,7 +34,8 @@ def embed_speech(
     from verimargin.networks import fingerprint
 
     new_file(out, ".npz")
-    rows = choose(read_annotation(annotation), per_speaker, seed)
+    listed = {row["ID"]: row for annotation in annotations for row in read_annotation(annotation)}
+    rows = choose(list(listed.values()), per_speaker, seed)
     hparams = load(recipe, overrides or [], device)
     encoder = fingerprint(hparams["embedding_model"])
     ids = [row["ID"] for row in rows]

@@ -97,16 +97,15 @@ def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path)
     script = upstream_recipe / "speaker_verification_cosine.py"
     run(script, "verify_ecapa_small_ida.yaml", tmp_path, *score, "--anchors", "anchors.npz")
     options = {"data_folder": voxceleb_layout, "pretrain_path": checkpoint, "channels": 16, "emb_dim": 24}
-    vectors = {}
-    for part in ("enrol", "test"):
-        embed.embed_speech(
-            recipes.path("verify_ecapa_small.yaml"),
-            tmp_path / "scored" / "save" / f"{part}.csv",
-            tmp_path / f"{part}.npz",
-            [*(f"{key}={value}" for key, value in options.items()), f"save_folder={tmp_path}/collected"],
-        )
-        tested = read_embeddings(tmp_path / f"{part}.npz")
-        vectors.update(zip(tested.ids, tested.vectors.double().numpy()))
+    save = tmp_path / "scored" / "save"
+    embed.embed_speech(
+        tmp_path / "tested.npz",
+        recipes.path("verify_ecapa_small.yaml"),
+        [save / "enrol.csv", save / "test.csv"],
+        [*(f"{key}={value}" for key, value in options.items()), f"save_folder={tmp_path}/collected"],
+    )
+    tested = read_embeddings(tmp_path / "tested.npz")
+    vectors = dict(zip(tested.ids, tested.vectors.double().numpy()))
     density = dict(zip(vectors, reference.ida_density(list(vectors.values()), anchors.vectors, 10, 1.0)))
     lines = [line.split() for line in (tmp_path / "scored" / "scores.txt").read_text().splitlines()]
     assert len(lines) == 4950
