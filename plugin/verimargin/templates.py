@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,14 @@ import torch
 from .embeddings import Embeddings, checked
 
 ENDING = "_template_pair_label.txt"
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file is the `.npz` of `ijb_evals.py --save_embeddings`."""
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return "embs.npy" in file.namelist()
 
 
 def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:

@@ -1,0 +1,131 @@
+"""What the scoring commands write: tables of error rates with intervals, in a folder that appears when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import metrics
+from .metrics import DetCurve, Interval
+
+FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+class Value(NamedTuple):
+    """A figure and its interval; nan where the trials cannot resolve it."""
+
+    value: float
+    interval: Interval | None = None
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "-"
+        return f"{self.value:.4g}" + (f" [{self.interval.low:.3g}, {self.interval.high:.3g}]" if self.interval else "")
+
+
+def columns(non_targets: int) -> dict[str, Callable[[DetCurve], tuple[float, float]] | None]:
+    """The metric of each column; None for a FAR below one in the number of non-target trials."""
+    table: dict = {"EER %": DetCurve.eer, "minDCF x 100": DetCurve.min_dcf}
+    for far in FARS:
+        resolved = far * non_targets >= 1 - 1e-9
+        table[f"TAR % at FAR {far:.0e}".replace("e-0", "e-")] = (
+            partial(DetCurve.tar_at_far, far=far) if resolved else None
+        )
+    return table
+
+
+def figures(
+    scores: np.ndarray, same: np.ndarray, enrol: np.ndarray, test: np.ndarray, resamples: int
+) -> dict[str, Value]:
+    """A row of the table, times 100; intervals by resampling the trials' identities, enrol and test."""
+    table = columns(int((~same).sum()))
+    resolved = {name: metric for name, metric in table.items() if metric}
+    curve = metrics.det_curve(scores[same], scores[~same])
+    row = dict.fromkeys(table, Value(np.nan))
+    row |= {name: Value(100 * metric(curve)[0]) for name, metric in resolved.items()}
+    if resamples:
+        intervals = metrics.confidence_intervals(resolved, scores, same, enrol, test, resamples=resamples)
+        for name, (low, high) in intervals.items():
+            row[name] = row[name]._replace(interval=Interval(100 * low, 100 * high))
+    return row
+
+
+class Change(NamedTuple):
+    """What a method decides otherwise than the cosine, each at its own threshold."""
+
+    threshold: float
+    right: np.ndarray  # trials that the cosine gets wrong and the method right
+    wrong: np.ndarray  # the other way round
+
+
+def change(scores: np.ndarray, cosine: np.ndarray, same: np.ndarray, far: float | None) -> Change:
+    """At the threshold of the EER, or at that of a FAR."""
+    thresholds = []
+    for values in (scores, cosine):
+        curve = metrics.det_curve(values[same], values[~same])
+        thresholds.append((curve.eer() if far is None else curve.tar_at_far(far))[1])
+    method, baseline = ((values > t) == same for values, t in zip((scores, cosine), thresholds))
+    return Change(thresholds[0], np.flatnonzero(method & ~baseline), np.flatnonzero(baseline & ~method))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name when all went well, and is gone otherwise."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already: move it, or give another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield written
+        written.chmod(0o755)
+        written.replace(path)
+    except BaseException:
+        shutil.rmtree(written)
+        raise
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str) -> str:
+    """table.csv, with a line for each figure; and the table in Markdown, with the note below."""
+    figures = [
+        [row, column, f"{v.value:.6g}", *([f"{bound:.6g}" for bound in v.interval] if v.interval else ["", ""])]
+        for row, values in rows.items()
+        for column, v in values.items()
+        if not np.isnan(v.value)
+    ]
+    write_csv(folder / "table.csv", ["method", "figure", "value", "low", "high"], figures)
+    head = ["method", *next(iter(rows.values()))]
+    return f"{markdown(head, [[title, *row.values()] for title, row in rows.items()])}\n\n{note}"
+
+
+def print_table(console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
+    """The figures down, the methods across: so it fits most terminals."""
+    from rich.table import Table
+
+    table = Table("", *rows, title=title)
+    for column in next(iter(rows.values())):
+        table.add_row(column, *(str(row[column]).replace(" [", "\n[") for row in rows.values()))
+    console.print(table)
+
+
+def write_markdown(folder: Path, title: str, parts: Sequence[str]) -> None:
+    (folder / "report.md").write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
