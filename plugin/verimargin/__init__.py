@@ -8,6 +8,7 @@ from .kappa import KappaTracker
 from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
 from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
 from .regressor import SupportSetRegressor
+from .score_norm import ScoreNorm
 
 __version__ = "0.1.0"
 
@@ -21,6 +22,7 @@ __all__ = [
     "NoMargin",
     "PrototypeHead",
     "QMargin",
+    "ScoreNorm",
     "SupportSetRegressor",
     "alpha_divergence_loss",
     "alpha_softargmax",
