@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._checks import check_at_least, check_norms, check_pairs
-from .pairs import cosine_pairs, mutual_likelihood, mutual_likelihood_pairs
+from .pairs import cosine_pairs, mutual_likelihood, mutual_likelihood_pairs, slices
 
 ANCHOR_BLOCK = 8192
 
@@ -115,7 +115,9 @@ class DensityScorer(torch.nn.Module):
                 similarity = cosine_pairs(unit, i, j, self.max_bytes)
             else:
                 similarity = mutual_likelihood_pairs(unit, _variance(variance, unit), i, j, self.max_bytes)
-        return dao(similarity, log_density[i], log_density[j], self.tau, log)
+        for some in slices(0, len(i), self.max_bytes // 64):
+            similarity[some] = dao(similarity[some], log_density[i[some]], log_density[j[some]], self.tau, log)
+        return similarity
 
     def get_extra_state(self) -> dict:
         return {"k": self.k, "tau": self.tau}

@@ -33,9 +33,9 @@ def cosine_pairs(unit: Tensor, i: Tensor, j: Tensor, max_bytes: int = 2**26) -> 
     for block, (first, last) in enumerate(zip([0, *ends], ends)):
         left = unit[rows[block * height : (block + 1) * height]]
         cosine = torch.mm(left, right, out=product[: len(left) * len(columns)].view(len(left), len(columns))).flatten()
-        for some in _slices(first, last, max_bytes // 8):
+        for some in slices(first, last, max_bytes // 64):
             pairs: Tensor | slice = some if order is None else order[some]
-            score[pairs] = cosine[(row[pairs] - block * height) * len(columns) + column[pairs]]
+            score[pairs] = cosine[(row[pairs].long() - block * height) * len(columns) + column[pairs]]
     return score
 
 
@@ -66,11 +66,11 @@ def mutual_likelihood(mean1: Tensor, variance1: Tensor, mean2: Tensor, variance2
 
 
 def _used(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The distinct values of an index below size, rising, and the place of each entry among them."""
+    """The distinct values of an index below size, rising, and the place of each entry among them, int32."""
     used = torch.zeros(size, dtype=torch.bool, device=index.device)
     used[index] = True
     values = used.nonzero().squeeze(1)
-    return values, (used.cumsum(0) - 1)[index]
+    return values, (used.cumsum(0) - 1).int()[index]
 
 
 def _by_block(row: Tensor, height: int, rows: int) -> tuple[Tensor | None, list[int]]:
@@ -87,11 +87,12 @@ def _blockwise(
     """similarity(i, j) in blocks; `numbers` is how many one pair has in memory."""
     size = max_bytes // (numbers * unit.element_size())
     score = unit.new_empty(len(i))
-    for some in _slices(0, len(i), min(size, CACHED_PAIRS) if unit.device.type == "cpu" else size):
+    for some in slices(0, len(i), min(size, CACHED_PAIRS) if unit.device.type == "cpu" else size):
         score[some] = similarity(i[some], j[some])
     return score
 
 
-def _slices(first: int, last: int, size: int) -> list[slice]:
+def slices(first: int, last: int, size: int) -> list[slice]:
+    """first..last in parts of the size, or of 1."""
     size = max(size, 1)
     return [slice(start, min(start + size, last)) for start in range(first, last, size)]
