@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +80,13 @@ def compare(
         rows = {}
         for of in (scoring.COSINE, *map(method, values)):
             scores = score_task(task, [of], device, progress)
-            rows[of.title] = report.figures(scores[of.name], task.trials.same, *task.identities, resamples)
+            rows[of.title] = report.figures(
+                scores[of.name],
+                task.trials,
+                task.identities,
+                resamples,
+                partial(progress, title=f"Intervals, {of.title}"),
+            )
         parts = [report.write_table(folder, rows, note(task, resamples)), "![Error rates](compare.png)"]
         plot(folder / "compare.png", setting.value, values, rows)
         report.write_markdown(folder, task.title, parts)

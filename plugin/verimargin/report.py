@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from . import metrics
 from .metrics import DetCurve, Interval
+from .trials import Trials
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -43,16 +44,23 @@ def columns(non_targets: int) -> dict[str, Callable[[DetCurve], tuple[float, flo
 
 
 def figures(
-    scores: np.ndarray, same: np.ndarray, enrol: np.ndarray, test: np.ndarray, resamples: int
+    scores: np.ndarray,
+    trials: Trials,
+    identities: tuple[np.ndarray, np.ndarray],
+    resamples: int,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, Value]:
-    """A row of the table, times 100; intervals by resampling the trials' identities, enrol and test."""
+    """A row of the table, times 100; intervals by resampling the identities, those of both sides of the trials."""
+    same = trials.same
     table = columns(int((~same).sum()))
     resolved = {name: metric for name, metric in table.items() if metric}
     curve = metrics.det_curve(scores[same], scores[~same])
     row = dict.fromkeys(table, Value(np.nan))
     row |= {name: Value(100 * metric(curve)[0]) for name, metric in resolved.items()}
     if resamples:
-        intervals = metrics.confidence_intervals(resolved, scores, same, enrol, test, resamples=resamples)
+        intervals = metrics.confidence_intervals(
+            resolved, scores, same, *identities, resamples=resamples, progress=progress
+        )
         for name, (low, high) in intervals.items():
             row[name] = row[name]._replace(interval=Interval(100 * low, 100 * high))
     return row

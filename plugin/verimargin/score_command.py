@@ -68,8 +68,10 @@ def score(
         write_scores(folder, task, scores)
         titles = {method.name: method.title for method in methods}
         rows = {
-            titles[name]: report.figures(s, task.trials.same, *task.identities, resamples)
-            for name, s in progress(scores.items(), "Error rates")
+            title: report.figures(
+                scores[name], task.trials, task.identities, resamples, partial(progress, title=f"Intervals, {title}")
+            )
+            for name, title in titles.items()
         }
         parts = [
             report.write_table(folder, rows, note(task, resamples)),
