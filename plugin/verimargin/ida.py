@@ -189,21 +189,52 @@ class IDAScorer(DensityScorer):
             raise ValueError(f"k is {k}, and there are {len(anchors)} anchors: lower k, or give more anchors")
         self.register_buffer("anchors", unit_rows(anchors.detach(), "anchor"))
 
-    def forward(self, unit: Tensor) -> Tensor:
+    def forward(self, unit: Tensor, own: Tensor | None = None) -> Tensor:
         width = min(ANCHOR_BLOCK, len(self.anchors))
         height = max(1, self.max_bytes // (width * unit.element_size()))
         buffer = unit.new_empty(min(height, len(unit)) * width)
         log_density = unit.new_empty(len(unit))
-        for rows, out in zip(unit.split(height), log_density.split(height)):
+        for first in range(0, len(unit), height):
+            rows = unit[first : first + height]
             nearest = unit.new_empty(len(rows), 0)
-            for anchors in self.anchors.split(width):
+            for start in range(0, len(self.anchors), width):
+                anchors = self.anchors[start : start + width]
                 cosine = buffer[: len(rows) * len(anchors)].view(len(rows), len(anchors))
                 torch.mm(rows, anchors.to(unit.dtype).T, out=cosine)
+                if own is not None:
+                    _leave_out(cosine, own[first : first + height] - start)
                 found = cosine.topk(min(self.k, len(anchors)), sorted=False).values
                 nearest = torch.cat([nearest, found], 1)
                 nearest = nearest.topk(min(self.k, nearest.shape[1]), sorted=False).values
-            torch.logsumexp(self.tau * nearest, 1, out=out)
+            torch.logsumexp(self.tau * nearest, 1, out=log_density[first : first + height])
         return log_density.neg_()
+
+    @torch.no_grad()
+    def log_density(self, f: Tensor, own: Tensor | None = None) -> Tensor:
+        """log F of embeddings (..., d), shape (...).
+
+        Args:
+            own: for embeddings (N, d) of identities that have an anchor: its position (N,), -1 for none. It
+                is left out of the embedding's support set, which is of other identities.
+        """
+        if own is None:
+            return super().log_density(f)
+        unit = self._unit(f)
+        if unit.dim() != 2 or own.shape != unit.shape[:1] or own.is_floating_point():
+            raise ValueError(f"own is {own.dtype} of shape {tuple(own.shape)}: give one integer an embedding, (N,)")
+        if not bool(((own >= -1) & (own < len(self.anchors))).all()) or self.k >= len(self.anchors):
+            raise ValueError(
+                f"own holds {int(own.min())}..{int(own.max())} and k is {self.k}, with {len(self.anchors)} anchors: "
+                "give positions of anchors, or -1, and k below their number"
+            )
+        with torch.autocast(unit.device.type, enabled=False):
+            return self(unit, own.to(unit.device))
+
+
+def _leave_out(cosine: Tensor, column: Tensor) -> None:
+    """Put -inf in the row's column, where it is one of the (N, M)."""
+    row = ((column >= 0) & (column < cosine.shape[1])).nonzero().squeeze(1)
+    cosine[row, column[row]] = -torch.inf
 
 
 def unit_rows(f: Tensor, owner: str) -> Tensor:

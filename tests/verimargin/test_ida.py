@@ -110,6 +110,20 @@ def test_tied_neighbours_count_each():
         np.testing.assert_allclose(vm.IDAScorer(anchors, k).density(F), expected(k, 1.0, anchors=anchors)[0])
 
 
+@pytest.mark.parametrize("anchor_block", [16, 8192])
+def test_an_identitys_own_anchor_can_be_left_out(anchor_block, monkeypatch):
+    monkeypatch.setattr(ida, "ANCHOR_BLOCK", anchor_block)
+    own = torch.arange(N) * 2 - 1
+    found = vm.IDAScorer(A, 6, max_bytes=16 * 8 * 5).log_density(F, own)
+    for n in range(N):
+        others = A[torch.arange(M) != own[n]]
+        assert float(found[n].exp()) == pytest.approx(reference.ida_density(F[n : n + 1], others, 6, 1.0)[0])
+    with pytest.raises(ValueError, match=f"k is {M}, with {M} anchors"):
+        vm.IDAScorer(A, M).log_density(F, own)
+    with pytest.raises(ValueError, match=r"own holds -1\.\.105"):
+        vm.IDAScorer(A).log_density(F, own + 62 * (own == 43))
+
+
 def test_gaussian_embeddings_score_by_their_mutual_likelihood():
     variance = torch.rand(N, SIZE, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * 0.2 + 0.01
     unit, scorer = F / F.norm(dim=1, keepdim=True), vm.IDAScorer(A, 5, tau=0.7)
