@@ -12,7 +12,6 @@ import torch
 import typer
 
 from . import plots, report, scoring
-from .embeddings import read_embeddings
 from .ida import IDAScorer
 from .score_command import (
     DeviceOption,
@@ -55,8 +54,8 @@ def compare(
 
     console = Console()
     task = read_task(embeddings, trials)
-    rows_of_anchors = read_embeddings(anchors).vectors
-    mixed = rows_of_anchors[torch.randperm(len(rows_of_anchors), generator=torch.Generator().manual_seed(0))].to(device)
+    ordered = task.anchors(anchors)
+    mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
     values = sorted(set(values))
     if setting != Setting.tau and not all(value.is_integer() for value in values):
         raise ValueError(f"{setting.value} takes the values {', '.join(f'{v:g}' for v in values)}: give integers")

@@ -57,7 +57,7 @@ def score(
         impostors = read_embeddings(cohort).vectors.to(device)
         methods += [scoring.score_norm(ScoreNorm(impostors, size)) for size in (None, cohort_size)]
     if anchors:
-        methods.append(scoring.ida(IDAScorer(read_embeddings(anchors).vectors.to(device), k, tau)))
+        methods.append(scoring.ida(IDAScorer(task.anchors(anchors).to(device), k, tau)))
     others = read_distractors(distractors, task) if distractors else None
     with report.new_folder(out) as folder:
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .anchors import encoder_of, load_anchors
 from .embeddings import Embeddings, read_embeddings
 from .templates import holds_images, read_templates
 from .trials import Trials, identities, read_trials
@@ -17,12 +18,17 @@ class Task(NamedTuple):
     embeddings: Embeddings  # those that trials name
     trials: Trials  # as positions among them
     identity: np.ndarray  # a number for each embedding
+    encoder: str  # fingerprint of the embeddings' encoder, "" if their file doesn't tell
     title: str
 
     @property
     def identities(self) -> tuple[np.ndarray, np.ndarray]:
         """Of both sides of each trial."""
         return self.identity[self.trials.enrol], self.identity[self.trials.test]
+
+    def anchors(self, path: Path) -> torch.Tensor:
+        """The anchors of a file, which must be of the embeddings' size and, where known, encoder."""
+        return load_anchors(path, self.embeddings.vectors.shape[1], self.encoder).vectors
 
 
 def read_task(embeddings: Path, trials: Path) -> Task:
@@ -38,4 +44,4 @@ def read_task(embeddings: Path, trials: Path) -> Task:
     title = f"{trials.name}: {targets:,} target and {len(listed.same) - targets:,} non-target trials"
     if listed.duplicates:
         title += f", {listed.duplicates:,} of which repeat a pair"
-    return Task(named, listed, identities(listed, named.ids), title)
+    return Task(named, listed, identities(listed, named.ids), encoder_of(embeddings), title)

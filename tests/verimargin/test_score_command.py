@@ -132,7 +132,8 @@ def test_a_setting_is_varied(task, setting, values):
         (["--cohort", "cohort.npz", "--cohort-size", 31], "cohort_size is 31, of 30 impostors"),
         (["--anchors", "cohort.npz", "--k", 31], "k is 31, and there are 30 anchors"),
         (["--anchors", "cohort.npz", "--tau", 0], r"tau is 0\.0"),
-        (["--anchors", "other.npz"], "embeddings are .*the encoder that the scorer was made for"),
+        (["--anchors", "other.npz"], r"anchors in other\.npz have 5 numbers, the embeddings 6"),
+        (["--anchors", "foreign.npz"], r"anchors in foreign\.npz are of the encoder beef, the embeddings of cafe"),
         (["--cohort", "other.npz", "--cohort-size", 2], "of the encoder that the cohort comes from"),
         (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
     ],
@@ -140,6 +141,10 @@ def test_a_setting_is_varied(task, setting, values):
 def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, monkeypatch):
     folder, _, _ = task
     write_embeddings(folder / "other.npz", ["a", "b", "c"], torch.randn(3, 5))
+    with np.load(folder / "embeddings.npz") as held:
+        arrays = dict(held)
+    np.savez(folder / "embeddings.npz", **arrays, encoder="cafe")
+    np.savez(folder / "foreign.npz", **arrays, encoder="beef")
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=message):
         run(score, *given(folder), *options, *(["--k", 2] if options[1] == "other.npz" else []))
