@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -50,7 +49,6 @@ def compare(
     Fewer anchors are drawn at random, once: a smaller number takes part of a larger number's.
     """
     from rich.console import Console
-    from rich.progress import track
 
     console = Console()
     task = read_task(embeddings, trials)
@@ -70,22 +68,17 @@ def compare(
         name = f"{setting.value} {value:g}"
         return scoring.ida(scorer)._replace(name=name, title=name)
 
-    def progress(steps: Iterable, title: str) -> Iterable:
-        return track(steps, title, console=console, transient=True)
-
     for value in values:
         method(value)  # what is wrong with a value is told before any is scored
+    progress = report.progress_on(console)
     with report.new_folder(out) as folder:
         rows = {}
         for of in (scoring.COSINE, *map(method, values)):
             scores = score_task(task, [of], device, progress)
-            rows[of.title] = report.figures(
-                scores[of.name],
-                task.trials,
-                task.identities,
-                resamples,
-                partial(progress, title=f"Intervals, {of.title}"),
-            )
+            shown = partial(progress, title=f"Intervals, {of.title}")
+            rows[of.title] = report.evaluate(
+                scores[of.name], task.trials, task.identities, resamples, progress=shown
+            ).figures
         parts = [report.write_table(folder, rows, note(task, resamples)), "![Error rates](compare.png)"]
         plot(folder / "compare.png", setting.value, values, rows)
         report.write_markdown(folder, task.title, parts)

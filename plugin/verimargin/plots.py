@@ -18,11 +18,11 @@ POINTS = 2000  # of a curve along each axis; a pixel has several
 def det(path: Path, curves: Mapping[str, DetCurve], title: str) -> None:
     """Detection error tradeoff on normal-deviate axes (Martin et al. 1997), down to the smallest rates there are."""
     with figure(path, figsize=(5.5, 5.5)) as axes:
+        curves = {name: thinned(curve) for name, curve in curves.items()}
         lowest = [_lowest(curve.false_accept for curve in curves.values())]
         lowest.append(_lowest(curve.false_reject for curve in curves.values()))
         for name, curve in curves.items():
-            far, frr = _thinned(curve)
-            axes.plot(_deviate(far), _deviate(frr), drawstyle="steps-post", label=name)
+            axes.plot(_deviate(curve.false_accept), _deviate(curve.false_reject), drawstyle="steps-post", label=name)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(_deviate(RATES), [f"{100 * rate:g}" for rate in RATES])
         axes.set(xlim=_deviate([lowest[0], 0.5]), ylim=_deviate([lowest[1], 0.5]))
@@ -83,12 +83,12 @@ def _lowest(rates) -> float:
     return min(0.1, min(float(rate[rate > 0].min(initial=1.0)) for rate in rates) / 2)
 
 
-def _thinned(curve: DetCurve) -> tuple[np.ndarray, np.ndarray]:
-    """The curve's points inside the axes, those that no pixel tells apart left out."""
+def thinned(curve: DetCurve) -> DetCurve:
+    """The curve's points inside a DET plot's axes, those that no pixel tells apart left out."""
     far, frr = curve.false_accept, curve.false_reject
     inside = np.flatnonzero((far > 0) & (frr > 0) & (frr < 1))
     if len(inside) > 2 * POINTS:
         x, y = _deviate(far[inside]), _deviate(frr[inside])
         seen = [np.unique(np.floor((v - v.min()) / (np.ptp(v) or 1.0) * POINTS), return_index=True)[1] for v in (x, y)]
         inside = inside[np.unique(np.concatenate(seen))]
-    return far[inside], frr[inside]
+    return DetCurve(far[inside], frr[inside], curve.threshold[inside])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import metrics
+from . import metrics, plots
 from .metrics import DetCurve, Interval
 from .trials import Trials
 
@@ -43,45 +43,38 @@ def columns(non_targets: int) -> dict[str, Callable[[DetCurve], tuple[float, flo
     return table
 
 
-def figures(
+class Result(NamedTuple):
+    """A method's figures, times 100; the threshold at which its decisions are looked at; points of its DET curve."""
+
+    figures: dict[str, Value]
+    threshold: float
+    curve: DetCurve
+
+
+def evaluate(
     scores: np.ndarray,
     trials: Trials,
     identities: tuple[np.ndarray, np.ndarray],
     resamples: int,
+    far: float | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
-) -> dict[str, Value]:
-    """A row of the table, times 100; intervals by resampling the identities, those of both sides of the trials."""
+) -> Result:
+    """Intervals by resampling the identities, those of both sides of the trials; threshold of the EER, or of a FAR."""
     same = trials.same
     table = columns(int((~same).sum()))
     resolved = {name: metric for name, metric in table.items() if metric}
     curve = metrics.det_curve(scores[same], scores[~same])
-    row = dict.fromkeys(table, Value(np.nan))
-    row |= {name: Value(100 * metric(curve)[0]) for name, metric in resolved.items()}
+    figures = dict.fromkeys(table, Value(np.nan))
+    figures |= {name: Value(100 * metric(curve)[0]) for name, metric in resolved.items()}
+    threshold = (curve.eer() if far is None else curve.tar_at_far(far))[1]
+    curve = plots.thinned(curve)
     if resamples:
         intervals = metrics.confidence_intervals(
             resolved, scores, same, *identities, resamples=resamples, progress=progress
         )
         for name, (low, high) in intervals.items():
-            row[name] = row[name]._replace(interval=Interval(100 * low, 100 * high))
-    return row
-
-
-class Change(NamedTuple):
-    """What a method decides otherwise than the cosine, each at its own threshold."""
-
-    threshold: float
-    right: np.ndarray  # trials that the cosine gets wrong and the method right
-    wrong: np.ndarray  # the other way round
-
-
-def change(scores: np.ndarray, cosine: np.ndarray, same: np.ndarray, far: float | None) -> Change:
-    """At the threshold of the EER, or at that of a FAR."""
-    thresholds = []
-    for values in (scores, cosine):
-        curve = metrics.det_curve(values[same], values[~same])
-        thresholds.append((curve.eer() if far is None else curve.tar_at_far(far))[1])
-    method, baseline = ((values > t) == same for values, t in zip((scores, cosine), thresholds))
-    return Change(thresholds[0], np.flatnonzero(method & ~baseline), np.flatnonzero(baseline & ~method))
+            figures[name] = figures[name]._replace(interval=Interval(100 * low, 100 * high))
+    return Result(figures, threshold, curve)
 
 
 @contextmanager
@@ -118,6 +111,13 @@ def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str
     write_csv(folder / "table.csv", ["method", "figure", "value", "low", "high"], figures)
     head = ["method", *next(iter(rows.values()))]
     return f"{markdown(head, [[title, *row.values()] for title, row in rows.items()])}\n\n{note}"
+
+
+def progress_on(console) -> Callable[..., Iterable]:
+    """Steps with a title, shown as a bar where the console is a terminal."""
+    from rich.progress import track
+
+    return lambda steps, title: track(steps, title, console=console, transient=True, disable=not console.is_terminal)
 
 
 def print_table(console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:

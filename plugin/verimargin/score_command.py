@@ -16,7 +16,6 @@ from . import plots, report, scoring
 from .embeddings import read_embeddings
 from .ida import IDAScorer
 from .identification import rank1
-from .metrics import det_curve
 from .score_norm import ScoreNorm
 from .scoring import Method
 from .task import Task, read_task
@@ -48,7 +47,6 @@ def score(
 ) -> None:
     """Score the TRIALS of EMBEDDINGS by the cosine and by each method whose file is given; report in the folder OUT."""
     from rich.console import Console
-    from rich.progress import track
 
     console = Console()
     task = read_task(embeddings, trials)
@@ -59,27 +57,27 @@ def score(
     if anchors:
         methods.append(scoring.ida(IDAScorer(task.anchors(anchors).to(device), k, tau)))
     others = read_distractors(distractors, task) if distractors else None
+    progress = report.progress_on(console)
     with report.new_folder(out) as folder:
-
-        def progress(steps: Iterable, title: str) -> Iterable:
-            return track(steps, title, console=console, transient=True)
-
         scores = score_task(task, methods, device, progress)
         write_scores(folder, task, scores)
-        titles = {method.name: method.title for method in methods}
-        rows = {
-            title: report.figures(
-                scores[name], task.trials, task.identities, resamples, partial(progress, title=f"Intervals, {title}")
+        results = {
+            m.title: report.evaluate(
+                scores[m.name],
+                task.trials,
+                task.identities,
+                resamples,
+                at_far,
+                partial(progress, title=f"Intervals, {m.title}"),
             )
-            for name, title in titles.items()
+            for m in methods
         }
-        parts = [
-            report.write_table(folder, rows, note(task, resamples)),
-            *decisions(folder, task, scores, titles, at_far),
-        ]
-        named, same = {titles[name]: s for name, s in scores.items()}, task.trials.same
-        plots.det(folder / "det.png", {t: det_curve(s[same], s[~same]) for t, s in named.items()}, trials.name)
-        plots.distributions(folder / "distributions.png", named, same)
+        rows = {title: result.figures for title, result in results.items()}
+        parts = [report.write_table(folder, rows, note(task, resamples))]
+        if len(methods) > 1:
+            parts.append(decisions(folder, task, methods, scores, results, at_far))
+        plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)
+        plots.distributions(folder / "distributions.png", {m.title: scores[m.name] for m in methods}, task.trials.same)
         parts.append("![DET](det.png)\n\n![Scores](distributions.png)")
         if others is not None:
             parts.append(identification(folder, methods, task, others, device, progress))
@@ -120,28 +118,29 @@ def note(task: Task, resamples: int) -> str:
     return f"{intervals if resamples else ''}A dash: this FAR takes more non-target trials."
 
 
-def decisions(folder: Path, task: Task, scores: dict, titles: dict[str, str], far: float | None) -> list[str]:
-    """The pairs that each method puts right and wrong against the cosine."""
+def decisions(
+    folder: Path, task: Task, methods: list[Method], scores: dict, results: dict[str, report.Result], far: float | None
+) -> str:
+    """The pairs that each method puts right and wrong against the cosine, which is the first of them."""
     ids, (enrol, test, same, _) = task.embeddings.ids, task.trials
-    cosine, pairs, counts = scores["cosine"], [], []
-    for name, values in scores.items():
-        if name == "cosine":
-            continue
-        changed = report.change(values, cosine, same, far)
-        count = [titles[name], f"{changed.threshold:.4g}"]
-        for kind, of in (("right", changed.right), ("wrong", changed.wrong)):
-            count += [str(same[of].sum()), str((~same[of]).sum())]
-            for p in of:
-                pair = [int(same[p]), ids[enrol[p]], ids[test[p]], f"{cosine[p]:.6f}", f"{values[p]:.6f}"]
-                pairs.append([name, kind, *pair])
+    right = {m.name: (scores[m.name] > results[m.title].threshold) == same for m in methods}
+    cosine, counts, pairs = methods[0].name, [], []
+    for m in methods[1:]:
+        count = [m.title, f"{results[m.title].threshold:.4g}"]
+        for put, changed in (
+            ("right", right[m.name] & ~right[cosine]),
+            ("wrong", right[cosine] & ~right[m.name]),
+        ):
+            count += [str((changed & same).sum()), str((changed & ~same).sum())]
+            for p in np.flatnonzero(changed):
+                values = [f"{scores[name][p]:.6f}" for name in (cosine, m.name)]
+                pairs.append([m.name, put, int(same[p]), ids[enrol[p]], ids[test[p]], *values])
         counts.append(count)
-    if not counts:
-        return []
     report.write_csv(folder / "changes.csv", ["method", "put", "label", "enrol", "test", "cosine", "score"], pairs)
     where = "the EER" if far is None else f"FAR {far:g}"
-    put = [f"{kind} put {how}" for how in ("right", "wrong") for kind in ("targets", "non-targets")]
-    table = report.markdown(["method", "threshold", *put], counts)
-    return [f"Against the cosine, each at its own threshold of {where} (the pairs: changes.csv):\n\n{table}"]
+    head = [f"{kind} put {how}" for how in ("right", "wrong") for kind in ("targets", "non-targets")]
+    table = report.markdown(["method", "threshold", *head], counts)
+    return f"Against the cosine, each at its own threshold of {where} (the pairs: changes.csv):\n\n{table}"
 
 
 def identification(
