@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .embeddings import read_embeddings
+from .files import new_file
 from .ida import unit_rows
 from .networks import fingerprint
 
@@ -202,18 +203,6 @@ def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: s
 def encoder_of(path: str | Path) -> str:
     """The encoder's fingerprint that an `.npz` of embeddings or anchors names as `encoder`, or ""."""
     return _entry(path, "encoder")
-
-
-def new_file(path: str | Path, suffix: str) -> Path:
-    """The path, of a file that can be made under that name."""
-    path = Path(path)
-    if path.suffix != suffix:
-        raise ValueError(f"{path} is to be an {suffix} file: give it that ending")
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: move it, or give another name")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path.parent} is not a folder: make it first")
-    return path
 
 
 def _entry(path: str | Path, name: str) -> str:

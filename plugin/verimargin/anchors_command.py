@@ -16,10 +16,10 @@ from .anchors import (
     anchors_from_generator,
     anchors_from_prototypes,
     encoder_of,
-    new_file,
     save_anchors,
 )
 from .embeddings import read_embeddings
+from .files import new_file
 from .networks import FORMS, fingerprint, load_network
 
 anchors = typer.Typer(no_args_is_help=True, help="Make a file of anchors for IDA, by one of three ways.")
@@ -60,6 +60,11 @@ def real(
     """OUT from training EMBEDDINGS, a random one of each identity."""
     new_file(out, ".npz")
     vectors, labels = read_labelled(embeddings)
+    if not labels:
+        raise ValueError(
+            f"{embeddings} doesn't tell the identities: give an .npz with `embeddings` and `labels`, or ids like "
+            "id10001/a/00001"
+        )
     known = fingerprint(encoder) if encoder else encoder_of(embeddings)
     _save(out, anchors_from_embeddings(vectors, labels, seed, _lines(exclude), known))
 
@@ -85,7 +90,7 @@ def fake(
     made = anchors_from_generator(
         sampler,
         network,
-        _sizes(latent_size),
+        sizes_of("latent_size", latent_size),
         number,
         truncation=truncation,
         seed=seed,
@@ -97,18 +102,14 @@ def fake(
 
 
 def read_labelled(path: Path) -> tuple[torch.Tensor, list[str]]:
-    """Embeddings (N, d) and the identity of each: `labels`, or else what precedes the first / of its id."""
+    """Embeddings (N, d) and the identity of each: `labels`, or else its id up to the first /, or else none."""
     if path.suffix == ".npz" and zipfile.is_zipfile(path):
         with np.load(path, allow_pickle=False) as file:
             held = {name: file[name] for name in ("embeddings", "labels") if name in file}
         if len(held) == 2:
             return torch.from_numpy(held["embeddings"]), [str(label) for label in held["labels"].reshape(-1).tolist()]
     ids, vectors = read_embeddings(path)
-    if not all("/" in name for name in ids):
-        raise ValueError(
-            f"{path} tells nobody's identity: give an .npz with `embeddings` and `labels`, or ids like id10001/a/00001"
-        )
-    return vectors, [name.partition("/")[0] for name in ids]
+    return vectors, [name.partition("/")[0] for name in ids] if all("/" in name for name in ids) else []
 
 
 def _save(out: Path, made: Anchors) -> None:
@@ -122,8 +123,9 @@ def _lines(path: Path | None) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path else []
 
 
-def _sizes(text: str) -> list[int]:
+def sizes_of(name: str, text: str) -> list[int]:
+    """The integers of 100x1x1; none of an empty text."""
     try:
-        return [int(size) for size in text.split("x")]
+        return [int(size) for size in text.split("x")] if text else []
     except ValueError:
-        raise ValueError(f"latent_size is {text!r}: give integers, such as 512 or 100x1x1") from None
+        raise ValueError(f"{name} is {text!r}: give integers, such as 512 or 100x1x1") from None

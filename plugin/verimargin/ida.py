@@ -119,11 +119,11 @@ class DensityScorer(torch.nn.Module):
             similarity[some] = dao(similarity[some], log_density[i[some]], log_density[j[some]], self.tau, log)
         return similarity
 
-    def get_extra_state(self) -> dict:
-        return {"k": self.k, "tau": self.tau}
+    def get_extra_state(self) -> Tensor:  # a tensor, or the module could not be traced
+        return torch.tensor([self.k, self.tau], dtype=torch.float64)
 
-    def set_extra_state(self, state: dict) -> None:
-        self.k, self.tau = state["k"], state["tau"]
+    def set_extra_state(self, state: Tensor) -> None:
+        self.k, self.tau = int(state[0]), float(state[1])
 
     def extra_repr(self) -> str:
         return f"embedding_size={self.embedding_size}, k={self.k}, tau={self.tau:g}"

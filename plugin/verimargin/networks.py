@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 FORMS = "a TorchScript file (.pt, .ts), an .onnx file, or module:name of a Python callable"
+TORCH_FILES = (".pt", ".pth", ".ckpt", ".ts", ".jit")
 
 
 def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callable[[Tensor], Tensor], str]:
@@ -21,7 +22,7 @@ def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callabl
     working directory or the environment; modules are put in evaluation mode.
     """
     path = Path(name)
-    if path.suffix in (".onnx", ".pt", ".ts", ".pth", ".jit"):
+    if path.suffix in (".onnx", *TORCH_FILES):
         if not path.is_file():
             raise ValueError(f"the network {path} does not exist: give {FORMS}")
         if path.suffix == ".onnx":
@@ -41,19 +42,39 @@ def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callabl
 
 
 def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
-    """SHA-256 of a module's state dict (names, types, shapes and values), or of a file."""
-    if not isinstance(encoder, torch.nn.Module):
-        with open(encoder, "rb") as file:
-            digest = hashlib.sha256()
+    """SHA-256 of an encoder's weights: of the names, types, shapes and values of its state dict.
+
+    A module, its state dict's file and its TorchScript file have the same. Of other files, such as ONNX, it is
+    that of their bytes.
+    """
+    digest = hashlib.sha256()
+    state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
+    if state is None:
+        with open(encoder, "rb") as file:  # type: ignore[arg-type]
             while block := file.read(2**20):
                 digest.update(block)
-            return digest.hexdigest()
-    digest = hashlib.sha256()
-    for name, value in sorted(encoder.state_dict().items()):
+        return digest.hexdigest()
+    for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _state_of(path: Path) -> dict | None:
+    """The tensors of a torch file of nothing else, or of a TorchScript file."""
+    if path.suffix not in TORCH_FILES:
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # what else there is in a torch file
+        try:
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        except RuntimeError:
+            return None
+    return state if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()) else None
 
 
 def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._checks import check_at_least
+from .files import new_file
 from .ida import DensityScorer
 
 
@@ -67,8 +69,11 @@ class SupportSetRegressor(DensityScorer):
 
     def forward(self, unit: Tensor) -> Tensor:
         rows = max(1, self.max_bytes // (2 * self.linear1.out_features * 4))
-        standard = torch.cat([self._standard(part) for part in unit.split(rows)])
-        return self.mean + self.std * standard
+        return torch.cat([self.predict(part) for part in unit.split(rows)])
+
+    def predict(self, unit: Tensor) -> Tensor:
+        """log F (N,) of unit embeddings (N, d), unchecked and with its gradient."""
+        return self.mean + self.std * self._standard(unit)
 
     def fit(
         self,
@@ -155,9 +160,12 @@ class SupportSetRegressor(DensityScorer):
         """(log F - mean) / std of unit embeddings (N, d)."""
         return self.linear2(F.relu(self.linear1(unit.to(self.linear1.weight.dtype)))).squeeze(1)
 
-    def _log_density(self, unit: Tensor) -> Tensor:
+    def check_fitted(self) -> None:
         if not bool(torch.isfinite(self.mean)):
             raise RuntimeError("the regressor is not fitted: call fit(), or load the state dict of a fitted one")
+
+    def _log_density(self, unit: Tensor) -> Tensor:
+        self.check_fitted()
         return super()._log_density(unit)
 
     def _target(self, embeddings: Tensor, densities: Tensor) -> Tensor:
@@ -172,3 +180,48 @@ class SupportSetRegressor(DensityScorer):
             n = int((~good).nonzero()[0])
             raise ValueError(f"density {n} is {float(densities[n]):g}: give positive ones, as IDAScorer.density() does")
         return densities.double().log().to(self.linear1.weight.dtype)
+
+
+def save_regressor(
+    path: str | Path, regressor: SupportSetRegressor, encoder: str = "", source: dict | None = None
+) -> None:
+    """Write a fitted regressor with all that its scores depend on; the file appears when it is complete.
+
+    Args:
+        path: a new .pt file.
+        encoder: `fingerprint` of the encoder whose embeddings it was fitted to.
+        source: what else is to be known of it, such as the anchors' source.
+    """
+    path = new_file(path, ".pt")
+    regressor.check_fitted()
+    partial = path.with_name(f".{path.name}.partial")
+    saved = {
+        "embedding_size": regressor.embedding_size,
+        "hidden": regressor.linear1.out_features,
+        "state_dict": regressor.state_dict(),
+        "encoder": encoder,
+        "source": source or {},
+    }
+    try:
+        torch.save(saved, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_regressor(path: str | Path, encoder: str = "") -> SupportSetRegressor:
+    """The regressor of a file of `save_regressor`, refused if it is of another encoder, where both are known."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        regressor = SupportSetRegressor(saved["embedding_size"], saved["hidden"])
+        regressor.load_state_dict(saved["state_dict"])
+    except OSError:
+        raise
+    except Exception as error:  # pickle's, zipfile's and torch's own
+        raise ValueError(f"{path} holds no regressor: give a file that verimargin train-ssr wrote") from error
+    if encoder and saved["encoder"] and encoder != saved["encoder"]:
+        raise ValueError(
+            f"the regressor in {path} is of the encoder {saved['encoder'][:12]}, the embeddings of {encoder[:12]}: fit "
+            "one to the encoder of the embeddings"
+        )
+    return regressor

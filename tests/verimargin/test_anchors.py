@@ -208,13 +208,25 @@ def test_a_fingerprint_tells_weights_and_shapes_apart():
     assert all(a != b for a, b in pairwise(sorted(prints)))
 
 
+def test_a_fingerprint_is_of_the_weights_whatever_file_holds_them(tmp_path):
+    torch.save(ENCODER.state_dict(), tmp_path / "embedding_model.ckpt")
+    torch.jit.save(torch.jit.trace(ENCODER, torch.zeros(1, 2, 4)), tmp_path / "scripted.pt")
+    assert (
+        fingerprint(tmp_path / "embedding_model.ckpt") == fingerprint(tmp_path / "scripted.pt") == fingerprint(ENCODER)
+    )
+    torch.save({"epoch": 3, "weight": seeded(2)}, tmp_path / "checkpoint.pt")
+    assert fingerprint(tmp_path / "checkpoint.pt") != fingerprint(tmp_path / "scripted.pt")
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "none.ckpt")
+
+
 class TestCommand:
     def test_fc(self, tmp_path):
         torch.save({"weight": seeded(4, SIZE)}, tmp_path / "classifier.ckpt")
         (tmp_path / "names").write_text("ann\nbob\ncy\ndee\n")
         (tmp_path / "test").write_text("bob\nzoe\n")
-        encoder = tmp_path / "encoder.ckpt"
-        torch.save(ENCODER.state_dict(), encoder)
+        encoder = tmp_path / "encoder.bin"
+        encoder.write_bytes(b"any file")
         options = ["--names", tmp_path / "names", "--exclude", tmp_path / "test", "--encoder", encoder]
         output = run("fc", tmp_path / "a.npz", tmp_path / "classifier.ckpt", *options)
         assert (
@@ -232,7 +244,7 @@ class TestCommand:
         assert "2 anchors of 6" in run("real", tmp_path / "b.npz", path)
         assert core.load_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
         np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
-        with pytest.raises(ValueError, match="tells nobody's identity"):
+        with pytest.raises(ValueError, match="doesn't tell the identities"):
             run("real", tmp_path / "c.npz", path)
 
     @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])
@@ -257,7 +269,7 @@ class TestCommand:
         found = core.load_anchors(tmp_path / "a.npz", SIZE)
         wanted = core.anchors_from_generator(made, ENCODER, 4, 7, truncation=1.5, seed=5).vectors
         torch.testing.assert_close(found.vectors, wanted, rtol=1e-5, atol=1e-5)
-        assert found.encoder == fingerprint(ENCODER if form == "callable" else names["read"])
+        assert found.encoder == fingerprint(names["read"] if form == "onnx" else ENCODER)
         source = {"kind": "fake", "latent_size": [4], "truncation": 1.5, "seed": 5, "generator": str(names["made"])}
         assert json.loads(json.dumps(found.source)) == source
 
