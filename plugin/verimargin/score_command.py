@@ -16,6 +16,7 @@ from . import plots, report, scoring
 from .embeddings import read_embeddings
 from .ida import IDAScorer
 from .identification import rank1
+from .regressor import load_regressor
 from .score_norm import ScoreNorm
 from .scoring import Method
 from .task import Task, read_task
@@ -40,6 +41,7 @@ def score(
     anchors: Annotated[Path | None, typer.Option(help="anchors: IDA-R")] = None,
     k: KOption = 10,
     tau: TauOption = 1.0,
+    regressor: Annotated[Path | None, typer.Option(help="a file of verimargin train-ssr: IDA-L")] = None,
     distractors: Annotated[Path | None, typer.Option(help="embeddings: Rank-1 among 10, 100, ... of them")] = None,
     at_far: Annotated[float | None, typer.Option(min=0, max=1, help="compare decisions there, not at the EER")] = None,
     resamples: ResamplesOption = 200,
@@ -56,6 +58,8 @@ def score(
         methods += [scoring.score_norm(ScoreNorm(impostors, size)) for size in (None, cohort_size)]
     if anchors:
         methods.append(scoring.ida(IDAScorer(task.anchors(anchors).to(device), k, tau)))
+    if regressor:
+        methods.append(scoring.ida(load_regressor(regressor, task.encoder).to(device), "ida-l", "IDA-L"))
     others = read_distractors(distractors, task) if distractors else None
     progress = report.progress_on(console)
     with report.new_folder(out) as folder:

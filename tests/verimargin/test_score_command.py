@@ -11,6 +11,7 @@ from verimargin import report
 from verimargin.compare_command import compare
 from verimargin.embeddings import write_embeddings
 from verimargin.metrics import DetCurve
+from verimargin.regressor import save_regressor
 from verimargin.score_command import score
 
 SPEAKERS, UTTERANCES = 12, 4
@@ -48,13 +49,17 @@ def given(folder):
 
 def test_scores_figures_and_files_of_each_method(task):
     folder, rows, pairs = task
-    others = ("--cohort", "--anchors", "--distractors")
-    files = [folder / f"{name}.npz" for name in ("cohort", "cohort", "distractors")]
+    regressor = vm.SupportSetRegressor(6, hidden=4, k=5, tau=2.0)
+    f = torch.from_numpy(rows).float()
+    regressor.fit(f, vm.IDAScorer(f, k=5, tau=2.0).density(f), epochs=2)
+    save_regressor(folder / "regressor.pt", regressor)
+    others = ("--cohort", "--anchors", "--distractors", "--regressor")
+    files = [folder / name for name in ("cohort.npz", "cohort.npz", "distractors.npz", "regressor.pt")]
     options = [part for pair in zip(others, files) for part in pair]
     result = run(score, *given(folder), *options, "--cohort-size", 9, "--k", 5, "--tau", 2, "--resamples", 20)
     out, cohort = folder / "out", np.load(folder / "cohort.npz")["embeddings"]
     with np.load(out / "scores.npz") as saved:
-        scores = {name: saved[name] for name in ("cosine", "s-norm", "adaptive-s-norm", "ida-r")}
+        scores = {name: saved[name] for name in ("cosine", "s-norm", "adaptive-s-norm", "ida-r", "ida-l")}
         same = saved["same"]
         assert [saved["ids"][saved["enrol"][7]], saved["ids"][saved["test"][7]]] == ["id1/a/0", "id0/a/1"]
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -63,6 +68,8 @@ def test_scores_figures_and_files_of_each_method(task):
     scorer = vm.IDAScorer(torch.from_numpy(cohort).double(), k=5, tau=2.0)
     expected = scorer.score_pairs(torch.from_numpy(rows), *torch.from_numpy(pairs.T)).log()
     np.testing.assert_allclose(scores["ida-r"], expected, atol=1e-5)
+    expected = regressor.score_pairs(f, *torch.from_numpy(pairs.T), log=True)
+    np.testing.assert_allclose(scores["ida-l"], expected, atol=1e-5)
     for name, size in (("s-norm", None), ("adaptive-s-norm", 9)):
         expected = [reference.score_norm(rows[a], rows[b], cohort, "s-norm", size) for a, b in pairs[::37]]
         np.testing.assert_allclose(scores[name][::37], expected, rtol=1e-5, atol=1e-5)
@@ -73,14 +80,14 @@ def test_scores_figures_and_files_of_each_method(task):
     s = scores["adaptive-s-norm"]
     assert float(value["value"]) == pytest.approx(100 * vm.metrics.tar_at_far(s[same], s[~same], far=1e-2)[0], rel=1e-5)
     assert float(value["low"]) <= float(value["value"]) <= float(value["high"])
-    assert len(table) == 4 * 5  # EER, minDCF, TAR at 1e-1..1e-3 of 1,056 non-target trials
+    assert len(table) == 5 * 5  # EER, minDCF, TAR at 1e-1..1e-3 of 1,056 non-target trials
     text = (out / "scores_ida-r.txt").read_text().splitlines()
     assert text[7] == f"id1/a/0 id0/a/1 0 {scores['ida-r'][7]:f}"
-    assert (out / "report.md").read_text().count("| - | - | - |") == 4
+    assert (out / "report.md").read_text().count("| - | - | - |") == 5
     assert "72 target and 1,056 non-target trials" in result.output
     for name in ("det", "distributions", "identification"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert len((out / "identification.csv").read_text().splitlines()) == 1 + 4
+    assert len((out / "identification.csv").read_text().splitlines()) == 1 + 5
     assert {p.name for p in folder.iterdir() if p.is_dir()} == {"out"}
 
 
@@ -135,6 +142,7 @@ def test_a_setting_is_varied(task, setting, values):
         (["--anchors", "other.npz"], r"anchors in other\.npz have 5 numbers, the embeddings 6"),
         (["--anchors", "foreign.npz"], r"anchors in foreign\.npz are of the encoder beef, the embeddings of cafe"),
         (["--cohort", "other.npz", "--cohort-size", 2], "of the encoder that the cohort comes from"),
+        (["--regressor", "foreign.pt"], r"regressor in foreign\.pt is of the encoder beef, the embeddings of cafe"),
         (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
     ],
 )
@@ -145,6 +153,9 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, m
         arrays = dict(held)
     np.savez(folder / "embeddings.npz", **arrays, encoder="cafe")
     np.savez(folder / "foreign.npz", **arrays, encoder="beef")
+    regressor = vm.SupportSetRegressor(6, hidden=4)
+    regressor.fit(torch.randn(5, 6), torch.ones(5), epochs=1)
+    save_regressor(folder / "foreign.pt", regressor, "beef")
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=message):
         run(score, *given(folder), *options, *(["--k", 2] if options[1] == "other.npz" else []))

@@ -61,3 +61,22 @@ def test_bad_input_is_named(call, message):
     f, cohort, _ = problem(6, 9, 4)
     with pytest.raises(ValueError, match=message):
         call(f, cohort)
+
+
+@pytest.mark.parametrize("cohort_size", [None, 30])
+def test_cosines_with_the_cohort_exist_in_blocks(cohort_size, monkeypatch):
+    f, cohort, _ = problem(400, 5000, 12)
+    norm, largest = ScoreNorm(cohort, cohort_size, max_bytes=2**18), [0]
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple) else (out,):
+                if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and tensor.shape[1] > 12:
+                    largest.append(tensor.nbytes)
+            return out
+
+    with Watch():
+        norm.statistics(f)
+    assert max(largest) <= 2**18
+    assert (max(largest) > 2**17) == (cohort_size is not None)
