@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +19,7 @@ from .score_command import (
     ResamplesOption,
     TauOption,
     TrialsArgument,
+    evaluated,
     note,
     score_task,
 )
@@ -68,17 +68,11 @@ def compare(
         name = f"{setting.value} {value:g}"
         return scoring.ida(scorer)._replace(name=name, title=name)
 
-    for value in values:
-        method(value)  # what is wrong with a value is told before any is scored
+    methods = [scoring.COSINE, *map(method, values)]  # so what is wrong with a value is told before any is scored
     progress = report.progress_on(console)
     with report.new_folder(out) as folder:
-        rows = {}
-        for of in (scoring.COSINE, *map(method, values)):
-            scores = score_task(task, [of], device, progress)
-            shown = partial(progress, title=f"Intervals, {of.title}")
-            rows[of.title] = report.evaluate(
-                scores[of.name], task.trials, task.identities, resamples, progress=shown
-            ).figures
+        scores = score_task(task, methods, device, progress)
+        rows = {m.title: evaluated(task, m, scores[m.name], resamples, progress).figures for m in methods}
         parts = [report.write_table(folder, rows, note(task, resamples)), "![Error rates](compare.png)"]
         plot(folder / "compare.png", setting.value, values, rows)
         report.write_markdown(folder, task.title, parts)

@@ -51,6 +51,8 @@ def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapp
                 panel.plot(x, values, marker="o", label=name)
             if min(x) > 0 and max(x) > 10 * min(x):
                 panel.set_xscale("log")
+            panel.set_xticks(x, [f"{value:,g}" for value in x], rotation=45)
+            panel.set_xticks([], minor=True)
             panel.set(xlabel=xlabel, ylabel=ylabel)
             panel.grid(alpha=0.3)
             panel.legend()

@@ -121,12 +121,13 @@ def progress_on(console) -> Callable[..., Iterable]:
 
 
 def print_table(console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
-    """The figures down, the methods across: so it fits most terminals."""
+    """The figures down, the methods across; where these are many, without intervals: so it fits most terminals."""
     from rich.table import Table
 
     table = Table("", *rows, title=title)
     for column in next(iter(rows.values())):
-        table.add_row(column, *(str(row[column]).replace(" [", "\n[") for row in rows.values()))
+        values = [row[column] if len(rows) < 5 else row[column]._replace(interval=None) for row in rows.values()]
+        table.add_row(column, *(str(value).replace(" [", "\n[") for value in values))
     console.print(table)
 
 

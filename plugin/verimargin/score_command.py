@@ -65,17 +65,7 @@ def score(
     with report.new_folder(out) as folder:
         scores = score_task(task, methods, device, progress)
         write_scores(folder, task, scores)
-        results = {
-            m.title: report.evaluate(
-                scores[m.name],
-                task.trials,
-                task.identities,
-                resamples,
-                at_far,
-                partial(progress, title=f"Intervals, {m.title}"),
-            )
-            for m in methods
-        }
+        results = {m.title: evaluated(task, m, scores[m.name], resamples, progress, at_far) for m in methods}
         rows = {title: result.figures for title, result in results.items()}
         parts = [report.write_table(folder, rows, note(task, resamples))]
         if len(methods) > 1:
@@ -101,6 +91,13 @@ def score_task(task: Task, methods: list[Method], device: str, progress: Progres
     i, j = (torch.from_numpy(side).to(device) for side in task.trials[:2])
     scores = scoring.score_trials(methods, task.embeddings.vectors.to(device), i, j, progress)
     return {name: values.cpu().numpy() for name, values in scores.items()}
+
+
+def evaluated(
+    task: Task, method: Method, scores: np.ndarray, resamples: int, progress: Progress, far: float | None = None
+) -> report.Result:
+    shown = partial(progress, title=f"Intervals, {method.title}")
+    return report.evaluate(scores, task.trials, task.identities, resamples, far, shown)
 
 
 def write_scores(folder: Path, task: Task, scores: dict[str, np.ndarray]) -> None:
