@@ -9,6 +9,7 @@ from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
 from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
 from .momentum import MomentumEncoder
 from .regressor import SupportSetRegressor
+from .score_norm import ScoreNorm
 
 __version__ = "0.1.0"
 
@@ -23,6 +24,7 @@ __all__ = [
     "NoMargin",
     "PrototypeHead",
     "QMargin",
+    "ScoreNorm",
     "SupportSetRegressor",
     "alpha_divergence_loss",
     "alpha_softargmax",

@@ -1,6 +1,7 @@
 """SpeechBrain's own, unmodified scripts with our recipes on real speech."""
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,12 @@ import pytest
 import reference
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-from verimargin import metrics, recipes
+from verimargin import metrics, recipes, scoring
 from verimargin.anchors import anchors_from_prototypes, save_anchors
 from verimargin.embeddings import read_embeddings
 from verimargin.networks import fingerprint
+from verimargin.score_norm import ScoreNorm
+from verimargin.trials import read_trials
 from verimargin_speechbrain import embed
 
 TINY = ["--channels", "16", "--emb_dim", "24", "--sentence_len", "1.0", "--device", "cpu", "--noprogressbar"]
@@ -111,3 +114,36 @@ def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path)
     assert len(lines) == 4950
     expected = [reference.dao(vectors[i], vectors[j], density[i], density[j], 1.0) for i, j, *_ in lines]
     np.testing.assert_allclose([float(line[3]) for line in lines], expected, rtol=1e-5, atol=5e-7)  # it has 6 digits
+
+
+@pytest.mark.parametrize("kind", [None, "s-norm", "z-norm", "t-norm"])
+@pytest.mark.parametrize("cohort_size", [None, 7])
+def test_scores_are_those_of_its_verification_script(upstream_recipe, kind, cohort_size, tmp_path):
+    """The script's own loop over the trials, given embeddings; and `verimargin score`'s on what it was given."""
+    script = runpy.run_path(str(upstream_recipe / "speaker_verification_cosine.py"))
+    draw = torch.Generator().manual_seed(0)
+    voices = torch.randn(5, 1, 1, 16, generator=draw)
+    rows = (voices + torch.randn(5, 4, 1, 16, generator=draw)).reshape(-1, 1, 16)
+    ids = [f"id{k // 4}/s/{k % 4}" for k in range(20)]
+    cohort = torch.randn(30, 1, 16, generator=draw)
+    trials = [f"{a // 4 == b // 4:d} {ids[a]}.wav {ids[b]}.wav" for a in range(20) for b in range(20) if a != b]
+    loop = script["get_verification_scores"]
+    loop.__globals__["params"] = {"output_folder": str(tmp_path)}
+    if kind:
+        loop.__globals__["params"]["score_norm"] = kind
+    if cohort_size:
+        loop.__globals__["params"]["cohort_size"] = cohort_size
+    embeddings = dict(zip(ids, rows))
+    loop.__globals__.update(enrol_dict=embeddings, test_dict=embeddings, train_dict=dict(enumerate(cohort)))
+    positive, negative = (torch.stack(scores).flatten() for scores in loop(trials))
+
+    torch.save(embeddings, tmp_path / "embeddings.pt")
+    (tmp_path / "trials.txt").write_text("\n".join(trials) + "\n")
+    read = read_embeddings(tmp_path / "embeddings.pt")
+    listed = read_trials(tmp_path / "trials.txt", read.ids)
+    i, j = torch.from_numpy(listed.enrol), torch.from_numpy(listed.test)
+    method = scoring.score_norm(ScoreNorm(cohort[:, 0], cohort_size, kind)) if kind else scoring.COSINE
+    scores = scoring.score_trials([method], read.vectors, i, j)[method.name]
+    same = torch.from_numpy(listed.same)
+    torch.testing.assert_close(scores[same], positive, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(scores[~same], negative, rtol=1e-5, atol=1e-5)
