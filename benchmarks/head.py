@@ -143,13 +143,18 @@ def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
     head = build(side, weight)
     del weight
+    peak = peak_of(lambda: [one_step(head, embeddings, labels) for _ in range(3)])
+    print(peak - head.weight.numel() * 4 / 2**20)
+
+
+def peak_of(call) -> float:
+    """MiB that a call takes beyond what this process has."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory freed by the data's making would be used unseen
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
-    for _ in range(3):
-        one_step(head, embeddings, labels)
+    call()
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print((int(peak.split()[1]) * 1024 - before) / 2**20 - head.weight.numel() * 4 / 2**20)
+    return (int(peak.split()[1]) * 1024 - before) / 2**20
 
 
 def main() -> None:

@@ -108,6 +108,26 @@ def mean_resultant(kappa, d):
     return ratio
 
 
+def score_norm(enrol, test, cohort, kind, cohort_size=None):
+    """One trial's normalised score, both sides against the whole cohort, as SpeechBrain's script goes about it."""
+
+    def cosine(a, b):
+        return np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+
+    def normalised(side):
+        scores = sorted((cosine(side, c) for c in np.asarray(cohort, float)), reverse=True)[:cohort_size]
+        mean = sum(scores) / len(scores)
+        std = (sum((s - mean) ** 2 for s in scores) / (len(scores) - 1)) ** 0.5
+        return (cosine(enrol, test) - mean) / max(std, 1e-4)
+
+    enrol, test = np.asarray(enrol, float), np.asarray(test, float)
+    return {
+        "z-norm": lambda: normalised(enrol),
+        "t-norm": lambda: normalised(test),
+        "s-norm": lambda: 0.5 * (normalised(enrol) + normalised(test)),
+    }[kind]()
+
+
 def von_mises_fisher(mean, kappa, samples, rng):
     """Samples around the unit vector `mean`, by Wood's rejection (1994)."""
     d = len(mean)
@@ -124,3 +144,29 @@ def von_mises_fisher(mean, kappa, samples, rng):
     across /= np.linalg.norm(across, axis=1, keepdims=True)
     w = np.array(cosines)[:, None]
     return w * mean + np.sqrt(1 - w**2) * across
+
+
+def ida_density(embeddings, anchors, k, tau):
+    """F of each embedding: 1 / sum of exp(tau s) over the k largest cosines with the anchors."""
+    densities = []
+    for f in np.asarray(embeddings, float):
+        s = sorted(float(f @ a / (np.linalg.norm(f) * np.linalg.norm(a))) for a in np.asarray(anchors, float))
+        densities.append(1.0 / sum(np.exp(tau * s_i) for s_i in s[-k:]))
+    return np.array(densities)
+
+
+def dao(f1, f2, density1, density2, tau):
+    """exp(tau <f1, f2>) (F(f1) + F(f2)) of one pair."""
+    f1, f2 = np.asarray(f1, float), np.asarray(f2, float)
+    cosine = f1 @ f2 / (np.linalg.norm(f1) * np.linalg.norm(f2))
+    return np.exp(tau * cosine) * (density1 + density2)
+
+
+def mutual_likelihood(mean1, variance1, mean2, variance2):
+    """log of the integral over z of N(z; mean1, variance1) N(z; mean2, variance2), by quadrature in each dimension."""
+    total = 0.0
+    for m1, v1, m2, v2 in zip(mean1, variance1, mean2, variance2):
+        z = np.linspace(-12.0, 12.0, 48_001)
+        densities = [np.exp(-0.5 * (z - m) ** 2 / v) / np.sqrt(2.0 * np.pi * v) for m, v in ((m1, v1), (m2, v2))]
+        total += np.log(np.sum(densities[0] * densities[1]) * (z[1] - z[0]))
+    return total

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-from collections.abc import Callable
 
 import torch
-
-INPUT, OUTPUT = "data", "embedding"
+from verimargin.onnx_graph import INPUT, OUTPUT, dynamic_batch
 
 
 def export_onnx(backbone: torch.nn.Module, path: str | os.PathLike, image_size: int = 112, opset: int = 17) -> None:
@@ -33,22 +29,3 @@ def export_onnx(backbone: torch.nn.Module, path: str | os.PathLike, image_size: 
     finally:
         backbone.train(was_training)
     os.replace(partial, path)
-
-
-def dynamic_batch(export: Callable) -> Callable:
-    """`torch.onnx.export` of one input and one output that traces, and keeps the batch size open.
-
-    A traced reshape has the example's batch size in it, unless that axis is declared dynamic.
-    """
-
-    has_dynamo = "dynamo" in inspect.signature(export).parameters
-
-    @functools.wraps(export)
-    def traced(model, args, f, *, dynamo=False, dynamic_axes=None, input_names=None, output_names=None, **kwargs):
-        names = {"input_names": input_names or [INPUT], "output_names": output_names or [OUTPUT]}
-        axes = dynamic_axes or {name: {0: "batch"} for some in names.values() for name in some}
-        exporter = {"dynamo": dynamo} if has_dynamo else {}
-        args = args if isinstance(args, tuple) else (args,)
-        return export(model, args, f, dynamic_axes=axes, **names, **exporter, **kwargs)
-
-    return traced

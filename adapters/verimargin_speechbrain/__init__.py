@@ -4,6 +4,8 @@ from importlib import import_module
 
 # Loaded when first named: importing SpeechBrain takes seconds, and the command line only needs its names.
 _HOME = {
+    "IDAEmbedding": "ida",
+    "IDAEmbeddingModel": "ida",
     "KappaFace": "kappa",
     "KappaLogger": "kappa",
     "MarginCost": "cost",

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from verimargin.trials import named_trials
+
 
 class Trial(NamedTuple):
     same: bool
@@ -22,12 +24,7 @@ def read_trials(path: str | Path) -> list[Trial]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"the trial list {path} does not exist: give verification_file the path of one")
-    trials = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        parts = line.split()
-        if len(parts) != 3 or parts[0] not in ("0", "1"):
-            raise ValueError(f"line {number} of {path} is {line!r}: give '<1 or 0> <enrol wav> <test wav>'")
-        trials.append(Trial(parts[0] == "1", parts[1], parts[2]))
+    trials = [Trial(*trial) for trial in named_trials(path)]
     if not trials:
         raise ValueError(f"the trial list {path} is empty")
     return trials

@@ -84,14 +84,31 @@ def check_cosines(cosine: Tensor) -> None:
         )
 
 
-def check_norms(norms: Tensor) -> None:
+def check_norms(norms: Tensor, owner: str = "the embedding of sample") -> None:
     """Refuse embeddings without a direction or too long to measure, given their (B,) norms, on the CPU."""
     if norms.device.type == "cpu" and not bool((measurable := (norms > 0) & torch.isfinite(norms)).all()):
         i = int((~measurable).nonzero()[0])
         raise ValueError(
-            f"the embedding of sample {i} has norm {float(norms[i]):g} and so no direction: it is all zero, or too "
-            "small or large for its dtype; look at that sample"
+            f"{owner} {i} has norm {float(norms[i]):g} and so no direction: it is all zero, holds nan or infinity, or "
+            "is too small or large for its dtype; look at what it was made from"
         )
+
+
+def check_pairs(i: Tensor, j: Tensor, num_embeddings: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Positions of the two sides of P pairs among the embeddings, (P,) each, as int64 on the device."""
+    i, j = torch.as_tensor(i), torch.as_tensor(j)
+    if i.dim() != 1 or i.shape != j.shape:
+        raise ValueError(f"i and j have shapes {tuple(i.shape)} and {tuple(j.shape)}: give one of each a pair, (P,)")
+    for name, index in (("i", i), ("j", j)):
+        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+            raise ValueError(f"{name} has dtype {index.dtype}: give positions among the embeddings, as integers")
+        if not bool((inside := (index >= 0) & (index < num_embeddings)).all()):
+            p = int((~inside).nonzero()[0])
+            raise ValueError(
+                f"{name} of pair {p} is {int(index[p])}, and there are {num_embeddings} embeddings: give positions "
+                f"among them, 0..{num_embeddings - 1}"
+            )
+    return i.long().to(device), j.long().to(device)
 
 
 def check_prototypes(norms: Tensor) -> None:

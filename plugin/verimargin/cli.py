@@ -25,7 +25,11 @@ def main() -> None:
     )
     app.command()(hparams)
     for entry in sorted(entry_points(group="verimargin.commands")):
-        app.command(name=entry.name)(entry.load())
+        command = entry.load()
+        if isinstance(command, typer.Typer):  # several commands under one name
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(name=entry.name)(command)
     try:
         app()
     except ModuleNotFoundError as error:

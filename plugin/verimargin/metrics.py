@@ -7,7 +7,7 @@ too, which is what resampling the speakers (`confidence_interval`) needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +20,33 @@ class DetCurve(NamedTuple):
     false_accept: np.ndarray  # share of the negatives above t
     false_reject: np.ndarray  # share of the positives at or below t
     threshold: np.ndarray
+
+    def eer(self) -> tuple[float, float]:
+        """As `metrics.eer`."""
+        far, frr = self.false_accept, self.false_reject
+        # Between the accepting side and the rejecting side of the crossing. SpeechBrain tries the scores only
+        # (not -inf), and its float32 rates and differences decide between the two when they are equally close.
+        after = max(int(np.searchsorted(frr[1:] - far[1:], 0.0, side="right")) + 1, 2)
+        sides = [after - 1, min(after, len(far) - 1)]
+        far32, frr32 = far[sides].astype(np.float32), frr[sides].astype(np.float32)
+        held = abs(float(far32[0]) - float(frr32[0]))
+        best = sides[1] if float(abs(far32[1] - frr32[1])) < held else sides[0]
+        return float(far[best] + frr[best]) / 2, float(self.threshold[best])
+
+    def min_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[float, float]:
+        """As `metrics.min_dcf`."""
+        if not 0.0 < p_target < 1.0:
+            raise ValueError(f"p_target is {p_target}: give the prior of a target trial, between 0 and 1")
+        cost = c_miss * self.false_reject * p_target + c_fa * self.false_accept * (1.0 - p_target)
+        best = int(np.argmin(cost))
+        return float(cost[best]), float(self.threshold[best])
+
+    def tar_at_far(self, far: float) -> tuple[float, float]:
+        """As `metrics.tar_at_far`."""
+        if not 0.0 <= far <= 1.0:
+            raise ValueError(f"far is {far}: give a false accept rate between 0 and 1")
+        first = int(np.argmax(self.false_accept <= far * (1 + 1e-12)))
+        return float(1.0 - self.false_reject[first]), float(self.threshold[first])
 
 
 def det_curve(
@@ -43,14 +70,15 @@ def det_curve(
     negative, negative_weight = _scores("negative", negative, negative_weight)
     scores = np.concatenate([positive, negative])
     order = np.argsort(scores, kind="stable")
-    scores = scores[order]
+    same = np.arange(len(scores)) < len(positive)
+    return _curve(scores[order], same[order], np.concatenate([positive_weight, negative_weight])[order])
+
+
+def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray) -> DetCurve:
+    """The curve of scores in rising order."""
     last = np.append(scores[1:] != scores[:-1], True)  # of each run of ties
-
-    def at_or_below(positive_part: np.ndarray, negative_part: np.ndarray) -> np.ndarray:
-        return np.append(0.0, np.cumsum(np.concatenate([positive_part, negative_part])[order])[last])
-
-    missed = at_or_below(positive_weight, np.zeros(len(negative)))
-    refused = at_or_below(np.zeros(len(positive)), negative_weight)
+    missed = np.append(0.0, np.cumsum(np.where(same, weight, 0.0))[last])
+    refused = np.append(0.0, np.cumsum(np.where(same, 0.0, weight))[last])
     # counts are subtracted, not rates: they are exact, and so is FAR = k / n
     false_accept = (refused[-1] - refused) / refused[-1]
     return DetCurve(false_accept, missed / missed[-1], np.append(-np.inf, scores[last]))
@@ -65,15 +93,7 @@ def eer(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative
     >>> eer([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.55])
     (0.25, 0.5)
     """
-    far, frr, threshold = det_curve(positive, negative, positive_weight, negative_weight)
-    # Between the accepting side and the rejecting side of the crossing. SpeechBrain tries the scores only
-    # (not -inf), and its float32 rates and differences decide between the two when they are equally close.
-    after = max(int(np.searchsorted(frr[1:] - far[1:], 0.0, side="right")) + 1, 2)
-    sides = [after - 1, min(after, len(far) - 1)]
-    far32, frr32 = far[sides].astype(np.float32), frr[sides].astype(np.float32)
-    held = abs(float(far32[0]) - float(frr32[0]))
-    best = sides[1] if float(abs(far32[1] - frr32[1])) < held else sides[0]
-    return float(far[best] + frr[best]) / 2, float(threshold[best])
+    return det_curve(positive, negative, positive_weight, negative_weight).eer()
 
 
 def min_dcf(
@@ -94,12 +114,7 @@ def min_dcf(
     >>> min_dcf([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.1])
     (0.0, 0.4)
     """
-    if not 0.0 < p_target < 1.0:
-        raise ValueError(f"p_target is {p_target}: give the prior of a target trial, between 0 and 1")
-    far, frr, threshold = det_curve(positive, negative, positive_weight, negative_weight)
-    cost = c_miss * frr * p_target + c_fa * far * (1.0 - p_target)
-    best = int(np.argmin(cost))
-    return float(cost[best]), float(threshold[best])
+    return det_curve(positive, negative, positive_weight, negative_weight).min_dcf(p_target, c_miss, c_fa)
 
 
 def tar_at_far(
@@ -112,11 +127,7 @@ def tar_at_far(
     >>> tar_at_far([0.9, 0.7, 0.2, 0.1], [0.8, 0.3, 0.1, 0.0], far=0.25)
     (0.5, 0.3)
     """
-    if not 0.0 <= far <= 1.0:
-        raise ValueError(f"far is {far}: give a false accept rate between 0 and 1")
-    curve = det_curve(positive, negative, positive_weight, negative_weight)
-    first = int(np.argmax(curve.false_accept <= far * (1 + 1e-12)))
-    return float(1.0 - curve.false_reject[first]), float(curve.threshold[first])
+    return det_curve(positive, negative, positive_weight, negative_weight).tar_at_far(far)
 
 
 def cllr(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None) -> float:
@@ -144,8 +155,8 @@ def confidence_interval(
     metric: Callable,
     scores: ArrayLike,
     same: ArrayLike,
-    enrol_speaker: Sequence,
-    test_speaker: Sequence,
+    enrol_speaker: Sequence | np.ndarray,
+    test_speaker: Sequence | np.ndarray,
     *,
     level: float = 0.95,
     resamples: int = 1000,
@@ -169,6 +180,58 @@ def confidence_interval(
         ValueError: sizes differ, fewer than two speakers, a level outside (0, 1), or `same` and the
             speakers contradict each other.
     """
+    values = []
+    trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
+    for weight in _resampled(trials, range(resamples), seed):
+        of, is_target = trials.scores, trials.same
+        value = metric(of[is_target], of[~is_target], weight[is_target], weight[~is_target], **options)
+        values.append(value[0] if isinstance(value, tuple) else value)
+    return _percentiles(values, level)
+
+
+def confidence_intervals(
+    metrics: Mapping[str, Callable[[DetCurve], tuple[float, float]]],
+    scores: ArrayLike,
+    same: ArrayLike,
+    enrol_speaker: Sequence | np.ndarray,
+    test_speaker: Sequence | np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> dict[str, Interval]:
+    """`confidence_interval` of several metrics of the DET curve at once, in one metric's time.
+
+    Args:
+        metrics: for each name a function of a `DetCurve`, e.g. ``{"EER": DetCurve.eer}``.
+        progress: goes through the resamples, such as tqdm does.
+
+    >>> speaker = np.array([0, 1, 2, 3])
+    >>> enrol, test = np.repeat(speaker, 4), np.tile(speaker, 4)
+    >>> confidence_intervals({"EER": DetCurve.eer}, enrol == test, enrol == test, enrol, test, resamples=20)
+    {'EER': Interval(low=0.0, high=0.0)}
+    """
+    values: dict[str, list[float]] = {name: [] for name in metrics}
+    trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
+    for weight in _resampled(trials, progress(range(resamples)), seed):
+        curve = _curve(trials.scores, trials.same, weight)
+        for name, metric in metrics.items():
+            values[name].append(metric(curve)[0])
+    return {name: _percentiles(of, level) for name, of in values.items()}
+
+
+class _Trials(NamedTuple):
+    """By rising score; speakers as numbers from 0."""
+
+    scores: np.ndarray
+    same: np.ndarray
+    enrol: np.ndarray
+    test: np.ndarray
+    speakers: int
+
+
+def _sorted_trials(scores, same, enrol_speaker, test_speaker, level: float, resamples: int) -> _Trials:
     scores, same = _flat(scores), _flat(same).astype(bool)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
@@ -179,28 +242,44 @@ def confidence_interval(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
             "give one of each a trial"
         )
-    speakers, ids = np.unique(
-        np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]), return_inverse=True
-    )
+    speakers, ids = _numbered(np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]))
     enrol, test = ids.reshape(2, -1)
-    if len(speakers) < 2:
-        raise ValueError(f"{len(speakers)} speaker: an interval over speakers needs two at least")
+    if speakers < 2:
+        raise ValueError(f"{speakers} speaker: an interval over speakers needs two at least")
     if (wrong := same != (enrol == test)).any():
         i = int(np.argmax(wrong))
         raise ValueError(
             f"trial {i} is labelled {int(same[i])} but compares {enrol_speaker[i]!r} with {test_speaker[i]!r}"
         )
     order = np.argsort(scores, kind="stable")  # once: sorting what is sorted is linear
-    scores, same, enrol, test = scores[order], same[order], enrol[order], test[order]
-    random, values = np.random.default_rng(seed), []
-    for _ in range(resamples):
-        count = random.multinomial(len(speakers), np.full(len(speakers), 1.0 / len(speakers)))
-        weight = np.where(same, count[enrol], count[enrol] * count[test]).astype(float)
-        if weight[same].any() and weight[~same].any():
-            value = metric(scores[same], scores[~same], weight[same], weight[~same], **options)
-            values.append(value[0] if isinstance(value, tuple) else value)
-    if not values:
+    return _Trials(scores[order], same[order], enrol[order], test[order], speakers)
+
+
+def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many distinct names there are, and each one's rank among them; small numbers are not sorted for it."""
+    if len(names) and names.dtype.kind in "iu" and names.min() >= 0 and names.max() < len(names):
+        used = np.zeros(int(names.max()) + 1, dtype=bool)
+        used[names] = True
+        return int(used.sum()), (np.cumsum(used) - 1)[names]
+    distinct, ranks = np.unique(names, return_inverse=True)
+    return len(distinct), ranks
+
+
+def _resampled(trials: _Trials, resamples: Iterable[int], seed: int) -> Iterator[np.ndarray]:
+    """Weights of the trials for each resample of the speakers that has both kinds of trials."""
+    random, empty = np.random.default_rng(seed), True
+    for _ in resamples:
+        count = random.multinomial(trials.speakers, np.full(trials.speakers, 1.0 / trials.speakers))
+        enrol, test = count[trials.enrol], count[trials.test]
+        weight = np.where(trials.same, enrol, enrol * test).astype(float)
+        if weight[trials.same].any() and weight[~trials.same].any():
+            empty = False
+            yield weight
+    if empty:
         raise ValueError("no resample held both target and non-target trials: use more speakers")
+
+
+def _percentiles(values: list[float], level: float) -> Interval:
     low, high = np.quantile(values, [(1.0 - level) / 2, (1.0 + level) / 2])
     return Interval(float(low), float(high))
 

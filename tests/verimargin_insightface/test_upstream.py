@@ -1,12 +1,15 @@
 """Upstream's own scripts, unmodified, through the launcher: needs a checkout (ARCFACE_TORCH_HOME)."""
 
 import pathlib
+import runpy
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from verimargin import scoring
+from verimargin.task import read_task
 from verimargin_insightface.pack import pack_folder
 from verimargin_insightface.recordio import RecordReader
 from verimargin_insightface.verification_set import write_bin
@@ -291,3 +294,28 @@ def test_the_evaluators_run_and_agree(python, checkout, arcface_torch, in_checko
     assert len(by_torch) == 120
     np.testing.assert_allclose(by_onnx, by_torch, atol=1e-4)
     np.testing.assert_allclose(np.load(model / "scores.npz")["scores"][0], by_torch, atol=0.05)
+
+
+def test_templates_and_scores_are_those_of_ijb_evals(arcface_torch, tmp_path):
+    """`verimargin score` of saved image embeddings, and the script's default (N0D1F1) of the same."""
+    script = runpy.run_path(str(arcface_torch.parent / "_evaluation_" / "ijb" / "ijb_evals.py"))
+    rng = np.random.default_rng(0)
+    templates, media = rng.integers(3, 15, 60), rng.integers(1, 4, 60)
+    scores = rng.uniform(0.3, 1.0, 60).round(3)
+    embs, embs_f = rng.normal(size=(2, 60, 8)).astype(np.float32)
+    (tmp_path / "ijbc_face_tid_mid.txt").write_text("".join(f"x.jpg {t} {m}\n" for t, m in zip(templates, media)))
+    (tmp_path / "ijbc_name_5pts_score.txt").write_text("".join(f"x.jpg {'1.5 ' * 10}{s}\n" for s in scores))
+    pairs = [(a, b, (a - b) % 4 == 0) for a in np.unique(templates) for b in np.unique(templates) if a < b]
+    (tmp_path / "ijbc_template_pair_label.txt").write_text("".join(f"{a} {b} {y:d}\n" for a, b, y in pairs))
+    np.savez(tmp_path / "result.npz", embs=embs, embs_f=embs_f)
+
+    images = script["process_embeddings"](embs, embs_f, face_scores=scores)
+    features, unique, _ = script["image2template_feature"](images, templates, media)
+    first, second = np.array([pair[:2] for pair in pairs]).T
+    expected = script["verification_11"](features, unique, first, second)
+
+    task = read_task(tmp_path / "result.npz", tmp_path / "ijbc_template_pair_label.txt")
+    i, j = (torch.from_numpy(side) for side in task.trials[:2])
+    found = scoring.score_trials([scoring.COSINE], task.embeddings.vectors, i, j)["cosine"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert task.trials.same.tolist() == [pair[2] for pair in pairs]

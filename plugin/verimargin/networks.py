@@ -1,0 +1,107 @@
+"""A user's own network, named on the command line: a TorchScript or ONNX file, or a Python callable."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+FORMS = "a TorchScript file (.pt, .ts), an .onnx file, or module:name of a Python callable"
+TORCH_FILES = (".pt", ".pth", ".ckpt", ".ts", ".jit")
+
+
+def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callable[[Tensor], Tensor], str]:
+    """A function of tensors, and the fingerprint of its weights, "" for a callable that is no module.
+
+    An ONNX file has one input and runs on the CPU; its first output counts. "module:name" is imported from the
+    working directory or the environment; modules are put in evaluation mode.
+    """
+    path = Path(name)
+    if path.suffix in (".onnx", *TORCH_FILES):
+        if not path.is_file():
+            raise ValueError(f"the network {path} does not exist: give {FORMS}")
+        if path.suffix == ".onnx":
+            return _from_onnx(path), fingerprint(path)
+        try:
+            return torch.jit.load(path, map_location=device).eval(), fingerprint(path)
+        except RuntimeError as error:
+            raise ValueError(f"{path} is no TorchScript file: save it by torch.jit.save, or give {FORMS}") from error
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(f"the network {name!r} is not known: give {FORMS}")
+    network = _from_python(module, attribute)
+    if isinstance(network, torch.nn.Module):
+        network = network.to(device).eval()
+        return network, fingerprint(network)
+    return network, ""
+
+
+def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
+    """SHA-256 of an encoder's weights: of the names, types, shapes and values of its state dict.
+
+    A module, its state dict's file and its TorchScript file have the same. Of other files, such as ONNX, it is
+    that of their bytes.
+    """
+    digest = hashlib.sha256()
+    state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
+    if state is None:
+        with open(encoder, "rb") as file:  # type: ignore[arg-type]
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
+    for name, value in sorted(state.items()):
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _state_of(path: Path) -> dict | None:
+    """The tensors of a torch file of nothing else, or of a TorchScript file."""
+    if path.suffix not in TORCH_FILES:
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # what else there is in a torch file
+        try:
+            state = torch.jit.load(path, map_location="cpu").state_dict()
+        except RuntimeError:
+            return None
+    return state if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()) else None
+
+
+def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    if len(names) != 1:
+        raise ValueError(f"{path} has the inputs {names}: give a network of one")
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {names[0]: x.detach().cpu().numpy()})[0])
+
+    return run
+
+
+def _from_python(module: str, attribute: str) -> Callable[[Tensor], Tensor]:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the working directory, which an installed command does not look in
+    try:
+        network = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{module}:{attribute} cannot be imported ({error}): run in the folder of {module}.py"
+        ) from error
+    except AttributeError:
+        raise ValueError(f"the module {module} has no {attribute}: give module:name of a callable") from None
+    if not callable(network):
+        raise ValueError(f"{module}:{attribute} is a {type(network).__name__}: give a function or a torch module")
+    return network

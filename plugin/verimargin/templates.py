@@ -1,0 +1,63 @@
+"""Template features of an IJB protocol from the image embeddings that `ijb_evals.py --save_embeddings` keeps."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .embeddings import Embeddings, checked
+
+ENDING = "_template_pair_label.txt"
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file is the `.npz` of `ijb_evals.py --save_embeddings`."""
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return "embs.npy" in file.namelist()
+
+
+def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
+    """One embedding a template: `ijb_evals.py`'s default (N0D1F1), which keeps the embeddings' norms.
+
+    For images x with flipped copies x', detector scores a and media: the sum over the template's media of
+    the mean over the medium's images of ``a (x + x')``.
+
+    Args:
+        path: the `.npz` with `embs` and, of the flipped images, `embs_f`, a row for each line of
+            `<ijbb or ijbc>_name_5pts_score.txt`.
+        pairs: the protocol's `<ijbb or ijbc>_template_pair_label.txt`, beside that and `.._face_tid_mid.txt`.
+
+    Raises:
+        ValueError: the lists are not there, are of other lengths than the embeddings, or a template has no
+            direction.
+    """
+    path, pairs = Path(path), Path(pairs)
+    lists = [Path(str(pairs).removesuffix(ENDING) + name) for name in ("_face_tid_mid.txt", "_name_5pts_score.txt")]
+    if not pairs.name.endswith(ENDING) or not all(file.is_file() for file in lists):
+        raise ValueError(
+            f"{path} holds embeddings of images: give the protocol's own list as TRIALS (meta/ijbc{ENDING}), beside "
+            "which lie _face_tid_mid.txt and _name_5pts_score.txt"
+        )
+    with np.load(path) as file:
+        images = file["embs"] + (file["embs_f"] if "embs_f" in file.files and len(file["embs_f"]) else 0.0)
+    template, medium = np.loadtxt(lists[0], dtype=np.int64, usecols=(1, 2), ndmin=2, comments=None).T
+    quality = np.loadtxt(lists[1], usecols=-1, ndmin=1, comments=None)
+    if not len(images) == len(template) == len(quality):
+        raise ValueError(
+            f"{path} has {len(images)} embeddings, {lists[0]} {len(template)} and {lists[1]} {len(quality)} lines: "
+            "give one of each an image"
+        )
+    media, of_medium, count = np.unique(np.stack([template, medium]), axis=1, return_inverse=True, return_counts=True)
+    templates, of_template = np.unique(media[0], return_inverse=True)
+    means = _summed(images * quality[:, None], of_medium.reshape(-1), len(count)) / torch.from_numpy(count)[:, None]
+    return checked(path, [str(t) for t in templates], _summed(means, of_template, len(templates)).numpy())
+
+
+def _summed(rows: np.ndarray | torch.Tensor, group: np.ndarray, groups: int) -> torch.Tensor:
+    rows = torch.as_tensor(rows, dtype=torch.float64)
+    return rows.new_zeros(groups, rows.shape[1]).index_add_(0, torch.from_numpy(group), rows)

@@ -1,0 +1,183 @@
+"""Trial lists: VoxCeleb's (`<1 or 0> <enrol> <test>`) and IJB's (`<template> <template> <1 or 0>`)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+LOOKED_AT = 10_000  # lines, to tell the two formats apart
+LARGEST_TABLE = 2**24
+
+
+class Trials(NamedTuple):
+    """Which embeddings each trial compares, as positions among the ids, and whether they are of one identity."""
+
+    enrol: np.ndarray
+    test: np.ndarray
+    same: np.ndarray
+    duplicates: int = 0  # trials whose pair, in either order, an earlier one has
+
+
+def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
+    """The trials of a list, in its order, for embeddings with these ids.
+
+    A VoxCeleb id counts with its file extension or without, as in SpeechBrain's scripts: the id itself
+    first, then what stands before its first dot. A list of integers is IJB's, unless its first column alone
+    holds nothing but 0 and 1. IJB-C's 15.6 million lines take seconds.
+
+    Raises:
+        ValueError: no such file, a line in neither format, an id without an embedding, one pair labelled 0
+            and 1, or no target or non-target trial.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"the trial list {path} does not exist: give the path of one")
+    enrol, test, same = _read_templates(path, ids) if _is_ijb(path) else _read_names(path, ids)
+    if same.all() or not same.any():
+        kind = "non-target trial (label 0)" if len(same) and same[0] else "target trial (label 1)"
+        raise ValueError(f"{path} has no {kind} among {len(same)}: error rates need both kinds")
+    return Trials(enrol, test, same, _duplicates(path, enrol, test, same, ids))
+
+
+def named_trials(path: str | Path) -> Iterator[tuple[bool, str, str]]:
+    """Label and both names of each line of a VoxCeleb list; an error names the line that isn't such a one."""
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            parts = line.split()
+            if len(parts) != 3 or parts[0] not in ("0", "1"):
+                raise ValueError(
+                    f"line {number} of {path} is {line.rstrip()!r}: give '<1 or 0> <enrol wav> <test wav>', or three "
+                    "integers, '<template> <template> <1 or 0>', on every line"
+                )
+            yield parts[0] == "1", parts[1], parts[2]
+
+
+def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
+    """A number for the identity of each embedding, (N,).
+
+    The folder that an id begins with (VoxCeleb's speaker), where that agrees with all labels; otherwise
+    embeddings that target trials link, directly or through others, are of one identity.
+
+    Raises:
+        ValueError: a non-target trial compares what target trials link.
+    """
+    enrol, test, same = trials[:3]
+    folders = np.unique([name.split("/")[0] for name in ids], return_inverse=True)[1]
+    if ((folders[enrol] == folders[test]) == same).all():
+        return folders
+    linked = _linked(enrol[same], test[same], len(ids))
+    if (wrong := (linked[enrol] == linked[test]) & ~same).any():
+        t = int(np.argmax(wrong))
+        raise ValueError(
+            f"trial {t + 1} is labelled 0, but target trials link {ids[enrol[t]]} with {ids[test[t]]}: "
+            "one of their labels is wrong"
+        )
+    return linked
+
+
+def _is_ijb(path: Path) -> bool:
+    with open(path, encoding="utf-8") as lines:
+        rows = [line.split() for line in islice(lines, LOOKED_AT)]
+    if not rows or len(rows[0]) != 3 or not all(part.isdecimal() for part in rows[0]):
+        return False
+    first, last = ({row[column] for row in rows if len(row) == 3} <= {"0", "1"} for column in (0, 2))
+    return last or not first
+
+
+def _read_templates(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    try:
+        columns = np.loadtxt(path, dtype=np.int64, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{path} is not '<template> <template> <1 or 0>' on every line: {error}") from error
+    if (bad := columns[:, 2] & ~1 != 0).any():
+        t = int(np.argmax(bad))
+        raise ValueError(f"trial {t + 1} of {path} has the label {columns[t, 2]}: give 1 or 0 in the third column")
+    try:
+        numbers = np.array(ids).astype(np.int64)
+    except ValueError:
+        raise ValueError(f"{path} names templates by numbers, the embeddings have ids such as {ids[0]!r}") from None
+    enrol, test = (_places(numbers, column) for column in columns.T[:2])
+    for column, place in zip(columns.T, (enrol, test)):
+        if (unknown := place < 0).any():
+            _refuse_unknown(path, np.unique(column[unknown]).tolist(), ids)
+    return enrol, test, columns[:, 2] == 1
+
+
+def _places(numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted number is among the numbers, -1 if nowhere; fast for small ones, as IJB's are."""
+    highest = int(numbers.max())
+    if numbers.min() >= 0 and highest < LARGEST_TABLE:
+        table = np.full(highest + 2, -1, dtype=np.int32)  # the last entry is for all that is outside
+        table[numbers] = np.arange(len(numbers), dtype=np.int32)
+        return table[np.where((wanted >= 0) & (wanted <= highest), wanted, -1)]
+    order = np.argsort(numbers)
+    place = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=len(numbers) - 1)]
+    return np.where(numbers[place] == wanted, place, -1).astype(np.int32)
+
+
+def _read_names(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    by_id = {name: position for position, name in enumerate(ids)}
+    by_stem: dict[str, int] = {}
+    for position, name in enumerate(ids):
+        stem = _stem(name)
+        by_stem[stem] = -1 if stem in by_stem else position  # -1: the stem of several
+    positions, same = (array("i"), array("i")), array("b")
+    unknown: dict[str, None] = {}  # in their order
+    for is_target, *names in named_trials(path):
+        same.append(is_target)
+        for side, name in zip(positions, names):
+            position = by_id.get(name, -1)
+            if position < 0:
+                stem = _stem(name)
+                position = by_id.get(stem, by_stem.get(stem, -1))
+                if position < 0:
+                    unknown[name] = None
+            side.append(position)
+    if unknown:
+        _refuse_unknown(path, list(unknown), ids)
+    if not same:
+        raise ValueError(f"the trial list {path} is empty")
+    enrol, test = (np.frombuffer(side, dtype=np.int32) for side in positions)
+    return enrol, test, np.frombuffer(same, dtype=np.int8).astype(bool)
+
+
+def _stem(name: str) -> str:
+    return name.split(".")[0]
+
+
+def _refuse_unknown(path: Path, unknown: list, ids: Sequence[str]) -> None:
+    others = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    raise ValueError(
+        f"{path} names {', '.join(map(str, unknown[:3]))}{others}, for which there is no embedding (their ids are such "
+        f"as {ids[0]}): give the embeddings of all that the list compares"
+    )
+
+
+def _duplicates(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.ndarray, ids: Sequence[str]) -> int:
+    pair = np.minimum(enrol, test) * np.int64(len(ids)) + np.maximum(enrol, test)
+    labelled = np.sort(2 * pair + same)
+    again = labelled[1:] >> 1 == labelled[:-1] >> 1
+    if (contrary := again & (labelled[1:] != labelled[:-1])).any():
+        one, other = divmod(int(labelled[int(np.argmax(contrary))] // 2), len(ids))
+        raise ValueError(f"{path} labels the pair {ids[one]}, {ids[other]} both 1 and 0: correct the list")
+    return int(again.sum())
+
+
+def _linked(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
+    """The smallest position that each is linked with, through any number of pairs."""
+    smallest = np.arange(count)
+    while True:
+        least = np.minimum(smallest[one], smallest[other])
+        merged = smallest.copy()
+        for side in (one, other):
+            np.minimum.at(merged, side, least)
+            np.minimum.at(merged, smallest[side], least)
+        merged = merged[merged]
+        if (merged == smallest).all():
+            return smallest
+        smallest = merged
