@@ -102,7 +102,7 @@ def evaluated(
 
 def write_scores(folder: Path, task: Task, scores: dict[str, np.ndarray]) -> None:
     """All in one .npz; for lists of names also a text file each, `<enrol> <test> <label> <score>`."""
-    ids, (enrol, test, same, _) = task.embeddings.ids, task.trials
+    ids, (enrol, test, same) = task.embeddings.ids, task.trials
     arrays: dict = {"ids": np.array(ids), "enrol": enrol, "test": test, "same": same, **scores}
     np.savez(folder / "scores.npz", **arrays)
     if all(name.isdecimal() for name in ids):
@@ -123,7 +123,7 @@ def decisions(
     folder: Path, task: Task, methods: list[Method], scores: dict, results: dict[str, report.Result], far: float | None
 ) -> str:
     """The pairs that each method puts right and wrong against the cosine, which is the first of them."""
-    ids, (enrol, test, same, _) = task.embeddings.ids, task.trials
+    ids, (enrol, test, same) = task.embeddings.ids, task.trials
     right = {m.name: (scores[m.name] > results[m.title].threshold) == same for m in methods}
     cosine, counts, pairs = methods[0].name, [], []
     for m in methods[1:]:

@@ -42,6 +42,4 @@ def read_task(embeddings: Path, trials: Path) -> Task:
     listed = listed._replace(enrol=place[listed.enrol], test=place[listed.test])
     targets = int(listed.same.sum())
     title = f"{trials.name}: {targets:,} target and {len(listed.same) - targets:,} non-target trials"
-    if listed.duplicates:
-        title += f", {listed.duplicates:,} of which repeat a pair"
     return Task(named, listed, identities(listed, named.ids), encoder_of(embeddings), title)

@@ -20,7 +20,6 @@ class Trials(NamedTuple):
     enrol: np.ndarray
     test: np.ndarray
     same: np.ndarray
-    duplicates: int = 0  # trials whose pair, in either order, an earlier one has
 
 
 def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
@@ -31,8 +30,8 @@ def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
     holds nothing but 0 and 1. IJB-C's 15.6 million lines take seconds.
 
     Raises:
-        ValueError: no such file, a line in neither format, an id without an embedding, one pair labelled 0
-            and 1, or no target or non-target trial.
+        ValueError: no such file, a line in neither format, an id without an embedding, a trial listed twice,
+            one pair labelled 0 and 1, or no target or non-target trial.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,7 +40,8 @@ def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
     if same.all() or not same.any():
         kind = "non-target trial (label 0)" if len(same) and same[0] else "target trial (label 1)"
         raise ValueError(f"{path} has no {kind} among {len(same)}: error rates need both kinds")
-    return Trials(enrol, test, same, _duplicates(path, enrol, test, same, ids))
+    _check_distinct(path, enrol, test, same, ids)
+    return Trials(enrol, test, same)
 
 
 def named_trials(path: str | Path) -> Iterator[tuple[bool, str, str]]:
@@ -66,7 +66,7 @@ def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: a non-target trial compares what target trials link.
     """
-    enrol, test, same = trials[:3]
+    enrol, test, same = trials
     folders = np.unique([name.split("/")[0] for name in ids], return_inverse=True)[1]
     if ((folders[enrol] == folders[test]) == same).all():
         return folders
@@ -158,14 +158,19 @@ def _refuse_unknown(path: Path, unknown: list, ids: Sequence[str]) -> None:
     )
 
 
-def _duplicates(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.ndarray, ids: Sequence[str]) -> int:
+def _check_distinct(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.ndarray, ids: Sequence[str]) -> None:
+    """A pair may come once in each order, with one label."""
     pair = np.minimum(enrol, test) * np.int64(len(ids)) + np.maximum(enrol, test)
-    labelled = np.sort(2 * pair + same)
-    again = labelled[1:] >> 1 == labelled[:-1] >> 1
-    if (contrary := again & (labelled[1:] != labelled[:-1])).any():
-        one, other = divmod(int(labelled[int(np.argmax(contrary))] // 2), len(ids))
-        raise ValueError(f"{path} labels the pair {ids[one]}, {ids[other]} both 1 and 0: correct the list")
-    return int(again.sum())
+    labelled = np.sort(4 * pair + 2 * same + (enrol > test))
+    again = labelled[1:] >> 2 == labelled[:-1] >> 2
+    contrary, twice = again & ((labelled[1:] ^ labelled[:-1]) & 2 > 0), labelled[1:] == labelled[:-1]
+    for wrong, text in (
+        (contrary, "labels the pair {one}, {other} both 1 and 0: correct the list"),
+        (twice, "lists {count} trials more than once, such as {one}, {other}: keep each once (awk '!seen[$0]++' LIST)"),
+    ):
+        if wrong.any():
+            one, other = divmod(int(labelled[int(np.argmax(wrong))] >> 2), len(ids))
+            raise ValueError(f"{path} " + text.format(one=ids[one], other=ids[other], count=int(wrong.sum())))
 
 
 def _linked(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
