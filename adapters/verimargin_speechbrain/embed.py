@@ -6,6 +6,7 @@ import csv
 import hashlib
 import os
 import random
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,8 +96,10 @@ def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
     for name in ("compute_features", "mean_var_norm", "embedding_model", "pretrainer"):
         if name not in hparams:
             raise ValueError(f"{recipe} has no {name}: give a recipe of speaker_verification_cosine.py")
-    hparams["pretrainer"].collect_files()
-    hparams["pretrainer"].load_collected()
+    with tempfile.TemporaryDirectory() as folder:  # the script's output folder need not exist
+        hparams["pretrainer"].set_collect_in(folder)
+        hparams["pretrainer"].collect_files()
+        hparams["pretrainer"].load_collected()
     for name in ("compute_features", "mean_var_norm", "embedding_model"):
         hparams[name].to(device).eval()
     return hparams

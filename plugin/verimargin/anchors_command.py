@@ -19,7 +19,7 @@ from .anchors import (
     save_anchors,
 )
 from .embeddings import read_embeddings
-from .files import new_file
+from .files import class_names, new_file
 from .networks import FORMS, fingerprint, load_network
 
 anchors = typer.Typer(no_args_is_help=True, help="Make a file of anchors for IDA, by one of three ways.")
@@ -39,14 +39,17 @@ def fc(
     checkpoints: Annotated[
         list[Path], typer.Argument(help="classifier.ckpt, all ranks' checkpoint_gpu_<rank>.pt, or their folder")
     ],
-    names: Annotated[Path | None, typer.Option(help="the classes' identities, one a line, for --exclude")] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="the classes' identities: label_encoder.txt, a file, one a line, or the image folder"),
+    ] = None,
     exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
 ) -> None:
     """OUT from a classifier's prototypes, which lie among the embeddings they were trained with."""
     new_file(out, ".npz")
     known = fingerprint(encoder) if encoder else ""
-    _save(out, anchors_from_prototypes(checkpoints, _lines(names), _lines(exclude), known))
+    _save(out, anchors_from_prototypes(checkpoints, class_names(names) if names else [], _lines(exclude), known))
 
 
 @anchors.command()

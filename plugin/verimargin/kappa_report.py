@@ -12,6 +12,8 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 
+from .files import class_names
+
 SHOWN = 10  # of the hardest and of the easiest classes
 
 
@@ -30,7 +32,7 @@ def kappa(
     out: Annotated[Path, typer.Argument(help="a folder, made if need be, for kappa.csv and kappa.png")],
     names: Annotated[
         Path | None,
-        typer.Option(help="names of the classes: a file, one a line, or the image folder; SpeechBrain's are known"),
+        typer.Option(help="names of the classes: a file, one a line, or the image folder; SpeechBrain's are in it"),
     ] = None,
 ) -> None:
     """Write each class's concentration kappa and margin factor psi as a table and a plot, and show the extremes."""
@@ -66,15 +68,6 @@ def read(checkpoint: Path, names: list[str] | None = None) -> list[ClassKappa]:
         raise ValueError(f"there are {len(names)} names, {checkpoint} has {len(state['psi'])} classes: give those")
     values = (state[key].tolist() for key in ("class_counts", "kappa", "psi"))
     return [ClassKappa(*row) for row in zip(range(len(names)), names, *values)]
-
-
-def class_names(path: Path) -> list[str]:
-    """The lines of a file, or the folders of an image folder in its order."""
-    if path.is_dir():
-        return sorted(folder.name for folder in path.iterdir() if folder.is_dir())
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: give a file of names, one a line, or the image folder")
-    return path.read_text(encoding="utf-8").splitlines()
 
 
 def write_csv(rows: list[ClassKappa], path: Path) -> None:

@@ -7,6 +7,7 @@ import verimargin as vm
 pytest.importorskip("typer", reason="typer is not installed: pip install 'verimargin[cli]'")
 from typer.testing import CliRunner
 from verimargin import kappa_report
+from verimargin.files import class_names
 
 
 def tracker(epochs=1):
@@ -56,10 +57,12 @@ def test_names_come_from_a_file_or_a_folder(tmp_path):
     path = saved(tmp_path, tracker().state_dict())
     assert [row.name for row in kappa_report.read(path)] == ["0", "1", "2", "3"]
     (tmp_path / "names").write_text("d\nc\nb\na\n")
-    assert kappa_report.class_names(tmp_path / "names") == ["d", "c", "b", "a"]
+    assert class_names(tmp_path / "names") == ["d", "c", "b", "a"]
+    (tmp_path / "label_encoder.txt").write_text("'b b' => 1\n'a' => 0\n'c' => 2\n=====\n'starting_index' => 0\n")
+    assert class_names(tmp_path / "label_encoder.txt") == ["a", "b b", "c"]
     for name in "dbca":
         (tmp_path / "faces" / name).mkdir(parents=True)
-    assert [row.name for row in kappa_report.read(path, kappa_report.class_names(tmp_path / "faces"))] == [*"abcd"]
+    assert [row.name for row in kappa_report.read(path, class_names(tmp_path / "faces"))] == [*"abcd"]
 
 
 def test_mistakes_are_named(tmp_path):
@@ -73,4 +76,4 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="is not a checkpoint"):
         kappa_report.read(tmp_path / "text")
     with pytest.raises(ValueError, match="does not exist"):
-        kappa_report.class_names(tmp_path / "none")
+        class_names(tmp_path / "none")

@@ -22,7 +22,7 @@ embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables: {embedding_model: !ref <embedding_model>}
     paths: {embedding_model: !ref <data_folder>/model.ckpt}
-    collect_in: !ref <data_folder>/collected
+    collect_in: !ref <data_folder>/not/there
 """
 
 
@@ -70,6 +70,7 @@ def test_embeds_each_recording_by_itself_and_says_whose_it_is(corpus):
         np.testing.assert_allclose(made["embeddings"][number], vector, atol=1e-5)
         assert made["encoder"] == encoder
     assert not list(corpus.glob("*.partial*"))
+    assert not (corpus / "not").exists()
 
 
 def test_takes_several_annotations_and_each_recording_once(corpus):

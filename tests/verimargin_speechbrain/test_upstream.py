@@ -105,7 +105,7 @@ def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path)
         tmp_path / "tested.npz",
         recipes.path("verify_ecapa_small.yaml"),
         [save / "enrol.csv", save / "test.csv"],
-        [*(f"{key}={value}" for key, value in options.items()), f"save_folder={tmp_path}/collected"],
+        [f"{key}={value}" for key, value in options.items()],
     )
     tested = read_embeddings(tmp_path / "tested.npz")
     vectors = dict(zip(tested.ids, tested.vectors.double().numpy()))
