@@ -27,8 +27,8 @@ def main(argv: list[str]) -> None:
     script, arguments = options.script, options.arguments
     if not os.path.isfile(script):
         sys.exit(f"there is no script {script}: give the path of one, e.g. train_v2.py in arcface_torch's folder")
-    _log_to_stderr()
     with_ida = _ida(options) if options.ida else None
+    _log_to_stderr()
     sys.argv[:] = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     mend_all(MENDS, script)
