@@ -18,6 +18,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/kappa.py
+	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/ida.py
 
 lint: .venv/ready

@@ -22,6 +22,7 @@ import numpy as np
 MAGIC = struct.pack("<I", 0xCED7230A)
 LARGEST = 2**29 - 1  # bytes of a part
 HEADER = struct.Struct("<IfQQ")
+BLOCK = 2**18  # records whose headers are looked at together
 
 
 class RecordError(ValueError):
@@ -91,6 +92,38 @@ class RecordReader:
     def _place(self, key: int) -> int | None:
         i = np.searchsorted(self._sorted, key)
         return int(self._order[i]) if i < len(self._sorted) and self._sorted[i] == key else None
+
+    def labels(self, keys: np.ndarray, progress: bool = False) -> np.ndarray:
+        """The label of each record, the first if it has several, as int64; nothing of the images is read."""
+        from tqdm import tqdm
+
+        labels = np.empty(len(keys))
+        with tqdm(total=len(keys), desc="labels", unit="image", disable=None if progress else True) as bar:
+            for start in range(0, len(keys), BLOCK):
+                part = keys[start : start + BLOCK]
+                labels[start : start + BLOCK] = self._labels(part)
+                bar.update(len(part))
+        bad = (labels != np.floor(labels)).nonzero()[0]
+        if len(bad):
+            raise RecordError(f"record {keys[bad[0]]} of {self.rec_path} has the label {labels[bad[0]]:g}, no class")
+        return labels.astype(np.int64)
+
+    def _labels(self, keys: np.ndarray) -> np.ndarray:
+        place = np.searchsorted(self._sorted, keys).clip(max=len(self._sorted) - 1)
+        head = self._heads(self._positions[self._order[place]])
+        word, flag = (head[:, i : i + 4].copy().view("<u4").ravel() for i in (4, 8))
+        label, first = (head[:, i : i + 4].copy().view("<f4").ravel() for i in (12, 32))
+        plain = (self._sorted[place] == keys) & (head[:, :4] == np.frombuffer(MAGIC, np.uint8)).all(1)
+        plain &= (word >> 29 == 0) & ((word & LARGEST) >= HEADER.size + 4 * (flag > 0))
+        labels = np.where(flag > 0, first, label)
+        for i in (~plain).nonzero()[0]:  # in parts, or damaged
+            labels[i] = np.ravel(unpack(self.read_idx(int(keys[i])))[0].label)[0]
+        return labels
+
+    def _heads(self, positions: np.ndarray) -> np.ndarray:
+        """(N, 36) bytes from there on: magic, length, `IRHeader` and the first of several labels."""
+        data = np.frombuffer(self._bytes, np.uint8)
+        return data[(positions[:, None] + np.arange(36)).clip(max=len(data) - 1)]
 
     def __contains__(self, key: int) -> bool:
         return self._place(key) is not None
@@ -170,6 +203,15 @@ def class_count(records: RecordReader) -> int:
         return 0
     header, _ = unpack(records.read_idx(0))
     return int(header.label[1]) - int(header.label[0]) if header.flag == 2 else 0  # type: ignore[index]
+
+
+def image_keys(records: RecordReader) -> np.ndarray:
+    """The keys of a face set's images, in arcface_torch's order.
+
+    Record 0, if it has several labels, says where they end: the records behind them are the ranges of the classes.
+    """
+    header, _ = unpack(records.read_idx(0))
+    return np.arange(1, int(header.label[0])) if header.flag > 0 else records.keys  # type: ignore[index]
 
 
 def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import verimargin as vm
 
+from .kappa import Run
 from .partial_fc import PartialFC
 from .recordio import RecordReader, class_count
 
@@ -25,6 +27,13 @@ def register(config: Any) -> None:
     In the script's namespace ``PartialFC_V2`` becomes `PartialFC`, and ``CombinedMarginLoss(...)`` returns
     ``config.loss``: `margin_list` has no say. No file of upstream's is changed.
 
+    With ``config.kappa``, a dict, each class's margin is adapted once an epoch (KappaFace), whichever margin it is::
+
+        config.kappa = dict(estimator="momentum", momentum=0.999)    # or dict(estimator="memory")
+
+    Its other keys are `vm.KappaTracker`'s: temperature, gamma, warmup_epochs and, for "memory", memory_momentum,
+    memory_dtype, memory_device.
+
     Args:
         config: the config file's EasyDict, complete. `rec` and `num_classes` are compared with the data.
 
@@ -32,6 +41,9 @@ def register(config: Any) -> None:
         ValueError: ``config.loss`` is no `verimargin.MarginLoss`, a setting is missing, `rec` holds neither
             RecordIO nor an image folder, or more classes than `num_classes`; later, when the script uses
             them, for an unknown network and an interclass_filtering_threshold, which our losses have not.
+            For config.kappa: an unknown key or a bad value, a loss without a margin, a KappaFace loss without
+            config.kappa, synthetic data, and, when the script opens the data, "memory" with DALI, or classes
+            without an image.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")
@@ -41,6 +53,7 @@ def register(config: Any) -> None:
     if missing:
         raise ValueError(f"the config has no {', '.join(missing)}: set config.{missing[0]} before register(config)")
     check_data(config.rec, config.num_classes)
+    run = _kappa_run(config, loss)
 
     def margin_loss(s, m1, m2, m3, interclass_filtering_threshold=0):
         if interclass_filtering_threshold > 0:
@@ -51,9 +64,25 @@ def register(config: Any) -> None:
         return loss
 
     script = _running_script()
-    script.__dict__.update(
-        PartialFC_V2=PartialFC, CombinedMarginLoss=margin_loss, get_model=_named(script.__dict__["get_model"])
-    )
+    names = {**script.__dict__, "get_model": _named(script.__dict__["get_model"])}
+    ours = {"PartialFC_V2": PartialFC, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
+    if run is not None:
+        ours |= {**run.replacements(names), "PartialFC_V2": partial(PartialFC, run=run)}
+    script.__dict__.update(ours)
+
+
+def _kappa_run(config: Any, loss: vm.MarginLoss) -> Run | None:
+    if config.get("kappa") is None:
+        psi = loss.margin.psi
+        if psi is not None and bool((psi == 1).all()):
+            raise ValueError(
+                "config.loss has a psi of 1 for each class and nothing that changes it: set config.kappa, e.g. "
+                'dict(estimator="momentum")'
+            )
+        return None
+    if config.rec == "synthetic":
+        raise ValueError("config.kappa has no classes to look at in synthetic data: give config.rec real data")
+    return Run(config.kappa, loss)
 
 
 def check_data(rec: str, num_classes: int) -> None:

@@ -4,11 +4,16 @@ from importlib import import_module
 
 # Loaded when first named: importing SpeechBrain takes seconds, and the command line only needs its names.
 _HOME = {
+    "IDAEmbedding": "ida",
+    "IDAEmbeddingModel": "ida",
+    "KappaFace": "kappa",
+    "KappaLogger": "kappa",
     "MarginCost": "cost",
     "PrototypeClassifier": "classifier",
     "PrototypeCost": "classifier",
     "QMarginLoss": "cost",
     "RandomState": "random_state",
+    "TrainingSamples": "training_samples",
     "check_corpus": "corpus",
     "check_trials": "corpus",
 }

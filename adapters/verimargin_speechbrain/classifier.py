@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import verimargin as vm
 from torch import Tensor
 
 from .cost import speaker_ids
+
+if TYPE_CHECKING:
+    from .kappa import KappaFace
 
 
 class PrototypeClassifier(vm.PrototypeHead):
@@ -38,19 +43,23 @@ class PrototypeCost(torch.nn.Module):
 
     Args:
         classifier: ``!ref <classifier>``. Its parameters are the classifier's and not listed twice.
+        kappa: a `KappaFace`, whose psi the margin of the classifier's loss takes.
     """
 
-    def __init__(self, classifier: PrototypeClassifier):
+    def __init__(self, classifier: PrototypeClassifier, kappa: KappaFace | None = None):
         super().__init__()
         if not isinstance(classifier, PrototypeClassifier):
             raise ValueError(
                 f"classifier is a {type(classifier).__name__}: PrototypeCost needs a PrototypeClassifier; with the "
                 "stock classifier use QMarginLoss or MarginCost"
             )
-        self._classifier = [classifier]  # in a list, so that it is not a submodule too
+        self._classifier = [classifier]  # in lists, so that they are not submodules too
+        self._kappa = [kappa] if kappa is not None else []
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         (classifier,) = self._classifier
+        for kappa in self._kappa:
+            kappa.observe(targets, classifier.num_classes, classifier.loss.margin)
         labels = speaker_ids(targets, predictions)
         cost = classifier.cost if classifier.training else classifier.loss
         return cost(predictions.squeeze(1), labels)

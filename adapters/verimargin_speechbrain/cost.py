@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import verimargin as vm
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .kappa import KappaFace
 
 
 class MarginCost(torch.nn.Module):
@@ -12,11 +17,12 @@ class MarginCost(torch.nn.Module):
 
     Equivalent to ``loss(predictions.squeeze(1), targets.squeeze(1))``.
 
-    It replaces `LogSoftmaxWrapper` together with the loss inside. If the loss has state (a psi per class,
-    a margin on a schedule), list it under `modules` and under the checkpointer's `recoverables` too.
+    It replaces `LogSoftmaxWrapper` together with the loss inside. If the loss has state of its own (a margin on a
+    schedule), list it under `modules` and under the checkpointer's `recoverables` too.
 
     Args:
         loss: a `MarginLoss`, in YAML e.g. ``!apply:verimargin.arcface {scale: 30, margin: 0.2}``.
+        kappa: a `KappaFace`, whose psi the loss's margin takes.
 
     Shapes: predictions (N, 1, C) or (N, C) cosines, targets (N, 1) or (N,) integer speaker ids; length
     is what the recipes pass on, and not used.
@@ -26,13 +32,16 @@ class MarginCost(torch.nn.Module):
     tensor(True)
     """
 
-    def __init__(self, loss: vm.MarginLoss):
+    def __init__(self, loss: vm.MarginLoss, kappa: KappaFace | None = None):
         super().__init__()
         if not isinstance(loss, vm.MarginLoss):
             raise ValueError(f"loss is {loss!r}: give a verimargin.MarginLoss, e.g. !apply:verimargin.q_margin")
         self.loss = loss
+        self._kappa = [kappa] if kappa is not None else []  # in a list, so that it is not a submodule too
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
+        for kappa in self._kappa:
+            kappa.observe(targets, predictions.shape[-1], self.loss.margin)
         return self.loss(_without_time(predictions, 3), speaker_ids(targets, predictions))
 
 

@@ -108,6 +108,8 @@ def _evaluate(finished: Path, track, console, title: str) -> dict:
 
 def _report(output: Path, results: dict, settings: dict, console) -> None:
     from rich.table import Table
+    from verimargin import metrics, plots
+    from verimargin.report import markdown
 
     corpus = settings["corpus"]
     data = (
@@ -122,48 +124,18 @@ def _report(output: Path, results: dict, settings: dict, console) -> None:
     ]
     for row in rows:
         table.add_row(*row)
-    _plot(output / "det.png", results)
-    head = [["loss", *COLUMNS], ["---"] * (len(COLUMNS) + 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in head + rows]
+    curves = {r["title"]: metrics.det_curve(r["positive"], r["negative"]) for r in results.values()}
+    plots.det(output / "det.png", curves, "Detection error tradeoff, synthetic speech")
     note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses, not the level."
     _write(
         output / "report.md",
-        "\n".join(["# verimargin demo", "", data, "", *lines, "", "![DET](det.png)", "", note, ""]),
+        "\n".join(
+            ["# verimargin demo", "", data, "", markdown(["loss", *COLUMNS], rows), "", "![DET](det.png)", "", note, ""]
+        ),
     )
     _write(output / "results.json", json.dumps({k: r["values"] for k, r in results.items()}, indent=2))
     console.print(table)
     console.print(f"Report: {output / 'report.md'}, DET plot: {output / 'det.png'}")
-
-
-def _plot(path: Path, results: dict) -> None:
-    """Error rates on normal-deviate axes (Martin et al. 1997)."""
-    from statistics import NormalDist
-
-    import matplotlib
-    import numpy as np
-    from verimargin import metrics
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    ticks = [0.0005, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4]
-    deviate = np.vectorize(NormalDist().inv_cdf)
-    figure, axes = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
-    for result in results.values():
-        curve = metrics.det_curve(result["positive"], result["negative"])
-        inside = (curve.false_accept > 0) & (curve.false_reject > 0) & (curve.false_reject < 1)
-        x, y = deviate(curve.false_accept[inside].clip(1e-6, 1 - 1e-6)), deviate(curve.false_reject[inside])
-        axes.plot(x, y, drawstyle="steps-post", label=result["title"])
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(deviate(ticks), [f"{100 * tick:g}" for tick in ticks])
-    axes.set(xlim=deviate([3e-4, 0.5]), ylim=deviate([3e-3, 0.5]))
-    axes.set(xlabel="false accepts, %", ylabel="false rejects, %", title="Detection error tradeoff, synthetic speech")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=150)
-    plt.close(figure)
-    os.replace(partial, path)
 
 
 def _write(path: Path, text: str) -> None:

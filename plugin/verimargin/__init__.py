@@ -7,7 +7,9 @@ from .ida import IDAScorer
 from .kappa import KappaTracker
 from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
 from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
+from .momentum import MomentumEncoder
 from .regressor import SupportSetRegressor
+from .score_norm import ScoreNorm
 
 __version__ = "0.1.0"
 
@@ -18,9 +20,11 @@ __all__ = [
     "KappaTracker",
     "Margin",
     "MarginLoss",
+    "MomentumEncoder",
     "NoMargin",
     "PrototypeHead",
     "QMargin",
+    "ScoreNorm",
     "SupportSetRegressor",
     "alpha_divergence_loss",
     "alpha_softargmax",

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ._checks import check_at_least, check_norms, check_pairs
+from .neighbours import nearest_cosines
 from .pairs import cosine_pairs, mutual_likelihood, mutual_likelihood_pairs, slices
-
-ANCHOR_BLOCK = 8192
 
 
 def dao(similarity: Tensor, log_density1: Tensor, log_density2: Tensor, tau: float = 1.0, log: bool = False) -> Tensor:
@@ -190,23 +189,9 @@ class IDAScorer(DensityScorer):
         self.register_buffer("anchors", unit_rows(anchors.detach(), "anchor"))
 
     def forward(self, unit: Tensor, own: Tensor | None = None) -> Tensor:
-        width = min(ANCHOR_BLOCK, len(self.anchors))
-        height = max(1, self.max_bytes // (width * unit.element_size()))
-        buffer = unit.new_empty(min(height, len(unit)) * width)
         log_density = unit.new_empty(len(unit))
-        for first in range(0, len(unit), height):
-            rows = unit[first : first + height]
-            nearest = unit.new_empty(len(rows), 0)
-            for start in range(0, len(self.anchors), width):
-                anchors = self.anchors[start : start + width]
-                cosine = buffer[: len(rows) * len(anchors)].view(len(rows), len(anchors))
-                torch.mm(rows, anchors.to(unit.dtype).T, out=cosine)
-                if own is not None:
-                    _leave_out(cosine, own[first : first + height] - start)
-                found = cosine.topk(min(self.k, len(anchors)), sorted=False).values
-                nearest = torch.cat([nearest, found], 1)
-                nearest = nearest.topk(min(self.k, nearest.shape[1]), sorted=False).values
-            torch.logsumexp(self.tau * nearest, 1, out=log_density[first : first + height])
+        for some, nearest in nearest_cosines(unit, self.anchors, self.k, self.max_bytes, own):
+            torch.logsumexp(self.tau * nearest, 1, out=log_density[some])
         return log_density.neg_()
 
     @torch.no_grad()
@@ -229,12 +214,6 @@ class IDAScorer(DensityScorer):
             )
         with torch.autocast(unit.device.type, enabled=False):
             return self(unit, own.to(unit.device))
-
-
-def _leave_out(cosine: Tensor, column: Tensor) -> None:
-    """Put -inf in the row's column, where it is one of the (N, M)."""
-    row = ((column >= 0) & (column < cosine.shape[1])).nonzero().squeeze(1)
-    cosine[row, column[row]] = -torch.inf
 
 
 def unit_rows(f: Tensor, owner: str) -> Tensor:

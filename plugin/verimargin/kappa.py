@@ -135,10 +135,10 @@ class KappaTracker(torch.nn.Module):
         super().__init__()
         if estimator not in ("momentum", "memory"):
             raise ValueError(f'estimator is {estimator!r}: give "momentum" or "memory"')
-        if memory_device not in (None, "cpu") or not memory_dtype.is_floating_point:
+        if memory_device not in (None, "cpu") or not getattr(memory_dtype, "is_floating_point", False):
             raise ValueError(
-                f'memory_device is {memory_device!r}, memory_dtype {memory_dtype}: give "cpu" or None, and a '
-                "floating-point type"
+                f'memory_device is {memory_device!r}, memory_dtype {memory_dtype!r}: give "cpu" or None, and a '
+                "floating-point type such as torch.float16"
             )
         class_counts = _checked_counts(class_counts)
         self.embedding_size = _checked_integer("embedding_size", embedding_size, 1)

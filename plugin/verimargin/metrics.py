@@ -7,7 +7,7 @@ too, which is what resampling the speakers (`confidence_interval`) needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -182,7 +182,7 @@ def confidence_interval(
     """
     values = []
     trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
-    for weight in _resampled(trials, resamples, seed):
+    for weight in _resampled(trials, range(resamples), seed):
         of, is_target = trials.scores, trials.same
         value = metric(of[is_target], of[~is_target], weight[is_target], weight[~is_target], **options)
         values.append(value[0] if isinstance(value, tuple) else value)
@@ -199,11 +199,13 @@ def confidence_intervals(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, Interval]:
     """`confidence_interval` of several metrics of the DET curve at once, in one metric's time.
 
     Args:
         metrics: for each name a function of a `DetCurve`, e.g. ``{"EER": DetCurve.eer}``.
+        progress: goes through the resamples, such as tqdm does.
 
     >>> speaker = np.array([0, 1, 2, 3])
     >>> enrol, test = np.repeat(speaker, 4), np.tile(speaker, 4)
@@ -212,7 +214,7 @@ def confidence_intervals(
     """
     values: dict[str, list[float]] = {name: [] for name in metrics}
     trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
-    for weight in _resampled(trials, resamples, seed):
+    for weight in _resampled(trials, progress(range(resamples)), seed):
         curve = _curve(trials.scores, trials.same, weight)
         for name, metric in metrics.items():
             values[name].append(metric(curve)[0])
@@ -240,25 +242,33 @@ def _sorted_trials(scores, same, enrol_speaker, test_speaker, level: float, resa
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
             "give one of each a trial"
         )
-    speakers, ids = np.unique(
-        np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]), return_inverse=True
-    )
+    speakers, ids = _numbered(np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]))
     enrol, test = ids.reshape(2, -1)
-    if len(speakers) < 2:
-        raise ValueError(f"{len(speakers)} speaker: an interval over speakers needs two at least")
+    if speakers < 2:
+        raise ValueError(f"{speakers} speaker: an interval over speakers needs two at least")
     if (wrong := same != (enrol == test)).any():
         i = int(np.argmax(wrong))
         raise ValueError(
             f"trial {i} is labelled {int(same[i])} but compares {enrol_speaker[i]!r} with {test_speaker[i]!r}"
         )
     order = np.argsort(scores, kind="stable")  # once: sorting what is sorted is linear
-    return _Trials(scores[order], same[order], enrol[order], test[order], len(speakers))
+    return _Trials(scores[order], same[order], enrol[order], test[order], speakers)
 
 
-def _resampled(trials: _Trials, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
+    """How many distinct names there are, and each one's rank among them; small numbers are not sorted for it."""
+    if len(names) and names.dtype.kind in "iu" and names.min() >= 0 and names.max() < len(names):
+        used = np.zeros(int(names.max()) + 1, dtype=bool)
+        used[names] = True
+        return int(used.sum()), (np.cumsum(used) - 1)[names]
+    distinct, ranks = np.unique(names, return_inverse=True)
+    return len(distinct), ranks
+
+
+def _resampled(trials: _Trials, resamples: Iterable[int], seed: int) -> Iterator[np.ndarray]:
     """Weights of the trials for each resample of the speakers that has both kinds of trials."""
     random, empty = np.random.default_rng(seed), True
-    for _ in range(resamples):
+    for _ in resamples:
         count = random.multinomial(trials.speakers, np.full(trials.speakers, 1.0 / trials.speakers))
         enrol, test = count[trials.enrol], count[trials.test]
         weight = np.where(trials.same, enrol, enrol * test).astype(float)

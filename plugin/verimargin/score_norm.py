@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ._checks import check_pairs
 from .ida import unit_rows
+from .neighbours import nearest_cosines
 from .pairs import cosine_pairs
 
 KINDS = ("s-norm", "z-norm", "t-norm")
 SMALLEST_SPREAD = 1e-4  # of an embedding's cohort cosines; a cohort of copies has less
-COHORT_BLOCK = 32_768
 
 
 class ScoreNorm:
@@ -73,16 +73,14 @@ class ScoreNorm:
             )
         unit = unit_rows(f, "the embedding of sample")
         mean, std = unit.new_empty(len(unit)), unit.new_empty(len(unit))
-        numbers = unit.shape[1] if self.cohort_size is None else min(COHORT_BLOCK, len(self.cohort))
-        height = max(1, self.max_bytes // (numbers * unit.element_size()))
-        for rows, m, s in zip(unit.split(height), mean.split(height), std.split(height)):
-            if self.cohort_size is None:  # <e, c> has the mean <e, mean c> and the variance e' cov(c) e
+        if self.cohort_size is None:  # <e, c> has the mean <e, mean c> and the variance e' cov(c) e
+            height = max(1, self.max_bytes // (8 * unit.shape[1]))
+            for rows, m, s in zip(unit.split(height), mean.split(height), std.split(height)):
                 m.copy_(rows.double() @ self._mean)
                 s.copy_(((rows.double() @ self._covariance) * rows).sum(1).clamp_min(0.0).sqrt())
-            else:
-                nearest = self._nearest(rows, self.cohort_size)
-                m.copy_(nearest.mean(1))
-                s.copy_(nearest.std(1))
+        else:
+            for some, nearest in nearest_cosines(unit, self.cohort, self.cohort_size, self.max_bytes):
+                mean[some], std[some] = nearest.mean(1), nearest.std(1)
         return mean, std.clamp_min_(SMALLEST_SPREAD)
 
     def normalise(self, cosine: Tensor, enrol: Sequence[Tensor], test: Sequence[Tensor]) -> Tensor:
@@ -108,12 +106,3 @@ class ScoreNorm:
             centred = part.double() - mean
             covariance.addmm_(centred.T, centred)
         return mean, covariance / (len(self.cohort) - 1)
-
-    def _nearest(self, rows: Tensor, k: int) -> Tensor:
-        """The k largest cosines with the cohort, in no order: (B, d) -> (B, k)."""
-        nearest = rows.new_empty(len(rows), 0)
-        for part in self.cohort.split(COHORT_BLOCK):
-            cosine = rows @ part.to(rows.dtype).T
-            nearest = torch.cat([nearest, cosine.topk(min(k, len(part)), sorted=False).values], 1)
-            nearest = nearest.topk(min(k, nearest.shape[1]), sorted=False).values
-        return nearest

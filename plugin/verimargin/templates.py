@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,14 @@ import torch
 from .embeddings import Embeddings, checked
 
 ENDING = "_template_pair_label.txt"
+
+
+def holds_images(path: Path) -> bool:
+    """Whether a file is the `.npz` of `ijb_evals.py --save_embeddings`."""
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return "embs.npy" in file.namelist()
 
 
 def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
@@ -36,8 +45,8 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
         )
     with np.load(path) as file:
         images = file["embs"] + (file["embs_f"] if "embs_f" in file.files and len(file["embs_f"]) else 0.0)
-    template, medium = np.loadtxt(lists[0], dtype=np.int64, usecols=(1, 2), ndmin=2).T
-    quality = np.loadtxt(lists[1], usecols=-1, ndmin=1)
+    template, medium = np.loadtxt(lists[0], dtype=np.int64, usecols=(1, 2), ndmin=2, comments=None).T
+    quality = np.loadtxt(lists[1], usecols=-1, ndmin=1, comments=None)
     if not len(images) == len(template) == len(quality):
         raise ValueError(
             f"{path} has {len(images)} embeddings, {lists[0]} {len(template)} and {lists[1]} {len(quality)} lines: "

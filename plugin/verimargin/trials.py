@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 LOOKED_AT = 10_000  # lines, to tell the two formats apart
+LARGEST_TABLE = 2**24
 
 
 class Trials(NamedTuple):
@@ -93,19 +94,30 @@ def _read_templates(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndar
         columns = np.loadtxt(path, dtype=np.int64, ndmin=2)
     except ValueError as error:
         raise ValueError(f"{path} is not '<template> <template> <1 or 0>' on every line: {error}") from error
-    if (bad := ~np.isin(columns[:, 2], (0, 1))).any():
+    if (bad := columns[:, 2] & ~1 != 0).any():
         t = int(np.argmax(bad))
         raise ValueError(f"trial {t + 1} of {path} has the label {columns[t, 2]}: give 1 or 0 in the third column")
     try:
         numbers = np.array(ids).astype(np.int64)
     except ValueError:
         raise ValueError(f"{path} names templates by numbers, the embeddings have ids such as {ids[0]!r}") from None
+    enrol, test = (_places(numbers, column) for column in columns.T[:2])
+    for column, place in zip(columns.T, (enrol, test)):
+        if (unknown := place < 0).any():
+            _refuse_unknown(path, np.unique(column[unknown]).tolist(), ids)
+    return enrol, test, columns[:, 2] == 1
+
+
+def _places(numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted number is among the numbers, -1 if nowhere; fast for small ones, as IJB's are."""
+    highest = int(numbers.max())
+    if numbers.min() >= 0 and highest < LARGEST_TABLE:
+        table = np.full(highest + 2, -1, dtype=np.int32)  # the last entry is for all that is outside
+        table[numbers] = np.arange(len(numbers), dtype=np.int32)
+        return table[np.where((wanted >= 0) & (wanted <= highest), wanted, -1)]
     order = np.argsort(numbers)
-    place = np.searchsorted(numbers, columns[:, :2], sorter=order).clip(max=len(ids) - 1)
-    position = order[place].astype(np.int32)
-    if (unknown := numbers[position] != columns[:, :2]).any():
-        _refuse_unknown(path, np.unique(columns[:, :2][unknown]).tolist(), ids)
-    return position[:, 0], position[:, 1], columns[:, 2] == 1
+    place = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=len(numbers) - 1)]
+    return np.where(numbers[place] == wanted, place, -1).astype(np.int32)
 
 
 def _read_names(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,7 +161,7 @@ def _refuse_unknown(path: Path, unknown: list, ids: Sequence[str]) -> None:
 def _duplicates(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.ndarray, ids: Sequence[str]) -> int:
     pair = np.minimum(enrol, test) * np.int64(len(ids)) + np.maximum(enrol, test)
     labelled = np.sort(2 * pair + same)
-    again = labelled[1:] // 2 == labelled[:-1] // 2
+    again = labelled[1:] >> 1 == labelled[:-1] >> 1
     if (contrary := again & (labelled[1:] != labelled[:-1])).any():
         one, other = divmod(int(labelled[int(np.argmax(contrary))] // 2), len(ids))
         raise ValueError(f"{path} labels the pair {ids[one]}, {ids[other]} both 1 and 0: correct the list")

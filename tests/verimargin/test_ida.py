@@ -7,7 +7,7 @@ import torch
 import verimargin as vm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from verimargin import ida, pairs
+from verimargin import ida, neighbours, pairs
 
 N, M, SIZE = 23, 61, 13
 
@@ -73,11 +73,11 @@ def test_half_precision_is_computed_in_float32(dtype, tolerance):
 )
 def test_no_chunk_size_changes_a_score(count, k, max_bytes, anchor_block):
     whole, chunked = vm.IDAScorer(A, k), vm.IDAScorer(A, k, max_bytes=max_bytes)
-    before, ida.ANCHOR_BLOCK = ida.ANCHOR_BLOCK, anchor_block
+    before, neighbours.BLOCK = neighbours.BLOCK, anchor_block
     try:
         found = chunked.log_density(F[:count])
     finally:
-        ida.ANCHOR_BLOCK = before
+        neighbours.BLOCK = before
     torch.testing.assert_close(found, whole.log_density(F[:count]), rtol=1e-13, atol=1e-13)
 
 
@@ -112,7 +112,7 @@ def test_tied_neighbours_count_each():
 
 @pytest.mark.parametrize("anchor_block", [16, 8192])
 def test_an_identitys_own_anchor_can_be_left_out(anchor_block, monkeypatch):
-    monkeypatch.setattr(ida, "ANCHOR_BLOCK", anchor_block)
+    monkeypatch.setattr(neighbours, "BLOCK", anchor_block)
     own = torch.arange(N) * 2 - 1
     found = vm.IDAScorer(A, 6, max_bytes=16 * 8 * 5).log_density(F, own)
     for n in range(N):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import reference
 import torch
-from verimargin import score_norm
+from verimargin import neighbours
 from verimargin.score_norm import ScoreNorm
 
 
@@ -22,7 +22,7 @@ def problem(n, cohort, d, dtype=torch.float32):
 )
 @pytest.mark.parametrize("max_bytes", [1, 3000, 2**26])
 def test_equals_the_trial_by_trial_formula(kind, cohort_size, dtype, tolerance, max_bytes, monkeypatch):
-    monkeypatch.setattr(score_norm, "COHORT_BLOCK", 19)
+    monkeypatch.setattr(neighbours, "BLOCK", 19)
     f, cohort, (i, j) = problem(23, 61, 12, dtype)
     scores = ScoreNorm(cohort, cohort_size, kind, max_bytes).score_pairs(f, i, j)
     expected = [reference.score_norm(f[a], f[b], cohort, kind, cohort_size) for a, b in zip(i, j)]
@@ -61,3 +61,22 @@ def test_bad_input_is_named(call, message):
     f, cohort, _ = problem(6, 9, 4)
     with pytest.raises(ValueError, match=message):
         call(f, cohort)
+
+
+@pytest.mark.parametrize("cohort_size", [None, 30])
+def test_cosines_with_the_cohort_exist_in_blocks(cohort_size):
+    f, cohort, _ = problem(400, 5000, 12)
+    norm, largest = ScoreNorm(cohort, cohort_size, max_bytes=2**18), [0]
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple) else (out,):
+                if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and tensor.shape[1] > 12:
+                    largest.append(tensor.nbytes)
+            return out
+
+    with Watch():
+        norm.statistics(f)
+    assert max(largest) <= 2**18
+    assert (max(largest) > 2**17) == (cohort_size is not None)

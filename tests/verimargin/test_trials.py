@@ -75,10 +75,20 @@ def test_what_is_wrong_with_a_list_is_named(tmp_path, text, message):
         read_trials(written(tmp_path, text), IDS)
 
 
+def test_template_numbers_of_any_size(tmp_path):
+    ids = ["50000000000", "3", "70000000000"]
+    trials = read_trials(written(tmp_path, "3 50000000000 1\n70000000000 3 0\n"), ids)
+    assert trials.enrol.tolist() == [1, 2]
+    assert trials.test.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"names 4, 60000000000, for which"):
+        read_trials(written(tmp_path, "3 4 1\n3 60000000000 1\n3 70000000000 0\n"), ids)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1 2 1\n2 3 0\n3 7 0\n8 1 0\n", "names 7, 8, for which there is no embedding"),
+        ("1 2 1\n2 3 0\n-5 9 0\n", "names -5, for which there is no embedding"),
+        ("1 2 1\n2 3 0\n3 7 0\n1 8 0\n", "names 7, 8, for which there is no embedding"),
         (
             "1 2 1\n2 3 0\n" * 6000 + "3 1 x\n",
             "is not '<template> <template> <1 or 0>' on every line: .*'x'.* row 12000",

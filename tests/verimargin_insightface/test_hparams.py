@@ -16,19 +16,22 @@ FACES = {  # classes, images, network
     "wf42m_r100_qmargin": (2059906, 42474557, "r100"),
 }
 
+OTHERS = ("ms1mv3_r50_kappaface", "cpu_mbf_qmargin", "cpu_mbf_kappaface")
+
 
 def load(name, monkeypatch):
     script = types.ModuleType("train_v2")
-    script.__dict__.update(PartialFC_V2=object, CombinedMarginLoss=object, get_model=object)
+    names = ("PartialFC_V2", "CombinedMarginLoss", "get_model", "get_dataloader", "SummaryWriter")
+    script.__dict__.update(dict.fromkeys(names, object))
     monkeypatch.setitem(sys.modules, "train_v2", script)
     monkeypatch.setattr(registration, "check_data", lambda rec, num_classes: None)  # the data is the user's
     config = runpy.run_path(str(FOLDER / f"{name}.py"))["config"]
-    assert script.PartialFC_V2 is PartialFC
+    assert getattr(script.PartialFC_V2, "func", script.PartialFC_V2) is PartialFC
     return config
 
 
 def test_there_are_no_others():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*FACES, "cpu_mbf_qmargin"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*FACES, *OTHERS}
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -40,6 +43,14 @@ def test_faces(name, monkeypatch):
     assert config.sample_rate == 1.0
 
 
-def test_cpu_trial(monkeypatch):
-    config = load("cpu_mbf_qmargin", monkeypatch)
+@pytest.mark.parametrize("name", ["cpu_mbf_qmargin", "cpu_mbf_kappaface"])
+def test_cpu_trials(name, monkeypatch):
+    config = load(name, monkeypatch)
     assert (config.network, config.fp16, config.num_classes) == ("mbf", False, 30)
+
+
+@pytest.mark.parametrize("name", ["ms1mv3_r50", "cpu_mbf"])
+def test_kappaface_differs_in_the_loss_alone(name, monkeypatch):
+    plain, config = (load(f"{name}_{method}", monkeypatch) for method in ("qmargin", "kappaface"))
+    assert {key for key in config if config[key] != plain.get(key)} == {"loss", "kappa"}
+    assert (type(config.loss.margin), config.loss.margin.m, config.loss.alpha) == (vm.ArcMargin, 0.8, 1.0)

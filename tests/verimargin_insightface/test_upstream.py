@@ -1,12 +1,15 @@
 """Upstream's own scripts, unmodified, through the launcher: needs a checkout (ARCFACE_TORCH_HOME)."""
 
 import pathlib
+import runpy
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from verimargin import scoring
+from verimargin.task import read_task
 from verimargin_insightface.pack import pack_folder
 from verimargin_insightface.recordio import RecordReader
 from verimargin_insightface.verification_set import write_bin
@@ -15,8 +18,10 @@ LAUNCHER = ("-m", "verimargin_insightface")
 
 CONFIG = """
 import os
+import shutil
 import sys
 
+import torch
 import verimargin as vm
 from easydict import EasyDict as edict
 from verimargin_insightface import register
@@ -42,6 +47,7 @@ config.verbose = 3
 config.frequent = 1
 config.val_targets = {val_targets}
 config.loss = vm.q_margin(alpha=1.5, scale=10, margin=0.2)
+config.kappa = {kappa}
 register(config)
 
 script = sys.modules["__main__"]
@@ -56,6 +62,8 @@ class Meter(script.AverageMeter):
         Meter.losses += 1
         if Meter.losses == {stop}:
             sys.exit(0)
+        if Meter.losses == {keep}:
+            shutil.copy(os.path.join(config.output, f"checkpoint_gpu_{{script.rank}}.pt"), {kept!r})
         super().update(loss, n)
 
 
@@ -91,7 +99,7 @@ def faces(tmp_path_factory) -> pathlib.Path:
 def configure(checkout, name, **values) -> str:
     defaults = {
         "num_classes": 4, "network": "mbf", "resume": False, "val_targets": [], "stop": 0,
-        "output": str(checkout / "work" / name),
+        "keep": 0, "kept": "", "kappa": None, "output": str(checkout / "work" / name),
     }  # fmt: skip
     (checkout / "configs" / f"{name}.py").write_text(CONFIG.format(**{**defaults, **values}))
     return f"configs/{name}.py"
@@ -134,6 +142,36 @@ def test_resuming_continues_exactly(resumed):
 def test_verification_sets_are_read_while_training(resumed):
     *_, log = resumed
     assert "[pairs][6]Accuracy-Flip: " in log
+
+
+@pytest.mark.parametrize(
+    ("ranks", "data", "kappa"),
+    [
+        (2, "rec", "dict(estimator='memory', memory_dtype=torch.float16)"),
+        pytest.param(1, "folder", "dict(estimator='momentum', momentum=0.8)", marks=pytest.mark.slow),
+        pytest.param(2, "folder", "dict(estimator='momentum', momentum=0.8)", marks=pytest.mark.slow),
+        pytest.param(1, "rec", "dict(estimator='memory')", marks=pytest.mark.slow),
+    ],
+)
+def test_kappaface_resumes_exactly(python, checkout, faces, tmp_path, ranks, data, kappa):
+    """From the checkpoint that a whole run wrote after its first epoch."""
+    steps, settings = 8 // ranks, {"rec": str(faces / data), "kappa": kappa, "val_targets": ["pairs"]}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    parts.mkdir()
+    config = configure(checkout, "kappa", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
+    log = python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout).stdout
+    assert "KappaFace after epoch 2: kappa mean " in log
+    config = configure(checkout, "resumed_kappa", **settings, output=str(parts), resume=True)
+    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    for rank in range(ranks):
+        assert losses(parts, rank) == losses(whole, rank)[steps:]
+        a, b = (torch.load(folder / f"checkpoint_gpu_{rank}.pt") for folder in (whole, parts))
+        for key in ("state_dict_backbone", "state_dict_softmax_fc"):
+            assert all(torch.equal(a[key][part], b[key][part]) for part in a[key])
+        psi, backbone = a["state_dict_softmax_fc"]["kappa.tracker.psi"], a["state_dict_backbone"]
+        assert len(psi.unique()) == 4
+        assert torch.equal(psi, a["state_dict_softmax_fc"]["loss.margin.psi"])
+    assert torch.load(whole / "model.pt").keys() == backbone.keys()  # a plain backbone
 
 
 def test_another_number_of_ranks_is_refused(python, checkout, faces, resumed):
@@ -256,3 +294,28 @@ def test_the_evaluators_run_and_agree(python, checkout, arcface_torch, in_checko
     assert len(by_torch) == 120
     np.testing.assert_allclose(by_onnx, by_torch, atol=1e-4)
     np.testing.assert_allclose(np.load(model / "scores.npz")["scores"][0], by_torch, atol=0.05)
+
+
+def test_templates_and_scores_are_those_of_ijb_evals(arcface_torch, tmp_path):
+    """`verimargin score` of saved image embeddings, and the script's default (N0D1F1) of the same."""
+    script = runpy.run_path(str(arcface_torch.parent / "_evaluation_" / "ijb" / "ijb_evals.py"))
+    rng = np.random.default_rng(0)
+    templates, media = rng.integers(3, 15, 60), rng.integers(1, 4, 60)
+    scores = rng.uniform(0.3, 1.0, 60).round(3)
+    embs, embs_f = rng.normal(size=(2, 60, 8)).astype(np.float32)
+    (tmp_path / "ijbc_face_tid_mid.txt").write_text("".join(f"x.jpg {t} {m}\n" for t, m in zip(templates, media)))
+    (tmp_path / "ijbc_name_5pts_score.txt").write_text("".join(f"x.jpg {'1.5 ' * 10}{s}\n" for s in scores))
+    pairs = [(a, b, (a - b) % 4 == 0) for a in np.unique(templates) for b in np.unique(templates) if a < b]
+    (tmp_path / "ijbc_template_pair_label.txt").write_text("".join(f"{a} {b} {y:d}\n" for a, b, y in pairs))
+    np.savez(tmp_path / "result.npz", embs=embs, embs_f=embs_f)
+
+    images = script["process_embeddings"](embs, embs_f, face_scores=scores)
+    features, unique, _ = script["image2template_feature"](images, templates, media)
+    first, second = np.array([pair[:2] for pair in pairs]).T
+    expected = script["verification_11"](features, unique, first, second)
+
+    task = read_task(tmp_path / "result.npz", tmp_path / "ijbc_template_pair_label.txt")
+    i, j = (torch.from_numpy(side) for side in task.trials[:2])
+    found = scoring.score_trials([scoring.COSINE], task.embeddings.vectors, i, j)["cosine"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert task.trials.same.tolist() == [pair[2] for pair in pairs]

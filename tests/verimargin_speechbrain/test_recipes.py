@@ -3,6 +3,7 @@ import shutil
 import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.encoder import CategoricalEncoder
 from verimargin import recipes
 from verimargin_speechbrain import check_corpus
 
@@ -28,6 +29,16 @@ def corpus(tmp_path):
     return tmp_path
 
 
+def prepare(save_folder, speakers=5):
+    """What the script writes before it trains, of a training set of one sample a speaker."""
+    save_folder.mkdir(parents=True, exist_ok=True)
+    encoder = CategoricalEncoder()
+    encoder.update_from_iterable([f"id{i}" for i in range(speakers)])
+    encoder.save(save_folder / "label_encoder.txt")
+    rows = [f"id{i}--0, 3.0, x.wav, 0, 48000, id{i}" for i in range(speakers)]
+    (save_folder / "train.csv").write_text("\n".join(["ID,duration,wav,start,stop,spk_id", *rows]))
+
+
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     overrides = f"data_folder: {corpus}\nverification_file: {corpus}/veri_test.txt\noutput_folder: {corpus}/out\n"
@@ -35,6 +46,7 @@ def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     if "channels" in recipes.path(name).read_text():
         overrides += "emb_dim: 16\n"
     h = load_hyperpyyaml(recipes.path(name).read_text(), overrides)
+    prepare(corpus / "out" / "save")
     assert set(h) >= KEYS
     assert set(h["modules"]) >= {"compute_features", "mean_var_norm", "embedding_model", "classifier"}
     recoverables = h["checkpointer"].recoverables
@@ -43,13 +55,23 @@ def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     features = modules["mean_var_norm"](modules["compute_features"](torch.randn(2, 8000)), torch.ones(2))
     outputs = modules["classifier"](modules["embedding_model"](features))
     h["compute_cost"](outputs, torch.tensor([[0], [4]]), torch.ones(2)).backward()
-    assert all(p.grad is not None for p in modules.parameters())
+    assert all(p.grad is not None for p in modules.parameters() if p.requires_grad)
+    if "kappa" in modules:
+        assert h["dataloader_options"]["collate_fn"] is h["training_samples"]
+        assert recoverables["kappa"] is h["kappa"]
+        assert int(h["kappa"].tracker.counts.sum()) == 2
 
 
-@pytest.mark.parametrize("cost", ["qmargin", "arcface", "cosface"])
-def test_the_small_recipe_chooses_its_loss_on_the_command_line(cost, corpus):
+@pytest.mark.parametrize(
+    ("recipe", "cost"),
+    [
+        *(("train_ecapa_small.yaml", cost) for cost in ("qmargin", "arcface", "cosface")),
+        *(("train_ecapa_small_kappaface.yaml", cost) for cost in ("kappaface", "qmargin")),
+    ],
+)
+def test_the_small_recipes_choose_their_loss_on_the_command_line(recipe, cost, corpus):
     h = load_hyperpyyaml(
-        recipes.path("train_ecapa_small.yaml").read_text(),
+        recipes.path(recipe).read_text(),
         f"data_folder: {corpus}\ncompute_cost: !ref <costs[{cost}]>\n",
     )
     assert h["compute_cost"] is h["costs"][cost]

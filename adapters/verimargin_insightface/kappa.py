@@ -1,0 +1,232 @@
+"""KappaFace in train_v2.py: what ``config.kappa`` adds to the script's data loader, network and head."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import verimargin as vm
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.data import DataLoader, Dataset
+
+from .recordio import RecordReader, image_keys
+
+SETTINGS = ("estimator", "temperature", "gamma", "warmup_epochs")
+OF_ESTIMATOR = {"momentum": ("momentum",), "memory": ("memory_momentum", "memory_dtype", "memory_device")}
+
+
+class KappaFace(torch.nn.Module):
+    """The tracker and, for "momentum", the slow copy of the backbone: a part of `PartialFC` and of its state dict.
+
+    Args:
+        run: the settings, the backbone and the data of the running script.
+        embedding_size: d.
+        num_classes: C, over all ranks.
+
+    Attributes:
+        tracker: `vm.KappaTracker`, shared by all ranks.
+        encoder: `vm.MomentumEncoder`, or None; it is trained by no optimiser.
+        fingerprint: (), of the training set's labels in their order and of its classes' names: a state dict of
+            another one is refused.
+    """
+
+    fingerprint: Tensor
+
+    def __init__(self, run: Run, embedding_size: int, num_classes: int):
+        super().__init__()
+        self.run = run
+        counts = class_counts(run.labels, num_classes)
+        options = {"num_samples": len(run.labels), "process_group": dist.group.WORLD}
+        self.tracker, self.encoder = build(run.settings, counts, embedding_size, run.backbone, **options)
+        self.register_buffer("fingerprint", torch.tensor(run.fingerprint))
+        self._moved = True  # no weight does while gradients accumulate, or in a step that the gradient scaler skips
+        register_optimizer_step_post_hook(self._note_step)
+
+    def update(self, embeddings: Tensor, labels: Tensor) -> None:
+        """Take in the embeddings (B, d) and global class ids (B,) of the batch that the script took last."""
+        if self.run.images is None:
+            raise RuntimeError("the script took no batch from get_dataloader(): config.kappa finds its images there")
+        if self.encoder is not None:
+            if self._moved:
+                self.encoder.update(self.run.backbone)
+                self._moved = False
+            embeddings = self.encoder(self.run.images)
+        self.tracker.update(embeddings.detach(), labels, self.run.sample_ids)
+
+    def _note_step(self, *_) -> None:
+        self._moved = True
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        saved = state_dict.get(prefix + "fingerprint")
+        if saved is not None and int(saved) != int(self.fingerprint):
+            errors.append(
+                "the training set's labels, or the names or the order of its classes, are not those of the saved run: "
+                "resume on the data it began with, or start afresh"
+            )
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+
+class Run:
+    """What a running train_v2.py shows of itself by the names that `replacements` puts into it.
+
+    Attributes:
+        settings: config.kappa's.
+        labels, fingerprint: of the training set, known once its loader is made.
+        backbone: the network, without DistributedDataParallel around it.
+        images, sample_ids: of the batch that the script took last; ids are positions in the training set.
+        writer: TensorBoard's, on rank 0.
+        kappa: the head's `KappaFace`.
+    """
+
+    labels: np.ndarray
+    fingerprint: int
+    backbone: torch.nn.Module
+    images: Tensor | None = None
+    sample_ids: Tensor | None = None
+    writer = None
+    kappa: KappaFace
+
+    def __init__(self, settings: Mapping[str, Any], loss: vm.MarginLoss):
+        self.settings, self.margin = check_settings(settings, loss), loss.margin
+
+    def replacements(self, names: Mapping[str, Any]) -> dict[str, Callable]:
+        """What takes the places of the script's get_dataloader, get_model and SummaryWriter."""
+        get_dataloader, get_model, make_writer = (
+            names[name] for name in ("get_dataloader", "get_model", "SummaryWriter")
+        )
+
+        def dataloader(*args, **kwargs):
+            given = inspect.signature(get_dataloader).bind(*args, **kwargs).arguments
+            if given.get("dali") and self.settings["estimator"] == "memory":
+                raise ValueError(
+                    'config.kappa has estimator "memory", which needs to know which image is which; DALI does not '
+                    'tell: set config.dali = False, or estimator = "momentum"'
+                )
+            loader = get_dataloader(*args, **kwargs)
+            self.labels, self.fingerprint = training_labels(given["root_dir"], loader)
+            return self.follow(loader)
+
+        def model(*args, **kwargs):
+            self.backbone = get_model(*args, **kwargs)
+            return self.backbone
+
+        def writer(*args, **kwargs):
+            self.writer = make_writer(*args, **kwargs)
+            return self.writer
+
+        return {"get_dataloader": dataloader, "get_model": model, "SummaryWriter": writer}
+
+    def follow(self, loader):
+        """The loader itself, which now shows its batches here, and the end of each epoch."""
+        run, numbered = self, isinstance(loader, DataLoader)
+        if numbered:  # not by assignment, which a DataLoader refuses; the length and the order stay
+            vars(loader)["dataset"] = Numbered(loader.dataset)
+
+        class Followed(type(loader)):
+            def __next__(self):
+                try:
+                    batch = super().__next__()
+                except StopIteration:
+                    run.end_epoch()
+                    raise
+                images, labels, *ids = batch
+                run.images, run.sample_ids = images, ids[0] if numbered else None
+                return images, labels
+
+        loader.__class__ = Followed
+        return loader
+
+    def end_epoch(self) -> None:
+        """New margins; what they are goes to upstream's log and to TensorBoard."""
+        tracker = self.kappa.tracker
+        tracker.end_epoch()
+        if dist.get_rank() != 0:
+            return
+        epoch, line = int(tracker.epoch), []
+        for name, values in (("kappa", tracker.kappa), ("margin", tracker.psi * self.margin.m)):
+            for of, value in (("mean", values.mean()), ("min", values.min()), ("max", values.max())):
+                line.append(f"{name} {of} {float(value):.4g}")
+                if self.writer is not None:
+                    self.writer.add_scalar(f"{name}/{of}", float(value), epoch)
+        logging.info("KappaFace after epoch %d: %s", epoch, ", ".join(line))  # the root logger's is training.log
+
+
+class Numbered(Dataset):
+    """A data set whose items end with their positions."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple:
+        return (*self.dataset[index], index)
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+def check_settings(settings: Mapping[str, Any], loss: vm.MarginLoss) -> dict[str, Any]:
+    """config.kappa with its estimator, or a ValueError that names what is wrong with it."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f'config.kappa is {settings!r}: give a dict, such as dict(estimator="momentum")')
+    settings = {"estimator": "momentum", **settings}
+    known = (*SETTINGS, *OF_ESTIMATOR.get(settings["estimator"], ()))
+    for name in settings:
+        if name not in known and settings["estimator"] in OF_ESTIMATOR:
+            raise ValueError(
+                f"config.kappa has {name!r}: with estimator {settings['estimator']!r} it may have {', '.join(known)}"
+            )
+    if loss.margin.m == 0.0:
+        raise ValueError(f"config.kappa has no margin to adapt: {loss.margin} of config.loss is 0; give it one")
+    build(settings, torch.ones(1, dtype=torch.long), 1, torch.nn.Identity(), num_samples=1)  # refuses bad values
+    return settings
+
+
+def build(
+    settings: Mapping[str, Any], counts: Tensor, embedding_size: int, backbone: torch.nn.Module, **options
+) -> tuple[vm.KappaTracker, vm.MomentumEncoder | None]:
+    """The settings' tracker and, for "momentum", encoder."""
+    settings = dict(settings)
+    share = {"momentum": settings.pop("momentum")} if "momentum" in settings else {}
+    if settings["estimator"] == "momentum":
+        options.pop("num_samples")
+    tracker = vm.KappaTracker(counts, embedding_size, **settings, **options)
+    return tracker, vm.MomentumEncoder(backbone, **share) if tracker.estimator == "momentum" else None
+
+
+def training_labels(rec: str, loader) -> tuple[np.ndarray, int]:
+    """The label of each training image in the loader's order, and a number that tells training sets apart."""
+    names: list[str] = []
+    if os.path.exists(os.path.join(rec, "train.rec")):
+        with RecordReader(os.path.join(rec, "train.idx"), os.path.join(rec, "train.rec")) as records:
+            labels = records.labels(image_keys(records), progress=dist.get_rank() == 0)
+    else:
+        labels, names = np.array(loader.dataset.targets, dtype=np.int64), loader.dataset.classes
+    digest = hashlib.sha256(labels.tobytes() + "\0".join(names).encode()).digest()
+    return labels, int.from_bytes(digest[:8], "little", signed=True)
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> Tensor:
+    """(C,) images of each class, or a ValueError if there are others or fewer classes than num_classes."""
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"the training set has the label {outside[0]}, config.num_classes is {num_classes}: set it to "
+            f"{labels.max() + 1}"
+        )
+    counts = np.bincount(labels, minlength=num_classes)
+    empty = (counts == 0).nonzero()[0]
+    if len(empty):
+        raise ValueError(
+            f"{len(empty)} of config.num_classes = {num_classes} classes have no image, the first is class {empty[0]}; "
+            "config.kappa needs one of each: set config.num_classes to the classes there are, and number the labels "
+            "without gaps"
+        )
+    return torch.as_tensor(counts)

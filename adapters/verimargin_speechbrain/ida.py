@@ -1,0 +1,156 @@
+"""IDA in SpeechBrain's evaluators: embeddings whose cosine similarity is their DAO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from verimargin.ida import DensityScorer, dao
+from verimargin.networks import fingerprint
+from verimargin.scorers import load_scorer
+
+# What moves rows about and leaves each embedding as it is: the densities move along.
+MOVES = frozenset(
+    {
+        *(getattr(Tensor, name) for name in ("__getitem__", "squeeze", "unsqueeze", "repeat", "expand", "to", "cpu")),
+        *(getattr(Tensor, name) for name in ("cuda", "clone", "detach", "contiguous")),
+        *(getattr(torch, name) for name in ("squeeze", "unsqueeze", "stack", "cat", "clone", "detach")),
+    }
+)
+
+
+class IDAEmbeddingModel(torch.nn.Module):
+    """An embedding model whose embeddings are compared by IDA, in the unmodified scripts::
+
+        embedding_model: !new:verimargin_speechbrain.IDAEmbeddingModel
+            model: !ref <ecapa>                  # the stock model, which the pretrainer fills
+            anchors: anchors.npz                 # of `verimargin anchors`, or a regressor of `verimargin train-ssr`
+
+    `speaker_verification_cosine.py`, `SpeakerRecognition.verify_batch` and `verify_files` end in
+    `torch.nn.CosineSimilarity`, which gives their DAO for these embeddings (`IDAEmbedding`): choose another threshold
+    than the cosine's. In every other respect they are the model's.
+
+    Args:
+        model: in evaluation it is called as this is.
+        anchors: a file; refused at once if it cannot be used, and with the first embedding if it is of another size or
+            another encoder.
+        k, tau: of the DAO with anchors; a regressor has its own.
+        log: the logarithm of the DAO, which sorts the same and fits any tau.
+    """
+
+    def __init__(self, model: torch.nn.Module, anchors: str | Path, k: int = 10, tau: float = 1.0, log: bool = False):
+        super().__init__()
+        self.log, self._file = log, (Path(anchors), k, tau)
+        self.scorer, self.model = load_scorer(*self._file), model
+        self._checked = False
+
+    def forward(self, *args, **kwargs) -> Tensor:
+        embeddings = self.model(*args, **kwargs)
+        if not self._checked:  # the model is not filled yet when the recipe is loaded
+            self._check(embeddings.shape[-1])
+        return IDAEmbedding.of(embeddings, self.scorer, self.log)
+
+    def _check(self, size: int) -> None:
+        if size != self.scorer.embedding_size:
+            raise ValueError(
+                f"{self._file[0]} is for embeddings of {self.scorer.embedding_size} numbers, the model's have {size}: "
+                "make anchors with this model"
+            )
+        load_scorer(*self._file, encoder=fingerprint(self.model))
+        self._checked = True
+
+
+class IDAEmbedding(Tensor):
+    """Embeddings (..., d) that carry their log densities, computed once, through indexing, stacking and repeating.
+
+    Between two, ``torch.nn.functional.cosine_similarity(x1, x2, dim=-1)`` is ``exp(tau cos) (F1 + F2)``, or its
+    logarithm. What alters an embedding, such as a mean of several, gives one whose density is computed when it is
+    compared. Saved or pickled they are plain tensors.
+    """
+
+    scorer: DensityScorer
+    as_log: bool  # not `log`, which is a tensor's method
+    log_density: Tensor | None
+
+    @classmethod
+    def of(
+        cls, embeddings: Tensor, scorer: DensityScorer, log: bool, log_density: Tensor | None = None
+    ) -> IDAEmbedding:
+        carrying = embeddings.as_subclass(cls)
+        carrying.scorer, carrying.as_log = scorer, log
+        carrying.log_density = scorer.log_density(embeddings) if log_density is None else log_density
+        return carrying
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is torch.nn.functional.cosine_similarity:
+                return _dao(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if _alters(func.__name__) and isinstance(args[0], cls):
+                args[0].log_density = None
+            first = next(_embeddings((args, tuple(kwargs.values()))), None)
+            if first is None or not isinstance(out, Tensor) or out.shape[-1:] != first.shape[-1:]:
+                return out
+            moved = _moved(func, args, kwargs) if func in MOVES else None
+            carrying = out.as_subclass(cls)
+            carrying.scorer, carrying.as_log = first.scorer, first.as_log
+            fits = moved is not None and moved.shape == (*out.shape[:-1], 1)
+            carrying.log_density = moved[..., 0] if fits else None
+            return carrying
+
+    def __reduce_ex__(self, protocol):
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo):
+        return self.clone()
+
+
+def _dao(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    if dim not in (-1, x1.dim() - 1):
+        raise ValueError(f"dim is {dim}: IDA compares embeddings along the last dimension, dim=-1")
+    first = next(_embeddings((x1, x2)))
+    cosine = torch.nn.functional.cosine_similarity(x1.as_subclass(Tensor), x2.as_subclass(Tensor), -1, eps)
+    density1, density2 = _log_density(x1, first.scorer), _log_density(x2, first.scorer)
+    return dao(cosine, density1, density2, first.scorer.tau, first.as_log)
+
+
+def _log_density(x: Tensor, scorer: DensityScorer) -> Tensor:
+    density = x.log_density if isinstance(x, IDAEmbedding) else None
+    return scorer.log_density(x.as_subclass(Tensor)) if density is None else density
+
+
+def _alters(name: str) -> bool:
+    """Whether a method of this name works in place."""
+    operator = name.startswith("__i") and name not in ("__int__", "__index__", "__invert__")
+    return operator or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def _moved(func, args, kwargs) -> Tensor | None:
+    """func of the densities (..., 1) in the place of the embeddings (..., d), if each has one."""
+    parts = list(_embeddings((args, tuple(kwargs.values()))))
+    tensors = [x for x in _flat((args, tuple(kwargs.values()))) if isinstance(x, Tensor) and x.is_floating_point()]
+    if len(parts) < len(tensors) or any(part.log_density is None for part in parts):
+        return None
+    args, kwargs = _replaced(args), {name: _replaced(value) for name, value in kwargs.items()}
+    return func(*args, **kwargs)
+
+
+def _replaced(value):
+    if isinstance(value, IDAEmbedding):
+        return value.log_density.unsqueeze(-1)  # type: ignore[union-attr]
+    return type(value)(map(_replaced, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _flat(value):
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _flat(part)
+    else:
+        yield value
+
+
+def _embeddings(value):
+    return (x for x in _flat(value) if isinstance(x, IDAEmbedding))

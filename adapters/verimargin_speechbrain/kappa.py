@@ -1,0 +1,192 @@
+"""KappaFace in a speaker recipe: watches the embedding model, and keeps a margin for each speaker."""
+
+from __future__ import annotations
+
+import torch
+import verimargin as vm
+from speechbrain.utils.train_logger import TrainLogger
+from torch import Tensor
+from verimargin.sharding import ClassShard
+
+from .training_samples import TrainingSamples
+
+
+class KappaFace(torch.nn.Module):
+    """A `verimargin.KappaTracker` that follows the unmodified script's training; give it to `MarginCost` or
+    `PrototypeCost`, which hand it the labels::
+
+        training_samples: !new:verimargin_speechbrain.TrainingSamples
+            annotation: !ref <train_annotation>
+            label_encoder: !ref <save_folder>/label_encoder.txt
+        kappa: !new:verimargin_speechbrain.KappaFace
+            embedding_model: !ref <embedding_model>
+            embedding_size: !ref <emb_dim>
+            epoch_counter: !ref <epoch_counter>
+            training_samples: !ref <training_samples>
+        compute_cost: !new:verimargin_speechbrain.MarginCost
+            loss: !apply:verimargin.kappaface {num_classes: !ref <out_n_neurons>, scale: 30, margin: 0.4}
+            kappa: !ref <kappa>
+
+    and list it under `modules`, so that it moves to the device, and under the checkpointer's `recoverables`, so that
+    a resumed run goes on exactly. What the embedding model and its checkpoint hold does not change.
+
+    In training a step looks at the embeddings of all samples of the batch, augmented copies too: with "momentum" at
+    those of its `verimargin.MomentumEncoder` for the same features, with "memory" at the model's own, which needs
+    `training_samples` as `collate_fn` in `dataloader_options`. An epoch of `epoch_counter` ends when the validation
+    begins, or the next epoch does. Validation changes nothing. Of several processes each holds the whole state and
+    sees all samples, so the first one's checkpoint is complete, for any number of processes.
+
+    Args:
+        embedding_model, epoch_counter: as in the recipe.
+        embedding_size: of the model's embeddings.
+        training_samples: a `TrainingSamples`.
+        estimator: "momentum" or "memory".
+        momentum: of the momentum encoder.
+        memory_dtype: by name, such as float16.
+        tracker: further arguments of `KappaTracker`: memory_momentum, temperature, gamma, warmup_epochs, memory_device.
+
+    Source: IEEE Access 2023, 10.1109/ACCESS.2023.3338648.
+    """
+
+    def __init__(
+        self,
+        embedding_model: torch.nn.Module,
+        embedding_size: int,
+        epoch_counter,
+        training_samples: TrainingSamples,
+        estimator: str = "momentum",
+        momentum: float = 0.999,
+        memory_dtype: str = "float32",
+        **tracker,
+    ):
+        super().__init__()
+        self._options = {"estimator": estimator, "memory_dtype": getattr(torch, str(memory_dtype), None), **tracker}
+        if not isinstance(self._options["memory_dtype"], torch.dtype):
+            raise ValueError(f"memory_dtype is {memory_dtype!r}: give the name of a torch type, such as float16")
+        vm.KappaTracker([1], embedding_size, num_samples=1, **self._options)  # refuses bad options at once
+        self.embedding_size, self.epoch_counter, self.samples = embedding_size, epoch_counter, training_samples
+        self.encoder = vm.MomentumEncoder(embedding_model, momentum) if estimator == "momentum" else None
+        self.tracker: vm.KappaTracker | None = None
+        self.open_epoch = 0  # the epoch whose samples the tracker holds
+        self.m = 0.0  # the margin of a speaker with psi 1, when the loss has been seen
+        self._embedding_model = [embedding_model]  # in a list, so that it is not a submodule too
+        self._seen: tuple | None = None
+        embedding_model.register_forward_hook(self._see, with_kwargs=True)
+
+    def observe(self, targets: Tensor, num_classes: int, margin: vm.Margin) -> None:
+        """Take in the batch that the embedding model has just seen, and give the margin its psi of each class.
+
+        Args:
+            targets: (N, 1) as the script hands them to the cost; they then hold speaker ids alone, in place.
+            num_classes: of the classifier.
+            margin: of the loss.
+        """
+        tracker = self.prepare()
+        if len(tracker.psi) != num_classes:
+            raise ValueError(
+                f"{self.samples.annotation} has {len(tracker.psi)} speakers, the classifier {num_classes} classes: set "
+                f"out_n_neurons to {len(tracker.psi)}"
+            )
+        numbers = self.samples.unpack(targets)
+        training = self._embedding_model[0].training
+        if self.open_epoch != (self.epoch_counter.current if training else 0):
+            self._end_epoch()
+        if training:
+            if not self.open_epoch:
+                self._check_numbers(numbers)
+            self.open_epoch = self.epoch_counter.current
+            self._track(tracker, targets.flatten(), numbers.flatten())
+        self.m, margin.psi = margin.m, tracker.psi
+
+    def prepare(self) -> vm.KappaTracker:
+        """The tracker, made when the training set is first known."""
+        if self.tracker is None:
+            counts = self.samples.class_counts
+            self.tracker = vm.KappaTracker(
+                counts, self.embedding_size, num_samples=len(self.samples.numbers), **self._options
+            )
+        return self.tracker
+
+    def statistics(self) -> dict[str, float]:
+        """The mean, least and largest kappa and margin over the speakers, for a log."""
+        tracker = self.prepare()
+        values = {"kappa": tracker.kappa, "margin": tracker.psi * self.m}
+        return {
+            f"{name} {kind}": float(getattr(value, kind)())
+            for name, value in values.items()
+            for kind in ("mean", "min", "max")
+        }
+
+    def get_extra_state(self) -> dict:
+        self.prepare()
+        return {"open_epoch": self.open_epoch, "class_names": self.samples.names, "samples": self.samples.fingerprint}
+
+    def set_extra_state(self, state: dict) -> None:
+        kept = {"class_names": self.samples.names, "samples": self.samples.fingerprint}
+        if any(state[name] != value for name, value in kept.items()):
+            raise ValueError(
+                f"the saved KappaFace is of other speakers or samples, or of another order of them, than "
+                f"{self.samples.annotation}: resume with the files of its own save_folder, or start in a new one"
+            )
+        self.open_epoch = state["open_epoch"]
+
+    def load_state_dict(self, *args, **kwargs):
+        self.prepare()
+        return super().load_state_dict(*args, **kwargs)
+
+    def _apply(self, fn, recurse=True):
+        # The Brain moves its modules when the data are prepared, and before data-loading processes are forked,
+        # which then share the numbers of the samples.
+        if self.samples.exist():
+            self.prepare()
+        return super()._apply(fn, recurse)
+
+    def _see(self, model: torch.nn.Module, args: tuple, kwargs: dict, embeddings: Tensor) -> None:
+        if model.training:
+            self._seen = (args, kwargs, embeddings.detach())
+
+    def _check_numbers(self, numbers: Tensor) -> None:
+        """On an epoch's first step: a read from the device."""
+        if self.encoder is None and bool((numbers < 0).any()):
+            raise ValueError(
+                'samples without a number: estimator "memory" needs `collate_fn: !ref <training_samples>` among '
+                "dataloader_options"
+            )
+
+    def _track(self, tracker: vm.KappaTracker, labels: Tensor, numbers: Tensor) -> None:
+        if self._seen is None:
+            raise RuntimeError(
+                "the cost was asked for without a forward pass of KappaFace's embedding_model: give it the one that "
+                "the recipe trains"
+            )
+        (args, kwargs, embeddings), self._seen = self._seen, None
+        if self.encoder is not None:
+            self.encoder.update(self._embedding_model[0])
+            embeddings = self.encoder(*args, **kwargs)
+        group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
+        embeddings, index = ClassShard(len(tracker.psi), group).gather_batch(
+            embeddings.flatten(0, -2), torch.stack([labels, numbers], 1)
+        )
+        tracker.update(embeddings, index[:, 0], index[:, 1])
+
+    def _end_epoch(self) -> None:
+        if self.open_epoch and self.tracker is not None:
+            self.tracker.end_epoch()
+        self.open_epoch = 0
+
+
+class KappaLogger(TrainLogger):
+    """A recipe's `train_logger` that is also given KappaFace's statistics, as further training statistics.
+
+    Args:
+        logger: SpeechBrain's, such as FileTrainLogger or TensorboardLogger.
+        kappa: ``!ref <kappa>``.
+    """
+
+    def __init__(self, logger: TrainLogger, kappa: KappaFace):
+        self.logger, self.kappa = logger, kappa
+
+    def log_stats(self, stats_meta, train_stats=None, valid_stats=None, test_stats=None, verbose=False):
+        if train_stats is not None:
+            train_stats = {**train_stats, **self.kappa.statistics()}
+        self.logger.log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)

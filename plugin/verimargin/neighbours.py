@@ -1,0 +1,45 @@
+"""The nearest of many, exactly, without the whole matrix of cosines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK = 8192  # of the many
+
+
+def nearest_cosines(
+    unit: Tensor, others: Tensor, k: int, max_bytes: int, own: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """The k largest of each row of ``unit @ others.T``, in no order, for some rows after the others.
+
+    Yields those rows as a slice of `unit`, and their cosines (B, k). Cosines exist in blocks of `max_bytes`.
+
+    Args:
+        unit: (N, d) unit embeddings; others: (M, d) unit rows, at least k.
+        own: (N,) positions among the others that are left out of the row, -1 for none.
+    """
+    width = min(BLOCK, len(others))
+    height = max(1, max_bytes // (width * unit.element_size()))
+    buffer = unit.new_empty(min(height, len(unit)) * width)
+    for first in range(0, len(unit), height):
+        some = slice(first, min(first + height, len(unit)))
+        rows = unit[some]
+        nearest = unit.new_empty(len(rows), 0)
+        for start in range(0, len(others), width):
+            part = others[start : start + width]
+            cosine = buffer[: len(rows) * len(part)].view(len(rows), len(part))
+            torch.mm(rows, part.to(unit.dtype).T, out=cosine)
+            if own is not None:
+                _leave_out(cosine, own[some] - start)
+            nearest = torch.cat([nearest, cosine.topk(min(k, len(part)), sorted=False).values], 1)
+            nearest = nearest.topk(min(k, nearest.shape[1]), sorted=False).values
+        yield some, nearest
+
+
+def _leave_out(cosine: Tensor, column: Tensor) -> None:
+    """Put -inf in the row's column, where it is one of the (N, M)."""
+    row = ((column >= 0) & (column < cosine.shape[1])).nonzero().squeeze(1)
+    cosine[row, column[row]] = -torch.inf

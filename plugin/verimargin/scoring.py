@@ -1,0 +1,72 @@
+"""Scores of listed trials by several methods: statistics once per embedding, one cosine per trial for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ida import DensityScorer, dao, unit_rows
+from .pairs import cosine_pairs
+from .score_norm import ScoreNorm
+
+ROWS = 4096  # embeddings between two steps of the progress bar
+
+Statistics = Sequence[Tensor]
+
+
+class Method(NamedTuple):
+    """A score that is a function of the cosine and of what each side's embedding knows by itself."""
+
+    name: str
+    title: str
+    statistics: Callable[[Tensor], Statistics]  # of embeddings (N, d): some (N,)
+    combine: Callable[[Tensor, Statistics, Statistics], Tensor]  # of cosines and both sides' statistics; broadcasts
+
+
+COSINE = Method("cosine", "cosine", lambda f: (), lambda cosine, enrol, test: cosine)
+
+
+def score_norm(norm: ScoreNorm) -> Method:
+    """s-norm, or adaptive s-norm with the norm's cohort_size."""
+    if norm.cohort_size is None:
+        return Method(norm.kind, norm.kind, norm.statistics, norm.normalise)
+    title = f"adaptive {norm.kind} ({norm.cohort_size})"
+    return Method(f"adaptive-{norm.kind}", title, norm.statistics, norm.normalise)
+
+
+def ida(scorer: DensityScorer, name: str = "ida-r", title: str = "IDA-R") -> Method:
+    """The logarithm of DAO, which sorts as DAO does."""
+
+    def combine(cosine: Tensor, enrol: Statistics, test: Statistics) -> Tensor:
+        return dao(cosine, enrol[0], test[0], scorer.tau, log=True)
+
+    full = f"{title} (k {scorer.k}, tau {scorer.tau:g})"
+    return Method(name, full, lambda f: (scorer.log_density(f),), combine)
+
+
+@torch.no_grad()
+def statistics(method: Method, f: Tensor, progress: Callable[[Sequence], Iterable] = iter) -> Statistics:
+    """method.statistics(f), in steps that `progress` shows."""
+    parts = [method.statistics(rows) for rows in progress(f.split(ROWS))]
+    return [torch.cat(one) for one in zip(*parts)]
+
+
+@torch.no_grad()
+def score_trials(
+    methods: Sequence[Method],
+    f: Tensor,
+    i: Tensor,
+    j: Tensor,
+    progress: Callable[..., Iterable] = lambda steps, title: steps,
+) -> dict[str, Tensor]:
+    """Each method's scores of the embeddings i with the embeddings j, given f (N, d) and i, j (P,): (P,) each."""
+    cosine = cosine_pairs(unit_rows(f, "the embedding of sample"), i, j)
+    scores = {}
+    for method in methods:
+        of = statistics(method, f, partial(progress, title=method.title))
+        scores[method.name] = method.combine(cosine, [s[i] for s in of], [s[j] for s in of])
+    return scores

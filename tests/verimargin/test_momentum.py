@@ -1,0 +1,80 @@
+import copy
+
+import pytest
+import torch
+import verimargin as vm
+
+
+def network():
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16), torch.nn.ReLU(), torch.nn.Dropout(0.5)]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(16, 4))
+
+
+def train(encoder, slow, steps, seed=1):
+    """Steps of some training; the states of the encoder that `slow` was updated with."""
+    torch.manual_seed(seed)  # of Dropout too
+    optimizer, states = torch.optim.SGD(encoder.parameters(), lr=0.02), []
+    encoder.train()
+    for _ in range(steps):
+        slow.update(encoder)
+        states.append(copy.deepcopy(encoder.state_dict()))
+        optimizer.zero_grad()
+        x = torch.randn(32, 8)
+        (encoder(5 + 3 * x) - 9 * x[:, :4]).square().mean().backward()
+        optimizer.step()
+    return states
+
+
+def test_equals_the_formula_for_weights_and_statistics():
+    encoder = network()
+    slow = vm.MomentumEncoder(encoder, momentum=0.8)
+    with torch.no_grad():
+        encoder[0].weight.add_(1)  # weights loaded after construction
+    states = train(encoder, slow, 6)
+    for name, value in slow.encoder.state_dict().items():
+        xi = states[0][name].double()
+        for state in states[1:]:
+            theta = state[name].double()
+            xi = 0.8 * xi + 0.2 * theta if value.is_floating_point() else theta
+        torch.testing.assert_close(value.double(), xi, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_its_features_follow_the_encoders():
+    """Without BatchNorm's statistics they were nearly orthogonal to it."""
+    encoder = network()
+    slow = vm.MomentumEncoder(encoder, momentum=0.9)
+    train(encoder, slow, 150)
+    x = 5 + 3 * torch.randn(64, 8)
+    with torch.no_grad():
+        cosine = torch.cosine_similarity(slow(x), encoder.eval()(x))
+    assert cosine.mean() > 0.95
+
+
+def test_is_not_trained_draws_nothing_and_stays_in_evaluation_mode():
+    encoder = network()
+    slow = vm.MomentumEncoder(encoder).train()
+    x = torch.randn(6, 8, requires_grad=True)
+    before = torch.get_rng_state()
+    assert not slow(x).requires_grad
+    assert torch.equal(slow(x), slow(x))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(p.requires_grad for p in slow.parameters())
+    assert all(p.requires_grad for p in encoder.parameters())
+
+
+def test_resumes_exactly():
+    through, encoder = vm.MomentumEncoder(network(), 0.8), network()
+    train(encoder, through, 3)
+    resumed, encoder_again = vm.MomentumEncoder(network(), 0.8), copy.deepcopy(encoder)
+    resumed.load_state_dict(through.state_dict())
+    train(encoder, through, 3, seed=2)
+    train(encoder_again, resumed, 3, seed=2)
+    for a, b in zip(through.state_dict().values(), resumed.state_dict().values()):
+        assert a == b if isinstance(a, dict) else torch.equal(a, b)
+
+
+@pytest.mark.parametrize("momentum", [1.0, -0.1, 2.0, float("nan")])
+def test_refuses_a_momentum_that_is_none(momentum):
+    with pytest.raises(ValueError, match="momentum is"):
+        vm.MomentumEncoder(network(), momentum)

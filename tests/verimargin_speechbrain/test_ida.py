@@ -1,0 +1,179 @@
+"""IDA through SpeechBrain's own comparison of embeddings."""
+
+import copy
+import io
+
+import numpy as np
+import pytest
+import reference
+import torch
+import verimargin as vm
+from speechbrain.inference.speaker import SpeakerRecognition
+from verimargin.anchors import Anchors, save_anchors
+from verimargin.networks import fingerprint
+from verimargin.regressor import save_regressor
+from verimargin_speechbrain import IDAEmbedding, IDAEmbeddingModel
+
+SIZE, K, TAU = 6, 4, 1.5
+similarity = torch.nn.CosineSimilarity(dim=-1, eps=1e-6)  # as in the script and in SpeakerRecognition
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, SIZE)
+
+    def forward(self, features, lengths=None):
+        return self.linear(features).mean(1, keepdim=True)
+
+
+@pytest.fixture
+def anchors(tmp_path):
+    torch.manual_seed(0)
+    vectors = torch.randn(30, SIZE)
+    save_anchors(tmp_path / "anchors.npz", Anchors([str(i) for i in range(30)], vectors, {"kind": "real"}))
+    return tmp_path / "anchors.npz", vectors
+
+
+def expected(x1, x2, anchors, log=False):
+    """DAO of embeddings (n, d) row by row, from the formulas."""
+    x1, x2, anchors = (np.asarray(x, dtype=np.float64) for x in (x1, x2, anchors))
+    densities = (reference.ida_density(x, anchors, K, TAU) for x in (x1, x2))
+    scores = [reference.dao(a, b, f1, f2, TAU) for a, b, f1, f2 in zip(x1, x2, *densities)]
+    return np.log(scores) if log else np.array(scores)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_scripts_comparison_gives_dao(anchors, log):
+    """What speaker_verification_cosine.py does with its embeddings, trial by trial and with a cohort."""
+    path, vectors = anchors
+    model = IDAEmbeddingModel(Model(), path, K, TAU, log).eval()
+    calls = []
+    density = model.scorer.log_density
+    model.scorer.log_density = lambda f: (calls.append(len(f)), density(f))[1]
+    kept = {}
+    with torch.no_grad():
+        batch = model(torch.randn(8, 5, 3), torch.ones(8)).squeeze(1).unsqueeze(1)
+        for i in range(8):
+            kept[i] = batch[i].detach().clone()
+    plain = torch.stack([x.as_subclass(torch.Tensor) for x in kept.values()]).squeeze(1)
+    for i, j in ((0, 1), (2, 7), (3, 3)):
+        score = similarity(kept[i], kept[j])[0]
+        assert type(score) is torch.Tensor
+        assert float(score) == pytest.approx(expected(plain[[i]], plain[[j]], vectors, log)[0], rel=1e-5, abs=1e-5)
+    cohort = torch.stack(list(kept.values()))
+    scores = similarity(kept[2].repeat(cohort.shape[0], 1, 1), cohort)
+    np.testing.assert_allclose(scores[:, 0], expected(plain[[2] * 8], plain, vectors, log), rtol=1e-5, atol=1e-5)
+    assert calls == [8]  # a density for each embedding, once
+
+
+def test_an_altered_embedding_gets_its_own_density(anchors):
+    _, vectors = anchors
+    scorer = vm.IDAScorer(vectors, K, TAU)
+    rows = torch.randn(4, SIZE)
+    x = IDAEmbedding.of(rows, scorer, False)
+    other = IDAEmbedding.of(torch.randn(1, SIZE), scorer, False)
+    alterations = {
+        "mean": (x.mean(0, keepdim=True), rows.mean(0, keepdim=True)),
+        "sum": (x[:1] + x[1:2], rows[:1] + rows[1:2]),
+        "squeezed": (x[:1].unsqueeze(0).squeeze(), rows[0]),
+        "with a plain one": (torch.cat([x[:1], rows[2:3]])[1:], rows[2:3]),
+        "plain": (rows[:1], rows[:1]),
+    }
+    moved = x.clone()[1:2]
+    moved += 1.0
+    alterations["in place"] = moved, rows[1:2] + 1.0
+    moved = x.clone()
+    moved[0] = rows[3]
+    alterations["assigned"] = moved[:1], rows[3:4]
+    for name, (ours, plain) in alterations.items():
+        score = similarity(ours, other)
+        want = expected(plain.reshape(1, -1), other.as_subclass(torch.Tensor), vectors)
+        np.testing.assert_allclose(score.reshape(1), want, rtol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match="dim is 0"):
+        torch.nn.functional.cosine_similarity(x, x, dim=0)
+
+
+def test_it_is_saved_as_a_plain_tensor_and_copied_whole(anchors):
+    x = IDAEmbedding.of(torch.randn(2, SIZE), vm.IDAScorer(anchors[1], K, TAU), False)
+    assert torch.equal(similarity(copy.deepcopy(x), x), similarity(x, x))
+    file = io.BytesIO()
+    torch.save({"a": x}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["a"]
+    assert type(loaded) is torch.Tensor
+    assert torch.equal(loaded, x.as_subclass(torch.Tensor))
+    assert (x.abs().log() < 9).all()
+    assert type(x.numpy()) is np.ndarray
+
+
+def test_verify_batch_and_verify_files_return_dao(anchors, tmp_path):
+    path, vectors = anchors
+    soundfile = pytest.importorskip("soundfile")
+    (tmp_path / "hyperparams.yaml").write_text(f"""
+compute_features: !new:speechbrain.lobes.features.Fbank {{n_mels: 8}}
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization {{norm_type: sentence, std_norm: False}}
+ecapa: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+    input_size: 8
+    channels: [8, 8, 8, 8, 24]
+    kernel_sizes: [5, 3, 3, 3, 1]
+    dilations: [1, 2, 3, 4, 1]
+    attention_channels: 8
+    se_channels: 8
+    lin_neurons: {SIZE}
+embedding_model: !new:verimargin_speechbrain.IDAEmbeddingModel
+    model: !ref <ecapa>
+    anchors: {path}
+    k: {K}
+    tau: {TAU}
+modules:
+    compute_features: !ref <compute_features>
+    mean_var_norm: !ref <mean_var_norm>
+    embedding_model: !ref <embedding_model>
+    mean_var_norm_emb: !ref <mean_var_norm>
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables: {{}}
+""")
+    torch.manual_seed(3)
+    recognition = SpeakerRecognition.from_hparams(source=str(tmp_path), savedir=str(tmp_path / "saved"))
+    wavs = 0.1 * torch.randn(4, 8000)
+    score, _ = recognition.verify_batch(wavs[:2], wavs[2:])
+    emb = recognition.encode_batch(wavs).squeeze(1).as_subclass(torch.Tensor)
+    np.testing.assert_allclose(score.squeeze(1), expected(emb[:2], emb[2:], vectors), rtol=1e-5)
+    for i in range(2):
+        soundfile.write(tmp_path / f"{i}.wav", wavs[i].numpy(), 16000)
+    score, same = recognition.verify_files(str(tmp_path / "0.wav"), str(tmp_path / "1.wav"))
+    np.testing.assert_allclose(score, expected(emb[:1], emb[1:2], vectors), rtol=1e-3)  # 16-bit files
+    assert bool(same) == bool(score > 0.25)
+
+
+def test_mistakes_are_named(anchors, tmp_path):
+    path, vectors = anchors
+    for k, tau, message in ((31, 1.0, "k is 31, and there are 30 anchors"), (3, 0.0, "tau is 0")):
+        with pytest.raises(ValueError, match=message):
+            IDAEmbeddingModel(Model(), path, k, tau)
+    with pytest.raises(ValueError, match="do not exist"):
+        IDAEmbeddingModel(Model(), tmp_path / "none.npz")
+    wide = Model()
+    wide.linear = torch.nn.Linear(3, SIZE + 1)
+    with pytest.raises(ValueError, match="is for embeddings of 6 numbers, the model's have 7"):
+        IDAEmbeddingModel(wide, path)(torch.randn(1, 2, 3))
+    mine, other = Model(), Model()
+    save_anchors(tmp_path / "mine.npz", Anchors([*map(str, range(30))], vectors, {}, fingerprint(mine)))
+    IDAEmbeddingModel(mine, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
+    with pytest.raises(ValueError, match="are of the encoder"):
+        IDAEmbeddingModel(other, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
+
+
+def test_takes_a_regressor_in_the_anchors_place(anchors, tmp_path):
+    model, features = Model(), torch.randn(40, 2, 3)
+    embeddings = model(features).detach().squeeze(1)
+    regressor = vm.SupportSetRegressor(SIZE, 16, K, TAU)
+    regressor.fit(embeddings, vm.IDAScorer(anchors[1], K, TAU).density(embeddings), epochs=3)
+    save_regressor(tmp_path / "ssr.pt", regressor, fingerprint(model))
+    with torch.no_grad():
+        ours = IDAEmbeddingModel(model, tmp_path / "ssr.pt")(features)
+    scores = similarity(ours[:9], ours[9:18])[:, 0]
+    torch.testing.assert_close(scores, regressor.score(embeddings[:9], embeddings[9:18]))
+    with pytest.raises(ValueError, match="is of the encoder"):
+        IDAEmbeddingModel(Model(), tmp_path / "ssr.pt")(features)
