@@ -69,19 +69,15 @@ def with_seams(script: str) -> CodeType:
 
 def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence[str]) -> DensityScorer:
     """The scorer of a file of anchors or of a regressor, refused with another encoder than the arguments name."""
-    scorer, encoder = load_scorer(path, 10 if k is None else k, 1.0 if tau is None else tau)
+    models = _models(arguments)
+    scorer = load_scorer(path, 10 if k is None else k, 1.0 if tau is None else tau)
+    _check_encoder(path, models)
     if isinstance(scorer, vm.SupportSetRegressor) and (k, tau) != (None, None):
         raise ValueError(
             f"{path} holds a regressor, fitted for k {scorer.k} and tau {scorer.tau:g}: leave --ida-k and --ida-tau out"
         )
     if scorer.tau > LARGEST_TAU:
         raise ValueError(f"tau is {scorer.tau:g}: its scores would leave float64's range; give at most {LARGEST_TAU:g}")
-    models = _models(arguments)
-    if encoder and models and encoder not in map(fingerprint, models):
-        raise ValueError(
-            f"{path} is of the encoder {encoder[:12]}, which is none of {', '.join(map(str, models))}: make anchors "
-            "with the file that is evaluated (an .onnx file has another fingerprint than its model.pt)"
-        )
     sizes = {size for model in models if (size := _output_size(model))}
     if sizes and scorer.embedding_size not in sizes:
         raise ValueError(
@@ -89,6 +85,19 @@ def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence
             "anchors with the model that is evaluated"
         )
     return scorer.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_encoder(path: str, models: Sequence[Path]) -> None:
+    """Refuse a file that names its encoder, if that is none of the models."""
+    refused = None
+    for encoder in map(fingerprint, models):
+        try:
+            load_scorer(path, 1, encoder=encoder)
+            return
+        except ValueError as error:
+            refused = error
+    if refused:
+        raise ValueError(f"{refused}: {models[-1]} itself (an .onnx file is not its model.pt)")
 
 
 def describe(scorer: DensityScorer) -> str:
