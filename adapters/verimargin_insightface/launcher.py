@@ -2,36 +2,75 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import runpy
 import sys
+from collections.abc import Callable
 
 from .mends import MENDS, Mend
 
 logger = logging.getLogger(__name__)
 
-USAGE = """usage: python -m verimargin_insightface SCRIPT [ARGS ...]
-       torchrun [...] -m verimargin_insightface SCRIPT [ARGS ...]
-
-Run a script of InsightFace's recognition/arcface_torch or recognition/_evaluation_/ijb as it is, after
+USAGE = """python -m verimargin_insightface [--ida FILE] SCRIPT [ARGS ...]
+       torchrun [...] -m verimargin_insightface SCRIPT [ARGS ...]"""
+ABOUT = """Run a script of InsightFace's recognition/arcface_torch or recognition/_evaluation_/ijb as it is, after
 mending what today's libraries or a machine without a GPU lack, each said in one line. The mends are:
+
 """
 
 
 def main(argv: list[str]) -> None:
-    """Run argv[0] as a program with the rest as its arguments."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE + "".join(f"  {mend.name:<24}{mend.why}\n" for mend in MENDS))
-        sys.exit(0 if argv else 2)
-    script = argv[0]
+    """Run a script as a program with the arguments that follow it."""
+    options = _options(argv)
+    script, arguments = options.script, options.arguments
     if not os.path.isfile(script):
         sys.exit(f"there is no script {script}: give the path of one, e.g. train_v2.py in arcface_torch's folder")
+    with_ida = _ida(options) if options.ida else None
     _log_to_stderr()
-    sys.argv[:] = argv
+    sys.argv[:] = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     mend_all(MENDS, script)
-    runpy.run_path(script, run_name="__main__")
+    if with_ida:
+        with_ida()
+    else:
+        runpy.run_path(script, run_name="__main__")
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        usage=USAGE,
+        epilog=ABOUT + "".join(f"  {mend.name:<24}{mend.why}\n" for mend in MENDS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--ida",
+        metavar="FILE",
+        help="score with IDA: anchors of `verimargin anchors`, or a regressor of `verimargin train-ssr`; for the IJB "
+        "evaluators",
+    )
+    parser.add_argument("--ida-k", metavar="K", type=int, help="nearest anchors in a support set (10)")
+    parser.add_argument("--ida-tau", metavar="TAU", type=float, help="temperature (1)")
+    parser.add_argument("script", metavar="SCRIPT")
+    parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER)
+    options = parser.parse_args(argv)
+    if not options.ida and (options.ida_k, options.ida_tau) != (None, None):
+        parser.error("--ida-k and --ida-tau are for --ida FILE: give it too")
+    return options
+
+
+def _ida(options: argparse.Namespace) -> Callable[[], None]:
+    """The script's run with IDA, refused here and now if it cannot be."""
+    from . import ida
+
+    try:
+        code = ida.with_seams(options.script)
+        scorer = ida.open_scorer(options.ida, options.ida_k, options.ida_tau, options.arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"--ida: {error}")
+    return lambda: ida.run(options.script, code, scorer)
 
 
 def mend_all(mends: tuple[Mend, ...], script: str = "") -> list[str]:

@@ -185,8 +185,7 @@ def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: s
     Any file of embeddings will do (`read_embeddings`); the encoders are compared where both are known.
     """
     ids, vectors = read_embeddings(path)
-    source = json.loads(_entry(path, "source") or "{}")
-    anchors = Anchors(ids, vectors, source, encoder_of(path))
+    anchors = Anchors(ids, vectors, source_of(path), encoder_of(path))
     if embedding_size is not None and vectors.shape[1] != embedding_size:
         raise ValueError(
             f"the anchors in {path} have {vectors.shape[1]} numbers, the embeddings {embedding_size}: make anchors "
@@ -203,6 +202,11 @@ def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: s
 def encoder_of(path: str | Path) -> str:
     """The encoder's fingerprint that an `.npz` of embeddings or anchors names as `encoder`, or ""."""
     return _entry(path, "encoder")
+
+
+def source_of(path: str | Path) -> dict:
+    """Where an `.npz` of embeddings or anchors says that they came from, or nothing."""
+    return json.loads(_entry(path, "source") or "{}")
 
 
 def _entry(path: str | Path, name: str) -> str:

@@ -17,6 +17,7 @@ from .anchors import (
     anchors_from_prototypes,
     encoder_of,
     save_anchors,
+    source_of,
 )
 from .embeddings import read_embeddings
 from .files import class_names, new_file
@@ -69,7 +70,8 @@ def real(
             "id10001/a/00001"
         )
     known = fingerprint(encoder) if encoder else encoder_of(embeddings)
-    _save(out, anchors_from_embeddings(vectors, labels, seed, _lines(exclude), known))
+    made = anchors_from_embeddings(vectors, labels, seed, _lines(exclude), known)
+    _save(out, made._replace(source={**made.source, "embeddings": source_of(embeddings) or embeddings.name}))
 
 
 @anchors.command()

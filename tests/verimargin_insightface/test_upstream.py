@@ -7,9 +7,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import reference
 import torch
+import verimargin as vm
 from verimargin import scoring
+from verimargin.anchors import Anchors, save_anchors
 from verimargin.task import read_task
+from verimargin_insightface import ida
 from verimargin_insightface.pack import pack_folder
 from verimargin_insightface.recordio import RecordReader
 from verimargin_insightface.verification_set import write_bin
@@ -319,3 +323,83 @@ def test_templates_and_scores_are_those_of_ijb_evals(arcface_torch, tmp_path):
     found = scoring.score_trials([scoring.COSINE], task.embeddings.vectors, i, j)["cosine"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert task.trials.same.tolist() == [pair[2] for pair in pairs]
+
+
+KEEP_WHAT_WAS_GIVEN = """
+import sys
+import numpy as np
+from verimargin_insightface import ida, launcher
+ours = ida.Comparison.verification
+def verification(self, features, templates, p1, p2, *rest):
+    np.savez(sys.argv[0] + ".given.npz", features=features, templates=templates, p1=p1, p2=p2)
+    return ours(self, features, templates, p1, p2, *rest)
+ida.Comparison.verification = verification
+launcher.main(sys.argv[1:])
+"""
+
+
+def test_the_evaluators_score_every_pair_with_ida(python, checkout, arcface_torch, model, protocol):
+    anchors, k, tau = np.random.default_rng(3).normal(size=(50, 512)).astype(np.float32), 5, 2.0
+    save_anchors(model / "anchors.npz", Anchors([str(n) for n in range(50)], torch.from_numpy(anchors), {}))
+    ijb_evals = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
+    (model / "ida").mkdir()
+    weights = ("--model-prefix", model / "model.pt", "--network", "mbf", "--result-dir", model / "ida")
+    runs = {
+        "insightface/ijbc.npy": (
+            arcface_torch / "eval_ijbc.py",
+            *weights,
+            "--batch-size",
+            10,
+            "--image-path",
+            protocol,
+        ),
+        "IJBC_result/IJBC.npy": (arcface_torch / "onnx_ijbc.py", "--model-root", model, "--image-path", protocol),
+        "scores.npz": (
+            ijb_evals,
+            "-m",
+            model / "model.onnx",
+            "-d",
+            protocol.parent,
+            "-R",
+            model / "ida" / "scores.npz",
+        ),
+    }
+    for saved, arguments in runs.items():
+        options = ("--ida", model / "anchors.npz", "--ida-k", k, "--ida-tau", tau)
+        python("-c", KEEP_WHAT_WAS_GIVEN, *options, *arguments, cwd=checkout)
+        given = np.load(checkout / "-c.given.npz")
+        place = {t: n for n, t in enumerate(given["templates"])}
+        density = reference.ida_density(given["features"], anchors, k, tau)
+        expected = [
+            reference.dao(given["features"][i], given["features"][j], density[i], density[j], tau)
+            for i, j in zip(*([place[t] for t in given[side]] for side in ("p1", "p2")))
+        ]
+        path = (model if saved.startswith("IJBC") else model / "ida") / saved
+        scores = np.load(path)["scores"][0] if path.suffix == ".npz" else np.load(path)
+        assert len(scores) == 120
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+
+
+def test_the_evaluator_of_identification_scores_with_ida(arcface_torch):
+    """ijb_evals.py's own function returns all the scores that its rates are made of."""
+    rng = np.random.default_rng(4)
+    anchors, probes, gallery = (rng.normal(size=(n, 32)) for n in (30, 7, 5))
+    probes, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (probes, gallery))
+    path = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
+    comparison = ida.Comparison(vm.IDAScorer(torch.from_numpy(anchors), 4, 3.0))
+    script = {"__name__": "ijb_evals", ida.DECORATOR: comparison.instead_of}
+    exec(ida.with_seams(str(path)), script)
+    ids, known = np.array([9, 1, 2, 3, 4, 5, 8]), np.array([1, 2, 3, 4, 5])
+    *_, found = script["evaluation_1N"](probes, gallery, ids, known, [0.5, 1.0])
+    of_probes, of_gallery = (reference.ida_density(x, anchors, 4, 3.0) for x in (probes, gallery))
+    expected = np.array(
+        [
+            [reference.dao(p, g, of_probes[i], of_gallery[j], 3.0) for j, g in enumerate(gallery)]
+            for i, p in enumerate(probes)
+        ]
+    )
+    for (others, own), p in zip(found[:5], range(1, 6)):
+        np.testing.assert_allclose(own[0], expected[p, p - 1], rtol=1e-5)
+        np.testing.assert_allclose(others, np.delete(expected[p], p - 1), rtol=1e-5)
+    for (scores, _), p in zip(found[5:], (0, 6)):
+        np.testing.assert_allclose(scores, expected[p], rtol=1e-5)

@@ -1,0 +1,217 @@
+"""IDA in the place of the IJB evaluators' cosine: ``python -m verimargin_insightface --ida FILE SCRIPT ARGS``.
+
+The scripts' files stay as they are. Those of their functions that compare templates are named in `SEAMS`: when a
+script defines one, ours takes its name, in the running script's namespace and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import verimargin as vm
+from torch import Tensor
+from verimargin.ida import DensityScorer, dao, unit_rows
+from verimargin.networks import fingerprint
+from verimargin.pairs import slices
+from verimargin.scorers import load_scorer
+
+logger = logging.getLogger(__name__)
+
+PAIRS = ("template_norm_feats", "unique_templates", "p1", "p2")
+ALL = ("query_feats", "gallery_feats")
+SEAMS = {  # by name, with the arguments that upstream's functions begin with
+    "verification": PAIRS,  # onnx_ijbc.py, eval_ijbc.py, ijb_11.py, ijb_onnx.py
+    "verification_11": PAIRS,  # ijb_evals.py, 1:1
+    "evaluation_1N": ALL,  # ijb_evals.py, 1:N
+    "evaluation": ALL,  # ijb_1n.py
+}
+SCRIPTS = "onnx_ijbc.py, eval_ijbc.py and ijb_evals.py"
+DECORATOR = "_verimargin_ida"
+LARGEST_TAU = 300.0  # exp(-2 tau) is still a normal float64
+
+
+def run(script: str, code: CodeType, scorer: DensityScorer) -> None:
+    """Run the code of `with_seams` as a program."""
+    module = ModuleType("__main__")
+    module.__dict__.update({"__file__": script, DECORATOR: Comparison(scorer).instead_of})
+    before, sys.modules["__main__"] = sys.modules["__main__"], module
+    try:
+        exec(code, module.__dict__)
+    finally:
+        sys.modules["__main__"] = before
+
+
+def with_seams(script: str) -> CodeType:
+    """The script's code, each function of `SEAMS` in it decorated; refused if it has none of them as we know it."""
+    tree = ast.parse(Path(script).read_bytes(), script)
+    found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in SEAMS]
+    if not found:
+        raise ValueError(f"{script} defines none of {', '.join(SEAMS)}: --ida is for {SCRIPTS}")
+    for node in found:
+        known, names = SEAMS[node.name], tuple(argument.arg for argument in node.args.args)
+        if names[: len(known)] != known:
+            raise ValueError(
+                f"{script} defines {node.name}({', '.join(names)}), and ours takes the place of one that begins with "
+                f"({', '.join(known)}): score it without --ida, and compare by `verimargin score`"
+            )
+        node.decorator_list.append(ast.Name(DECORATOR, ast.Load(), lineno=node.lineno, col_offset=node.col_offset))
+    return compile(tree, script, "exec")
+
+
+def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence[str]) -> DensityScorer:
+    """The scorer of a file of anchors or of a regressor, refused with another encoder than the arguments name."""
+    models = _models(arguments)
+    scorer = load_scorer(path, 10 if k is None else k, 1.0 if tau is None else tau)
+    _check_encoder(path, models)
+    if isinstance(scorer, vm.SupportSetRegressor) and (k, tau) != (None, None):
+        raise ValueError(
+            f"{path} holds a regressor, fitted for k {scorer.k} and tau {scorer.tau:g}: leave --ida-k and --ida-tau out"
+        )
+    if scorer.tau > LARGEST_TAU:
+        raise ValueError(f"tau is {scorer.tau:g}: its scores would leave float64's range; give at most {LARGEST_TAU:g}")
+    sizes = {size for model in models if (size := _output_size(model))}
+    if sizes and scorer.embedding_size not in sizes:
+        raise ValueError(
+            f"{path} is for embeddings of {scorer.embedding_size} numbers, {models[0]} gives {min(sizes)}: make "
+            "anchors with the model that is evaluated"
+        )
+    return scorer.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _check_encoder(path: str, models: Sequence[Path]) -> None:
+    """Refuse a file that names its encoder, if that is none of the models."""
+    refused = None
+    for encoder in map(fingerprint, models):
+        try:
+            load_scorer(path, 1, encoder=encoder)
+            return
+        except ValueError as error:
+            refused = error
+    if refused:
+        raise ValueError(f"{refused}: {models[-1]} itself (an .onnx file is not its model.pt)")
+
+
+def describe(scorer: DensityScorer) -> str:
+    if isinstance(scorer, vm.IDAScorer):
+        return f"IDA-R, {len(scorer.anchors)} anchors, k {scorer.k}, tau {scorer.tau:g}"
+    return f"IDA-L, fitted for k {scorer.k}, tau {scorer.tau:g}"
+
+
+class Comparison:
+    """Our functions in the place of the script's: DAO, ``exp(tau cos) (F1 + F2)``, where theirs gives the cosine.
+
+    A density is computed once a template. Computed in float32, in blocks of the scorer's max_bytes, as
+    logarithms; what is returned is float64, as theirs.
+    """
+
+    def __init__(self, scorer: DensityScorer):
+        self.scorer = scorer
+        self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    def instead_of(self, function: Callable) -> Callable:
+        """A decorator: ours by the function's name, which is of `SEAMS`."""
+        name = function.__name__
+        logger.info("%s compares by %s", name, describe(self.scorer))
+        return self.verification if SEAMS[name] == PAIRS else functools.partial(self.evaluation, function)
+
+    def verification(
+        self, template_norm_feats: np.ndarray, unique_templates: np.ndarray, p1: np.ndarray, p2: np.ndarray, *_: Any
+    ) -> np.ndarray:
+        """Scores (P,) of the pairs of templates p1 with p2, given features (N, d) of the unique templates (N,)."""
+        unit, log_density = self._densities(template_norm_feats, unique_templates)
+        i, j = _places(unique_templates, p1), _places(unique_templates, p2)
+        return self.scorer.score_pairs(unit, i, j, log=True, log_density=log_density).double().exp_().cpu().numpy()
+
+    def evaluation(
+        self, function: Callable, query_feats: np.ndarray, gallery_feats: np.ndarray, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The script's own, where the np.dot of probes with the gallery is their scores."""
+        return function(Probes(query_feats, self.matrix), gallery_feats, *args, **kwargs)
+
+    def matrix(self, probes: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        """Scores (N, M) of all probes (N, d) with all of the gallery (M, d)."""
+        unit, log_density = self._densities(probes)
+        others, of_others = self._densities(gallery, keep=False)
+        scores = np.empty((len(unit), len(others)))
+        for rows in slices(0, len(unit), max(1, self.scorer.max_bytes // (16 * len(others)))):
+            log = dao(unit[rows] @ others.T, log_density[rows, None], of_others, self.scorer.tau, log=True)
+            scores[rows] = log.double().exp_().cpu().numpy()
+        return scores
+
+    def _densities(
+        self, features: np.ndarray, templates: np.ndarray | None = None, keep: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """Unit features (N, d) and their log densities (N,); those of the last features are at hand."""
+        if self._last is not None and self._last[0] is features:  # the probes come again with the second gallery
+            return self._last[1]
+        if features.shape[1] != self.scorer.embedding_size:
+            raise ValueError(
+                f"the templates' features have {features.shape[1]} numbers, the scorer's {self.scorer.embedding_size}: "
+                "make anchors with the model that is evaluated"
+            )
+        good = np.isfinite(features).all(1) & features.any(1)
+        if not good.all():
+            n = int(np.argmin(good))
+            name = n if templates is None else templates[n]
+            raise ValueError(
+                f"the feature of template {name} is nan, infinite or all zero ({int((~good).sum())} such): it has no "
+                "direction; look at its images"
+            )
+        device = next(self.scorer.buffers()).device
+        unit = unit_rows(torch.from_numpy(features.astype(np.float32)).to(device), "template")
+        found = unit, self.scorer.log_density(unit)
+        if keep:
+            self._last = features, found
+        return found
+
+
+class Probes:
+    """Features whose ``np.dot(probes, gallery.T)`` is ``matrix(features, gallery)``; nothing else works with them."""
+
+    def __init__(self, features: np.ndarray, matrix: Callable[[np.ndarray, np.ndarray], np.ndarray]):
+        self.features, self.matrix, self.shape = features, matrix, features.shape
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function is np.dot and len(args) == 2 and args[0] is self and not kwargs:
+            return self.matrix(self.features, args[1].T)
+        return NotImplemented
+
+
+def _places(unique_templates: np.ndarray, templates: np.ndarray) -> Tensor:
+    """The row of each template."""
+    unique_templates, templates = np.asarray(unique_templates), np.asarray(templates)
+    table = np.full(unique_templates.max() + 2, -1)
+    table[unique_templates] = np.arange(len(unique_templates))
+    place = table[templates.clip(-1, len(table) - 1)]  # the last entry is nobody's
+    if (missing := place < 0).any():
+        raise ValueError(
+            f"the list of pairs names template {templates[missing][0]}, of which there is no image "
+            f"({int(missing.sum())} such pairs): give the lists of one protocol"
+        )
+    return torch.from_numpy(place)
+
+
+def _models(arguments: Sequence[str]) -> list[Path]:
+    """The encoder's files among a script's arguments: named, or in a folder that is (onnx_ijbc.py's --model-root)."""
+    paths = [Path(argument.partition("=")[2] if argument.startswith("--") else argument) for argument in arguments]
+    found = [path for path in paths if path.suffix in (".onnx", ".pt", ".pth") and path.is_file()]
+    return found + [model for path in paths if path.name and path.is_dir() for model in sorted(path.glob("*.onnx"))]
+
+
+def _output_size(model: Path) -> int | None:
+    """Numbers of an embedding, where the file says so without being run."""
+    if model.suffix != ".onnx":
+        return None
+    import onnx
+
+    shape = onnx.load(model, load_external_data=False).graph.output[0].type.tensor_type.shape
+    return (shape.dim[-1].dim_value or None) if shape.dim else None
