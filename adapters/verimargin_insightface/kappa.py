@@ -218,8 +218,8 @@ def class_counts(labels: np.ndarray, num_classes: int) -> Tensor:
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside):
         raise ValueError(
-            f"the training set has the label {outside[0]}, config.num_classes is {num_classes}: set it to "
-            f"{labels.max() + 1}"
+            f"the training set has the label {outside[0]}, config.num_classes is {num_classes}: "
+            + (f"set it to {labels.max() + 1}" if outside[0] >= num_classes else "labels are numbered from 0")
         )
     counts = np.bincount(labels, minlength=num_classes)
     empty = (counts == 0).nonzero()[0]

@@ -55,6 +55,8 @@ class PrototypeCost(torch.nn.Module):
             )
         self._classifier = [classifier]  # in lists, so that they are not submodules too
         self._kappa = [kappa] if kappa is not None else []
+        for kappa in self._kappa:
+            kappa.adapt(classifier.loss.margin)
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         (classifier,) = self._classifier

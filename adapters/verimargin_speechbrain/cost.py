@@ -38,6 +38,8 @@ class MarginCost(torch.nn.Module):
             raise ValueError(f"loss is {loss!r}: give a verimargin.MarginLoss, e.g. !apply:verimargin.q_margin")
         self.loss = loss
         self._kappa = [kappa] if kappa is not None else []  # in a list, so that it is not a submodule too
+        for kappa in self._kappa:
+            kappa.adapt(loss.margin)
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         for kappa in self._kappa:

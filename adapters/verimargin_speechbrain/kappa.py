@@ -6,6 +6,7 @@ import torch
 import verimargin as vm
 from speechbrain.utils.train_logger import TrainLogger
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from verimargin.sharding import ClassShard
 
 from .training_samples import TrainingSamples
@@ -70,8 +71,15 @@ class KappaFace(torch.nn.Module):
         self.open_epoch = 0  # the epoch whose samples the tracker holds
         self.m = 0.0  # the margin of a speaker with psi 1, when the loss has been seen
         self._embedding_model = [embedding_model]  # in a list, so that it is not a submodule too
+        self._margins: list[vm.Margin] = []
         self._seen: tuple | None = None
+        self._moved = True  # no weight does while gradients accumulate
         embedding_model.register_forward_hook(self._see, with_kwargs=True)
+        register_optimizer_step_post_hook(self._note_step)
+
+    def adapt(self, margin: vm.Margin) -> None:
+        """Give the margin its psi of each class as soon as the training set is known, so that a checkpoint opens."""
+        self._margins.append(margin)
 
     def observe(self, targets: Tensor, num_classes: int, margin: vm.Margin) -> None:
         """Take in the batch that the embedding model has just seen, and give the margin its psi of each class.
@@ -139,11 +147,17 @@ class KappaFace(torch.nn.Module):
         # which then share the numbers of the samples.
         if self.samples.exist():
             self.prepare()
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        for margin in self._margins if self.tracker is not None else ():
+            margin.psi = self.tracker.psi
+        return self
 
     def _see(self, model: torch.nn.Module, args: tuple, kwargs: dict, embeddings: Tensor) -> None:
         if model.training:
             self._seen = (args, kwargs, embeddings.detach())
+
+    def _note_step(self, *_) -> None:
+        self._moved = True
 
     def _check_numbers(self, numbers: Tensor) -> None:
         """On an epoch's first step: a read from the device."""
@@ -159,9 +173,16 @@ class KappaFace(torch.nn.Module):
                 "the cost was asked for without a forward pass of KappaFace's embedding_model: give it the one that "
                 "the recipe trains"
             )
+        if not self.open_epoch:
+            raise RuntimeError(
+                "KappaFace's epoch_counter counts no epoch, so that psi would stay 1: give it the one that the script "
+                "trains by, `epoch_counter: !ref <epoch_counter>`"
+            )
         (args, kwargs, embeddings), self._seen = self._seen, None
         if self.encoder is not None:
-            self.encoder.update(self._embedding_model[0])
+            if self._moved:
+                self.encoder.update(self._embedding_model[0])
+                self._moved = False
             embeddings = self.encoder(*args, **kwargs)
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
         embeddings, index = ClassShard(len(tracker.psi), group).gather_batch(

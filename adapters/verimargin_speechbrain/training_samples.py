@@ -48,11 +48,13 @@ class TrainingSamples:
     def class_counts(self) -> Tensor:
         """(C,) samples of each speaker."""
         ids = {name: i for i, name in enumerate(self.names)}
-        unknown = {speaker for _, speaker in self._rows} - set(ids)
-        if unknown:
+        speakers = {speaker for _, speaker in self._rows}
+        if speakers != set(ids):
+            unknown = min(speakers ^ set(ids))
+            files = (self.annotation, self.label_encoder)[:: 1 if unknown in speakers else -1]
             raise ValueError(
-                f"{self.annotation} has the speaker {min(unknown)!r}, {self.label_encoder} has not: they are of "
-                "different training sets; give a new output_folder"
+                f"{files[0]} has the speaker {unknown!r}, {files[1]} has not: they are of different training sets; "
+                "give a new output_folder"
             )
         return torch.bincount(torch.tensor([ids[speaker] for _, speaker in self._rows]), minlength=len(ids))
 

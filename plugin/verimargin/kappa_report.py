@@ -90,7 +90,7 @@ def plot(rows: list[ClassKappa], path: Path) -> None:
         axes.scatter(samples, [getattr(row, of) for row in rows], s=8, alpha=0.5)
         axes.set(xlabel="training samples of the class", ylabel=of)
         for row in {*by_kappa[:3], *by_kappa[-3:]}:
-            axes.annotate(row.name, (row.samples, getattr(row, of)), fontsize="x-small")
+            axes.annotate(row.name, (row.samples, getattr(row, of)), fontsize="x-small", parse_math=False)
     figure.axes[0].set(title="concentration: low is hard", yscale="log" if by_kappa[0].kappa > 0 else "linear")
     figure.axes[1].set(title="margin factor")
     part = path.with_suffix(".part.png")
@@ -117,11 +117,12 @@ def _trackers(content: Any, names: list[str] | None) -> Iterator[tuple[dict[str,
 
 def _show(rows: list[ClassKappa]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     by_kappa = sorted(rows, key=lambda row: row.kappa)
     for title, part in (("hardest", by_kappa[:SHOWN]), ("easiest", by_kappa[: -SHOWN - 1 : -1])):
         table = Table(*ClassKappa._fields, title=f"{title} of {len(rows)} classes")
         for row in part:
-            table.add_row(str(row.class_id), row.name, str(row.samples), f"{row.kappa:.4g}", f"{row.psi:.4f}")
+            table.add_row(str(row.class_id), escape(row.name), str(row.samples), f"{row.kappa:.4g}", f"{row.psi:.4f}")
         Console().print(table)

@@ -53,6 +53,15 @@ def test_writes_the_table_and_the_plot(tmp_path, nested):
     assert table.index(hardest) == min(table.index(row["name"]) for row in rows)
 
 
+def test_names_are_shown_as_they_are(tmp_path):
+    """No markup of rich's, nor formulas of matplotlib's."""
+    path = saved(tmp_path, tracker().state_dict())
+    (tmp_path / "names").write_text("[red]anna\nb_$x^$\n[/]\nd\n")
+    result = run(path, tmp_path / "out", "--names", tmp_path / "names")
+    assert result.exit_code == 0, result.output
+    assert all(name in result.output for name in ("[red]anna", "b_$x^$", "[/]"))
+
+
 def test_names_come_from_a_file_or_a_folder(tmp_path):
     path = saved(tmp_path, tracker().state_dict())
     assert [row.name for row in kappa_report.read(path)] == ["0", "1", "2", "3"]

@@ -253,6 +253,8 @@ def test_counts_that_do_not_match_are_refused():
     labels = np.array([0, 1, 1, 4])
     with pytest.raises(ValueError, match=r"has the label 4, config.num_classes is 4: set it to 5"):
         class_counts(labels, 4)
+    with pytest.raises(ValueError, match=r"has the label -1, .*: labels are numbered from 0"):
+        class_counts(np.array([0, -1]), 4)
     with pytest.raises(ValueError, match=r"3 of config.num_classes = 6 classes have no image, the first is class 2"):
         class_counts(labels, 6)
     assert class_counts(np.array([0, 1, 1]), 2).tolist() == [1, 2]

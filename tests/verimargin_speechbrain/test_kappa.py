@@ -1,6 +1,7 @@
 """KappaFace through SpeechBrain's Brain, loaders, augmenter and checkpointer, as its script uses them."""
 
 import copy
+import itertools
 import os
 import re
 
@@ -219,6 +220,27 @@ def test_the_sparse_head_takes_the_same_margins(corpus):
     np.testing.assert_allclose(brain.modules.classifier.loss.margin.psi, psi, atol=1e-5)
 
 
+def test_the_sparse_heads_checkpoint_opens(corpus, tmp_path):
+    """Its psi is in the classifier's state, also where the loss had none of its own."""
+    whole = fit(make(corpus, "memory", sparse=True), corpus)
+    fit(make(corpus, "memory", sparse=True, checkpoints=tmp_path / "save", epochs=2), corpus)
+    resumed = fit(make(corpus, "memory", sparse=True, checkpoints=tmp_path / "save"), corpus)
+    assert len(resumed.given) == 3
+    for brain in (whole, resumed):
+        assert brain.modules.classifier.loss.margin.psi is brain.kappa.tracker.psi
+    assert torch.equal(resumed.modules.classifier.weight, whole.modules.classifier.weight)
+    assert torch.equal(resumed.kappa.tracker.psi, whole.kappa.tracker.psi)
+
+
+def test_the_momentum_encoder_moves_with_the_weights(corpus):
+    """Once for all the batches whose gradients are accumulated."""
+    brain, slow = make(corpus, epochs=2, grad_accumulation_factor=3), []
+    on_batch = brain.on_fit_batch_end
+    brain.on_fit_batch_end = lambda *a: (on_batch(*a), slow.append(brain.kappa.encoder.encoder.linear.weight.clone()))
+    fit(brain, corpus)  # of three batches each
+    assert [not torch.equal(a, b) for a, b in itertools.pairwise(slow)] == [False, False, True, False, False]
+
+
 def test_a_margin_of_one_trains_as_without(corpus):
     """Through the warm-up psi is 1: the tracking itself changes no number of the training."""
     weights = []
@@ -314,6 +336,10 @@ def test_mistakes_are_named(corpus, tmp_path):
     brain = make(corpus)
     with pytest.raises(RuntimeError, match="give it the one that the recipe trains"):
         brain.kappa.observe(torch.zeros(2, 1, dtype=torch.long), 5, vm.ArcMargin(0.4))
+    brain = make(corpus)
+    brain.kappa.epoch_counter = EpochCounter(3)
+    with pytest.raises(RuntimeError, match="epoch_counter counts no epoch"):
+        fit(brain, corpus)
     with pytest.raises(ValueError, match="has 5 speakers, the classifier 7 classes: set out_n_neurons to 5"):
         brain.kappa.observe(torch.zeros(2, 1, dtype=torch.long), 7, vm.ArcMargin(0.4))
     empty = tmp_path / "empty"
@@ -344,4 +370,7 @@ def test_another_training_set_is_refused(corpus, tmp_path):
         make(other)
     (other / "train.csv").write_text("\n".join([*rows, "zoe-1,3.0,9,zoe"]) + "\n")
     with pytest.raises(ValueError, match="has the speaker 'zoe'"):
+        make(other)
+    (other / "train.csv").write_text("\n".join(row for row in rows if "cleo" not in row) + "\n")
+    with pytest.raises(ValueError, match=r"label_encoder.txt has the speaker 'cleo', .*train.csv has not"):
         make(other)
