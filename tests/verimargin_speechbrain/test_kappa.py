@@ -58,10 +58,9 @@ class SpeakerBrain(Brain):
         if stage == Stage.TRAIN and hasattr(self.hparams, "wav_augment"):
             targets = self.hparams.wav_augment.replicate_labels(targets)
         loss = self.hparams.compute_cost(predictions[0], targets, predictions[1])
-        if stage == Stage.TRAIN:
-            if (interrupt := getattr(self.hparams, "interrupt", None)) and interrupt():
-                raise KeyboardInterrupt
-        else:
+        if (interrupt := getattr(self.hparams, "interrupt", None)) and interrupt():
+            raise KeyboardInterrupt
+        if stage != Stage.TRAIN:
             assert int(targets.max()) < len(COUNTS)  # what the script's error rate looks at next
         return loss
 
@@ -254,17 +253,20 @@ def test_a_margin_of_one_trains_as_without(corpus):
 
 
 @pytest.mark.parametrize("estimator", ["momentum", "memory"])
-@pytest.mark.parametrize("where", ["after an epoch", "in its middle"])
-def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, estimator, where):
+@pytest.mark.parametrize(
+    ("stop_at", "left", "options"),
+    [(4, 6, {}), (5, 5, {"ckpt_interval_steps": 1}), (7, 3, {"ckpt_interval_steps": 1})],
+    ids=["after an epoch", "in its middle", "between its last step and the validation"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, estimator, stop_at, left, options):
     whole = fit(make(corpus, estimator, batch_norm=True, checkpoints=tmp_path / "whole"), corpus)
     steps = iter(range(99))
-    stop_at, options = (3, {}) if where == "after an epoch" else (4, {"ckpt_interval_steps": 1})
     interrupted = make(corpus, estimator, batch_norm=True, checkpoints=tmp_path / "resumed",
                        hparams={"interrupt": lambda: next(steps) == stop_at}, **options)  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         fit(interrupted, corpus)
     resumed = fit(make(corpus, estimator, batch_norm=True, checkpoints=tmp_path / "resumed"), corpus)
-    assert len(resumed.given) == 9 - stop_at
+    assert len(resumed.given) == left
     for name in ("embedding_model", "classifier", "kappa"):
         ours, theirs = resumed.modules[name].state_dict(), whole.modules[name].state_dict()
         assert ours.pop("_extra_state", None) == theirs.pop("_extra_state", None)
