@@ -329,12 +329,12 @@ KEEP_WHAT_WAS_GIVEN = """
 import sys
 import numpy as np
 from verimargin_insightface import ida, launcher
-ours = ida.Comparison.verification
+ours, given = ida.Comparison.verification, sys.argv[1]
 def verification(self, features, templates, p1, p2, *rest):
-    np.savez(sys.argv[0] + ".given.npz", features=features, templates=templates, p1=p1, p2=p2)
+    np.savez(given, features=features, templates=templates, p1=p1, p2=p2)
     return ours(self, features, templates, p1, p2, *rest)
 ida.Comparison.verification = verification
-launcher.main(sys.argv[1:])
+launcher.main(sys.argv[2:])
 """
 
 
@@ -366,8 +366,8 @@ def test_the_evaluators_score_every_pair_with_ida(python, checkout, arcface_torc
     }
     for saved, arguments in runs.items():
         options = ("--ida", model / "anchors.npz", "--ida-k", k, "--ida-tau", tau)
-        python("-c", KEEP_WHAT_WAS_GIVEN, *options, *arguments, cwd=checkout)
-        given = np.load(checkout / "-c.given.npz")
+        python("-c", KEEP_WHAT_WAS_GIVEN, model / "given.npz", *options, *arguments, cwd=checkout)
+        given = np.load(model / "given.npz")
         place = {t: n for n, t in enumerate(given["templates"])}
         density = reference.ida_density(given["features"], anchors, k, tau)
         expected = [
