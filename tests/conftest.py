@@ -1,6 +1,10 @@
+import os
 import sys
 
 import pytest
+
+# Before torch is imported, here and in what tests start: their tensors are small, and threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)
