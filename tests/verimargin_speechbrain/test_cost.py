@@ -77,7 +77,7 @@ def test_bad_input_is_named():
         QMarginLoss()(cosine, ids.repeat(1, 2))
     with pytest.raises(ValueError, match=r"give a verimargin\.MarginLoss"):
         MarginCost(AngularMargin())
-    with pytest.raises(AttributeError, match="no 'QMargn': it has .*MarginCost"):
+    with pytest.raises(AttributeError, match=r"no 'QMargn': it has .*MarginCost"):
         _ = verimargin_speechbrain.QMargn
     with pytest.raises(ImportError, match=r"no such class as verimargin_speechbrain\.QMargn"):
         load_hyperpyyaml("cost: !new:verimargin_speechbrain.QMargn")
