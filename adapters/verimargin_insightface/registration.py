@@ -55,7 +55,11 @@ def register(config: Any) -> None:
     check_data(config.rec, config.num_classes)
     run = _kappa_run(config, loss)
 
+    given = config.get("kappa")
+
     def margin_loss(s, m1, m2, m3, interclass_filtering_threshold=0):
+        if config.get("kappa") is not given:
+            raise ValueError("config.kappa was set after register(config), which has not seen it: set it before")
         if interclass_filtering_threshold > 0:
             raise ValueError(
                 f"config.interclass_filtering_threshold is {interclass_filtering_threshold}: it belongs to "

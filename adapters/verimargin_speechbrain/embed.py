@@ -98,8 +98,14 @@ def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
             raise ValueError(f"{recipe} has no {name}: give a recipe of speaker_verification_cosine.py")
     with tempfile.TemporaryDirectory() as folder:  # the script's output folder need not exist
         hparams["pretrainer"].set_collect_in(folder)
-        hparams["pretrainer"].collect_files()
-        hparams["pretrainer"].load_collected()
+        try:
+            hparams["pretrainer"].collect_files()
+            hparams["pretrainer"].load_collected()
+        except Exception as error:  # the fetcher's, torch's
+            raise ValueError(
+                f"the models of {recipe} cannot be loaded: set pretrain_path to the folder of their checkpoints, and "
+                f"the recipe's sizes to theirs ({error})"
+            ) from error
     for name in ("compute_features", "mean_var_norm", "embedding_model"):
         hparams[name].to(device).eval()
     return hparams

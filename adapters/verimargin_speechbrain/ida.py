@@ -24,7 +24,7 @@ class IDAEmbeddingModel(torch.nn.Module):
     """An embedding model whose embeddings are compared by IDA, in the unmodified scripts::
 
         embedding_model: !new:verimargin_speechbrain.IDAEmbeddingModel
-            model: !ref <ecapa>                  # the stock model, which the pretrainer fills
+            model: !ref <ecapa>                  # the stock model; the pretrainer fills it through this one too
             anchors: anchors.npz                 # of `verimargin anchors`, or a regressor of `verimargin train-ssr`
 
     `speaker_verification_cosine.py`, `SpeakerRecognition.verify_batch` and `verify_files` end in
@@ -50,6 +50,11 @@ class IDAEmbeddingModel(torch.nn.Module):
         if not self._checked:  # the model is not filled yet when the recipe is loaded
             self._check(embeddings.shape[-1])
         return IDAEmbedding.of(embeddings, self.scorer, self.log)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Its own, or that of the model alone, which a recipe's pretrainer gives."""
+        ours = all(name.startswith(("model.", "scorer.")) for name in state_dict)
+        return (super() if ours else self.model).load_state_dict(state_dict, *args, **kwargs)
 
     def _check(self, size: int) -> None:
         if size != self.scorer.embedding_size:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 import verimargin as vm
+from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from verimargin.sharding import ClassShard
 
 from .training_samples import TrainingSamples
+
+logger = get_logger(__name__)
 
 
 class KappaFace(torch.nn.Module):
@@ -102,6 +105,7 @@ class KappaFace(torch.nn.Module):
         if training:
             if not self.open_epoch:
                 self._check_numbers(numbers)
+                self._check_resumed(tracker)
             self.open_epoch = self.epoch_counter.current
             self._track(tracker, targets.flatten(), numbers.flatten())
         self.m, margin.psi = margin.m, tracker.psi
@@ -127,9 +131,19 @@ class KappaFace(torch.nn.Module):
 
     def get_extra_state(self) -> dict:
         self.prepare()
-        return {"open_epoch": self.open_epoch, "class_names": self.samples.names, "samples": self.samples.fingerprint}
+        return {
+            "open_epoch": self.open_epoch,
+            "class_names": self.samples.names,
+            "samples": self.samples.fingerprint,
+            "estimator": self._options["estimator"],
+        }
 
     def set_extra_state(self, state: dict) -> None:
+        if state["estimator"] != self._options["estimator"]:
+            raise ValueError(
+                f"the saved KappaFace has the estimator {state['estimator']!r}, this one "
+                f"{self._options['estimator']!r}: resume with the same, or start in a new output_folder"
+            )
         kept = {"class_names": self.samples.names, "samples": self.samples.fingerprint}
         if any(state[name] != value for name, value in kept.items()):
             raise ValueError(
@@ -165,6 +179,14 @@ class KappaFace(torch.nn.Module):
             raise ValueError(
                 'samples without a number: estimator "memory" needs `collate_fn: !ref <training_samples>` among '
                 "dataloader_options"
+            )
+
+    def _check_resumed(self, tracker: vm.KappaTracker) -> None:
+        if self.epoch_counter.current > 1 and int(tracker.epoch) == 0:
+            logger.warning(
+                "KappaFace begins in epoch %d, with a psi of 1: to resume it too, list it under the checkpointer's "
+                "recoverables",
+                self.epoch_counter.current,
             )
 
     def _track(self, tracker: vm.KappaTracker, labels: Tensor, numbers: Tensor) -> None:
@@ -207,7 +229,7 @@ class KappaLogger(TrainLogger):
     def __init__(self, logger: TrainLogger, kappa: KappaFace):
         self.logger, self.kappa = logger, kappa
 
-    def log_stats(self, stats_meta, train_stats=None, valid_stats=None, test_stats=None, verbose=False):
+    def log_stats(self, stats_meta, train_stats=None, *args, **kwargs):
         if train_stats is not None:
             train_stats = {**train_stats, **self.kappa.statistics()}
-        self.logger.log_stats(stats_meta, train_stats, valid_stats, test_stats, verbose)
+        self.logger.log_stats(stats_meta, train_stats, *args, **kwargs)

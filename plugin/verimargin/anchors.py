@@ -188,13 +188,13 @@ def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: s
     anchors = Anchors(ids, vectors, source_of(path), encoder_of(path))
     if embedding_size is not None and vectors.shape[1] != embedding_size:
         raise ValueError(
-            f"the anchors in {path} have {vectors.shape[1]} numbers, the embeddings {embedding_size}: make anchors "
-            "with the encoder of the embeddings"
+            f"the vectors in {path} have {vectors.shape[1]} numbers, the embeddings {embedding_size}: make them with "
+            "the encoder of the embeddings"
         )
     if encoder and anchors.encoder and encoder != anchors.encoder:
         raise ValueError(
-            f"the anchors in {path} are of the encoder {anchors.encoder[:12]}, the embeddings of {encoder[:12]}: make "
-            "anchors with the encoder of the embeddings"
+            f"the vectors in {path} are of the encoder {anchors.encoder[:12]}, the embeddings of {encoder[:12]}: make "
+            "them with the encoder of the embeddings, or see whether that has been loaded"
         )
     return anchors
 
@@ -224,7 +224,7 @@ def _in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
         if not files:
             raise ValueError(
                 f"{folder} has no checkpoint_gpu_<rank>.pt, which train_v2.py writes with config.save_all_states = "
-                "True: give the file that holds the prototypes"
+                "True: give that folder, or the file that holds the prototypes, such as SpeechBrain's classifier.ckpt"
             )
     if not files:
         raise ValueError("no checkpoints are given: give a file, or each rank's")

@@ -49,8 +49,11 @@ def fc(
 ) -> None:
     """OUT from a classifier's prototypes, which lie among the embeddings they were trained with."""
     new_file(out, ".npz")
+    excluded = _lines(exclude)
+    if named := [line for line in excluded if not names and not line.isdecimal()]:
+        raise ValueError(f"{exclude} names {named[0]}, but prototypes are known by number alone: give --names too")
     known = fingerprint(encoder) if encoder else ""
-    _save(out, anchors_from_prototypes(checkpoints, class_names(names) if names else [], _lines(exclude), known))
+    _save(out, anchors_from_prototypes(checkpoints, class_names(names) if names else [], excluded, known))
 
 
 @anchors.command()

@@ -194,6 +194,12 @@ class KappaTracker(torch.nn.Module):
             raise RuntimeError("no embedding was given since the last epoch's end: call update() at each training step")
         kappa = concentration(length / n.clamp_min(1), self.embedding_size)
         w_k, kappa = concentration_weight(kappa, n >= 2, self.temperature)
+        if len(kappa) > 1 and bool((kappa == kappa[0]).all()):
+            logger.warning(
+                "each class has the kappa %g, so their sizes alone make the margins: their embeddings hardly differ. A "
+                "momentum encoder in a short training needs a smaller momentum",
+                float(kappa[0]),
+            )
         self.kappa.copy_(kappa)
         if due:
             w_s = population_weight(self.class_counts.cpu())
@@ -339,7 +345,7 @@ def _checked_num_samples(num_samples: int | None, class_counts: Tensor) -> int:
 
 def _checked_integer(name: str, value: int, least: int) -> int:
     if int(value) != value or value < least:
-        raise ValueError(f"{name} is {value}: give an integer >= {least}")
+        raise ValueError(f"{name} is {value!r}: give an integer >= {least}")
     return int(value)
 
 

@@ -54,7 +54,7 @@ def score(
     task = read_task(embeddings, trials)
     methods = [scoring.COSINE]
     if cohort:
-        impostors = read_embeddings(cohort).vectors.to(device)
+        impostors = task.anchors(cohort).to(device)
         methods += [scoring.score_norm(ScoreNorm(impostors, size)) for size in (None, cohort_size)]
     if anchors:
         methods.append(scoring.ida(IDAScorer(task.anchors(anchors).to(device), k, tau)))

@@ -27,7 +27,7 @@ class Task(NamedTuple):
         return self.identity[self.trials.enrol], self.identity[self.trials.test]
 
     def anchors(self, path: Path) -> torch.Tensor:
-        """The anchors of a file, which must be of the embeddings' size and, where known, encoder."""
+        """The anchors or the cohort of a file, which must be of the embeddings' size and, where known, encoder."""
         return load_anchors(path, self.embeddings.vectors.shape[1], self.encoder).vectors
 
 

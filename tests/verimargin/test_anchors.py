@@ -10,6 +10,7 @@ from torch import nn
 from typer.testing import CliRunner
 from verimargin import anchors as core
 from verimargin.anchors_command import anchors as command
+from verimargin.anchors_command import fc
 from verimargin.embeddings import read_embeddings
 from verimargin.networks import fingerprint, load_network
 
@@ -173,7 +174,7 @@ class TestFile:
     def test_is_refused_with_another_encoders_embeddings(self, tmp_path):
         path = tmp_path / "a.npz"
         core.save_anchors(path, core.Anchors(["a"], seeded(1, SIZE), {}, fingerprint(ENCODER)))
-        with pytest.raises(ValueError, match="have 6 numbers, the embeddings 7: make anchors"):
+        with pytest.raises(ValueError, match="have 6 numbers, the embeddings 7: make them"):
             core.load_anchors(path, 7)
         with pytest.raises(ValueError, match=f"are of the encoder {fingerprint(ENCODER)[:12]}, the embeddings of 0000"):
             core.load_anchors(path, encoder="0" * 64)
@@ -234,6 +235,8 @@ class TestCommand:
             in output
         )
         assert core.load_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
+        with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
+            fc(tmp_path / "b.npz", [tmp_path / "classifier.ckpt"], names=None, exclude=tmp_path / "test", encoder=None)
 
     def test_real(self, tmp_path):
         path = tmp_path / "train.npz"

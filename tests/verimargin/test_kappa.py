@@ -408,3 +408,15 @@ def test_a_checkpoint_of_other_class_counts_is_refused():
     with pytest.raises(RuntimeError, match=r"saved class counts .* the order of its classes has changed"):
         TRACKER.load_state_dict(OTHER_ORDER.state_dict())
     torch.testing.assert_close(TRACKER.state_dict(), before, rtol=0, atol=0)
+
+
+def test_kappas_that_are_all_equal_are_told(caplog):
+    """As with a momentum encoder that has not left its initial weights."""
+    tracker = vm.KappaTracker([2, 3], 4)
+    tracker.update(torch.ones(5, 4), torch.tensor([0, 0, 1, 1, 1]))
+    tracker.end_epoch()
+    assert "each class has the kappa" in caplog.text
+    caplog.clear()
+    tracker.update(torch.ones(5, 4) + torch.eye(5, 4), torch.tensor([0, 0, 1, 1, 1]))
+    tracker.end_epoch()
+    assert not caplog.text

@@ -64,6 +64,13 @@ def test_interclass_filtering_is_refused(script, config):
         script.CombinedMarginLoss(64, 1.0, 0.5, 0.0, 0.4)
 
 
+def test_a_kappa_that_comes_too_late_is_refused(script, config):
+    register(config)
+    config.kappa = {"estimator": "momentum"}
+    with pytest.raises(ValueError, match=r"config.kappa was set after register"):
+        script.CombinedMarginLoss(64, 1.0, 0.5, 0.0, 0)
+
+
 def test_without_a_script_nothing_is_replaced_silently(config):
     with pytest.raises(RuntimeError, match=r"no running train_v2.py"):
         register(config)

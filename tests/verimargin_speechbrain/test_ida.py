@@ -165,6 +165,17 @@ def test_mistakes_are_named(anchors, tmp_path):
         IDAEmbeddingModel(other, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
 
 
+def test_a_checkpoint_of_the_model_alone_fills_it(anchors):
+    """As a pretrainer does whose loadables still name the recipe's embedding_model."""
+    trained, wrapped = Model(), IDAEmbeddingModel(Model(), anchors[0])
+    assert not wrapped.load_state_dict(trained.state_dict(), strict=False).missing_keys
+    features = torch.randn(2, 2, 3)
+    assert torch.equal(wrapped(features).as_subclass(torch.Tensor), trained(features))
+    again = IDAEmbeddingModel(Model(), anchors[0])
+    again.load_state_dict(wrapped.state_dict())
+    assert torch.equal(again(features).as_subclass(torch.Tensor), trained(features))
+
+
 def test_takes_a_regressor_in_the_anchors_place(anchors, tmp_path):
     model, features = Model(), torch.randn(40, 2, 3)
     embeddings = model(features).detach().squeeze(1)

@@ -308,8 +308,8 @@ def test_the_log_shows_kappa_and_margin(corpus):
     lines = []
 
     class Logger:
-        def log_stats(self, *stats):
-            lines.append(stats)
+        def log_stats(self, *stats, **more):
+            lines.append((*stats, more["valid_stats"]))
 
     brain = fit(make(corpus), corpus)
     KappaLogger(Logger(), brain.kappa).log_stats({"epoch": 1}, {"loss": 2.0}, valid_stats={"loss": 3.0})
@@ -376,3 +376,13 @@ def test_another_training_set_is_refused(corpus, tmp_path):
     (other / "train.csv").write_text("\n".join(row for row in rows if "cleo" not in row) + "\n")
     with pytest.raises(ValueError, match=r"label_encoder.txt has the speaker 'cleo', .*train.csv has not"):
         make(other)
+
+
+def test_resuming_without_its_state_or_with_another_estimator(corpus, tmp_path, caplog):
+    fit(make(corpus, checkpoints=tmp_path / "run", epochs=1), corpus)
+    with pytest.raises(ValueError, match="has the estimator 'momentum', this one 'memory'"):
+        fit(make(corpus, "memory", checkpoints=tmp_path / "run"), corpus)
+    resumed = make(corpus, checkpoints=tmp_path / "run", epochs=2)
+    del resumed.checkpointer.recoverables["kappa"]
+    fit(resumed, corpus)
+    assert "KappaFace begins in epoch 2" in caplog.text
