@@ -14,7 +14,6 @@ import torch
 import torch.distributed as dist
 import verimargin as vm
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, Dataset
 
 from .recordio import RecordReader, image_keys
@@ -47,22 +46,15 @@ class KappaFace(torch.nn.Module):
         options = {"num_samples": len(run.labels), "process_group": dist.group.WORLD}
         self.tracker, self.encoder = build(run.settings, counts, embedding_size, run.backbone, **options)
         self.register_buffer("fingerprint", torch.tensor(run.fingerprint))
-        self._moved = True  # no weight does while gradients accumulate, or in a step that the gradient scaler skips
-        register_optimizer_step_post_hook(self._note_step)
 
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
         """Take in the embeddings (B, d) and global class ids (B,) of the batch that the script took last."""
         if self.run.images is None:
             raise RuntimeError("the script took no batch from get_dataloader(): config.kappa finds its images there")
         if self.encoder is not None:
-            if self._moved:
-                self.encoder.update(self.run.backbone)
-                self._moved = False
+            self.encoder.follow(self.run.backbone)
             embeddings = self.encoder(self.run.images)
         self.tracker.update(embeddings.detach(), labels, self.run.sample_ids)
-
-    def _note_step(self, *_) -> None:
-        self._moved = True
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         saved = state_dict.get(prefix + "fingerprint")

@@ -7,7 +7,6 @@ import verimargin as vm
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from verimargin.sharding import ClassShard
 
 from .training_samples import TrainingSamples
@@ -76,9 +75,7 @@ class KappaFace(torch.nn.Module):
         self._embedding_model = [embedding_model]  # in a list, so that it is not a submodule too
         self._margins: list[vm.Margin] = []
         self._seen: tuple | None = None
-        self._moved = True  # no weight does while gradients accumulate
         embedding_model.register_forward_hook(self._see, with_kwargs=True)
-        register_optimizer_step_post_hook(self._note_step)
 
     def adapt(self, margin: vm.Margin) -> None:
         """Give the margin its psi of each class as soon as the training set is known, so that a checkpoint opens."""
@@ -170,9 +167,6 @@ class KappaFace(torch.nn.Module):
         if model.training:
             self._seen = (args, kwargs, embeddings.detach())
 
-    def _note_step(self, *_) -> None:
-        self._moved = True
-
     def _check_numbers(self, numbers: Tensor) -> None:
         """On an epoch's first step: a read from the device."""
         if self.encoder is None and bool((numbers < 0).any()):
@@ -202,9 +196,7 @@ class KappaFace(torch.nn.Module):
             )
         (args, kwargs, embeddings), self._seen = self._seen, None
         if self.encoder is not None:
-            if self._moved:
-                self.encoder.update(self._embedding_model[0])
-                self._moved = False
+            self.encoder.follow(self._embedding_model[0])
             embeddings = self.encoder(*args, **kwargs)
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
         embeddings, index = ClassShard(len(tracker.psi), group).gather_batch(

@@ -6,6 +6,7 @@ import copy
 import itertools
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ._checks import check_at_least
 
@@ -38,6 +39,8 @@ class MomentumEncoder(torch.nn.Module):
         if momentum >= 1.0:
             raise ValueError(f"momentum is {momentum}: give a number in [0, 1); at 1 the copy would never move")
         self.started = False
+        self._stepped = True  # an optimiser, since the last `follow`
+        register_optimizer_step_post_hook(self._note_step)
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -54,6 +57,17 @@ class MomentumEncoder(torch.nn.Module):
         if slow:
             torch._foreach_lerp_(slow, fast, 1.0 - self.momentum)
         self.started = True
+
+    def follow(self, encoder: torch.nn.Module) -> None:
+        """`update`, if an optimiser has stepped since the last call: not while gradients accumulate, nor after a step
+        that a gradient scaler skipped.
+        """
+        if self._stepped:
+            self.update(encoder)
+            self._stepped = False
+
+    def _note_step(self, *_) -> None:
+        self._stepped = True
 
     @torch.no_grad()
     def forward(self, *args, **kwargs):

@@ -40,6 +40,21 @@ def test_equals_the_formula_for_weights_and_statistics():
         torch.testing.assert_close(value.double(), xi, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_follows_the_optimisers_steps_alone():
+    encoder = network()
+    slow, same = vm.MomentumEncoder(encoder, momentum=0.8), vm.MomentumEncoder(encoder, momentum=0.8)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1)
+    for step in range(4):
+        encoder(torch.randn(8, 8)).square().mean().backward()
+        slow.follow(encoder)  # at each batch; the weights move at every second
+        if step % 2 == 0:
+            same.update(encoder)
+        else:
+            optimizer.step()
+    for ours, theirs in zip(slow.encoder.state_dict().values(), same.encoder.state_dict().values()):
+        assert torch.equal(ours, theirs)
+
+
 def test_its_features_follow_the_encoders():
     """Without BatchNorm's statistics they were nearly orthogonal to it."""
     encoder = network()
