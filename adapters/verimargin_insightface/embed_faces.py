@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor
-from verimargin.files import new_file
+from verimargin.files import new_file, save_npz
 from verimargin.networks import TORCH_FILES, fingerprint, load_network
 
 from .recordio import Record, RecordReader, unpack
@@ -45,18 +45,13 @@ def embed_faces(
     for batch in tqdm(np.array_split(chosen, -(-len(chosen) // batch_size)), "embedding", unit="batch", disable=None):
         parts.append(embed(np.stack([decode(read(int(n))) for n in batch])).float().cpu().numpy())
     source = {"data": data.resolve().name, "per_identity": per_identity, "seed": seed}
-    partial = out.with_name(f".{out.stem}.partial.npz")
-    try:
-        np.savez(
-            partial,
-            embeddings=np.concatenate(parts),
-            labels=names[labels[chosen]],
-            encoder=fingerprint(encoder),
-            source=json.dumps(source),
-        )
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_npz(
+        out,
+        embeddings=np.concatenate(parts),
+        labels=names[labels[chosen]],
+        encoder=fingerprint(encoder),
+        source=json.dumps(source),
+    )
     print(f"{len(chosen)} embeddings of {len(np.unique(labels[chosen]))} identities in {out}")
 
 

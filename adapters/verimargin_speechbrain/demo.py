@@ -75,19 +75,17 @@ def _same_settings(output: Path, settings: dict) -> None:
 
 
 def _save(finished: Path, scores, trials: list) -> None:
-    import numpy as np
+    from verimargin.files import save_npz
 
     from . import corpus
 
-    partial = finished.with_name("partial.npz")
-    np.savez(
-        partial,
+    save_npz(
+        finished,
         scores=scores,
         same=[trial.same for trial in trials],
         enrol=[corpus.speaker_of(trial.enrol) for trial in trials],
         test=[corpus.speaker_of(trial.test) for trial in trials],
     )
-    os.replace(partial, finished)
 
 
 def _evaluate(finished: Path, track, console, title: str) -> dict:

@@ -31,7 +31,7 @@ def embed_speech(
 
     For `verimargin anchors real`, `train-ssr` and `score`. Run again, it goes on where it was interrupted.
     """
-    from verimargin.files import new_file
+    from verimargin.files import new_file, save_npz
     from verimargin.networks import fingerprint
 
     new_file(out, ".npz")
@@ -42,15 +42,13 @@ def embed_speech(
     ids = [row["ID"] for row in rows]
     work = hashlib.sha256("\n".join([encoder, *ids]).encode()).hexdigest()[:12]
     vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
-    partial = out.with_name(f".{out.stem}.partial.npz")
-    np.savez(
-        partial,
+    save_npz(
+        out,
         ids=np.array(ids),
         labels=np.array([row["spk_id"] for row in rows]),
         embeddings=vectors,
         encoder=encoder,
     )
-    partial.replace(out)
     print(f"wrote {len(rows)} embeddings of {vectors.shape[1]} numbers to {out}")
 
 

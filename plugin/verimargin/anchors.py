@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .embeddings import read_embeddings
-from .files import new_file
+from .files import new_file, save_npz
 from .ida import unit_rows
 from .networks import fingerprint
 
@@ -164,19 +164,13 @@ def without(anchors: Anchors, exclude: Collection[str]) -> Anchors:
 
 def save_anchors(path: str | Path, anchors: Anchors) -> None:
     """Write an `.npz`; nothing stands under its name before all is written."""
-    path = new_file(path, ".npz")
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    try:
-        np.savez(
-            partial,
-            ids=np.array(anchors.ids),
-            embeddings=anchors.vectors.numpy(),
-            source=json.dumps(anchors.source),
-            encoder=anchors.encoder,
-        )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_npz(
+        new_file(path, ".npz"),
+        ids=np.array(anchors.ids),
+        embeddings=anchors.vectors.numpy(),
+        source=json.dumps(anchors.source),
+        encoder=anchors.encoder,
+    )
 
 
 def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: str = "") -> Anchors:

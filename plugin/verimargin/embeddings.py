@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import save_npz
+
 FORMATS = "an .npz with `ids` and `embeddings`, a torch.save of {id: embedding}, or a folder of <id>.npy"
 
 
@@ -47,10 +49,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
 
 def write_embeddings(path: str | Path, ids: list[str], vectors: Tensor) -> None:
     """An `.npz` that `read_embeddings` reads; nothing stands under its name before all is written."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    np.savez(partial, ids=np.array(ids), embeddings=vectors.detach().cpu().numpy())
-    partial.replace(path)
+    save_npz(Path(path), ids=np.array(ids), embeddings=vectors.detach().cpu().numpy())
 
 
 def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:

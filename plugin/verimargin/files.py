@@ -6,6 +6,8 @@ import re
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
+
 ENCODED = re.compile(r"'(.*)' => (\d+)")  # a line of SpeechBrain's label encoder
 
 
@@ -19,6 +21,16 @@ def new_file(path: str | Path, suffix: str) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder: make it first")
     return path
+
+
+def save_npz(path: Path, **arrays) -> None:
+    """An `.npz` of the arrays; nothing stands under its name before all is written."""
+    partial = path.with_name(f".{path.stem}.partial.npz")
+    try:
+        np.savez(partial, **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def class_names(path: Path) -> list[str]:
