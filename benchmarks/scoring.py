@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 import verimargin as vm
 from torch import Tensor
-from verimargin.score_norm import ScoreNorm
+from verimargin.scoring.score_norm import ScoreNorm
 
 SIMILARITY = torch.nn.CosineSimilarity(dim=-1, eps=1e-6)
 

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
-from verimargin import recipes
+from verimargin.files import hparams as recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 import verimargin as vm
 from torch import Tensor
-from verimargin.ida import DensityScorer, dao, unit_rows
-from verimargin.networks import fingerprint
-from verimargin.pairs import slices
-from verimargin.scorers import load_scorer
+from verimargin.files.networks import fingerprint
+from verimargin.files.scorers import load_scorer
+from verimargin.scoring.ida import DensityScorer, dao, unit_rows
+from verimargin.scoring.pairs import slices
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from verimargin.onnx_graph import INPUT, OUTPUT, dynamic_batch
+from verimargin.files.onnx import INPUT, OUTPUT, dynamic_batch
 
 
 def export_onnx(backbone: torch.nn.Module, path: str | os.PathLike, image_size: int = 112, opset: int = 17) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from verimargin.trials import named_trials
+from verimargin.files.trials import named_trials
 
 
 class Trial(NamedTuple):

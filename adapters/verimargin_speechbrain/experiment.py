@@ -19,7 +19,7 @@ from hyperpyyaml import load_hyperpyyaml
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from verimargin import recipes
+from verimargin.files import hparams as recipes
 
 from .corpus import Trial, read_trials, recordings, speaker_of, speakers
 

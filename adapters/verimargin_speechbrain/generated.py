@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from verimargin.anchors import Anchors, anchors_from_generator
+from verimargin.files.anchors import Anchors, anchors_from_generator
 from verimargin.generator import SampleGenerator, fit_generator
 
 from .corpus import read_trials, recordings, speaker_of, speakers

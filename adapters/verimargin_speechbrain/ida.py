@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from verimargin.ida import DensityScorer, dao
-from verimargin.networks import fingerprint
-from verimargin.scorers import load_scorer
+from verimargin.files.networks import fingerprint
+from verimargin.files.scorers import load_scorer
+from verimargin.scoring.ida import DensityScorer, dao
 
 # What moves rows about and leaves each embedding as it is: the densities move along.
 MOVES = frozenset(

@@ -7,7 +7,7 @@ import verimargin as vm
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
 from torch import Tensor
-from verimargin.sharding import ClassShard
+from verimargin._sharding import ClassShard
 
 from .training_samples import TrainingSamples
 

@@ -1,15 +1,15 @@
 """Verification losses and scores: Q-Margin, adaptive margins, sparse million-class heads, IDA, metrics."""
 
 from . import metrics
-from .divergence import alpha_divergence_loss, alpha_softargmax
-from .head import PrototypeHead
-from .ida import IDAScorer
-from .kappa import KappaTracker
-from .loss import MarginLoss, arcface, cosface, kappaface, q_margin
-from .margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
-from .momentum import MomentumEncoder
-from .regressor import SupportSetRegressor
-from .score_norm import ScoreNorm
+from .head.prototype_head import PrototypeHead
+from .kappa.momentum_encoder import MomentumEncoder
+from .kappa.tracker import KappaTracker
+from .losses.divergence import alpha_divergence_loss, alpha_softargmax
+from .losses.margin_loss import MarginLoss, arcface, cosface, kappaface, q_margin
+from .losses.margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
+from .scoring.ida import IDAScorer
+from .scoring.regressor import SupportSetRegressor
+from .scoring.score_norm import ScoreNorm
 
 __version__ = "0.1.0"
 

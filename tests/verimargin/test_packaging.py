@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import verimargin
-from verimargin import recipes
+from verimargin.files import hparams as recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,9 +5,9 @@ import pytest
 import reference
 import torch
 import verimargin as vm
-from verimargin.anchors import Anchors, save_anchors
-from verimargin.networks import fingerprint
-from verimargin.regressor import save_regressor
+from verimargin.files.anchors import Anchors, save_anchors
+from verimargin.files.networks import fingerprint
+from verimargin.scoring.regressor import save_regressor
 from verimargin_insightface import ida
 from verimargin_insightface.launcher import main
 

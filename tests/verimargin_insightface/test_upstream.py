@@ -10,11 +10,11 @@ import pytest
 import reference
 import torch
 import verimargin as vm
-from verimargin import scoring
-from verimargin.anchors import Anchors, save_anchors
-from verimargin.task import read_task
+from verimargin.commands.task import read_task
+from verimargin.files.anchors import Anchors, save_anchors
+from verimargin.scoring import methods as scoring
 from verimargin_insightface import ida
-from verimargin_insightface.pack import pack_folder
+from verimargin_insightface.commands.pack import pack_folder
 from verimargin_insightface.recordio import RecordReader
 from verimargin_insightface.verification_set import write_bin
 

@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 from verimargin import metrics
-from verimargin_speechbrain import demo, experiment, synthesis
+from verimargin_speechbrain import experiment, synthesis
+from verimargin_speechbrain.commands import demo
 
 TINY = {"channels": 16, "emb_dim": 24, "lr": 0.004, "batch_size": 8}
 CORPUS = {"train_speakers": 6, "test_speakers": 4, "utterances": 6, "test_utterances": 3}

@@ -5,8 +5,8 @@ import pytest
 import soundfile
 import torch
 from torch import nn
-from verimargin.anchors import load_anchors, save_anchors
-from verimargin.networks import fingerprint
+from verimargin.files.anchors import load_anchors, save_anchors
+from verimargin.files.networks import fingerprint
 from verimargin_speechbrain import generated
 
 

@@ -9,9 +9,9 @@ import reference
 import torch
 import verimargin as vm
 from speechbrain.inference.speaker import SpeakerRecognition
-from verimargin.anchors import Anchors, save_anchors
-from verimargin.networks import fingerprint
-from verimargin.regressor import save_regressor
+from verimargin.files.anchors import Anchors, save_anchors
+from verimargin.files.networks import fingerprint
+from verimargin.scoring.regressor import save_regressor
 from verimargin_speechbrain import IDAEmbedding, IDAEmbeddingModel
 
 SIZE, K, TAU = 6, 4, 1.5

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.encoder import CategoricalEncoder
-from verimargin import recipes
+from verimargin.files import hparams as recipes
 from verimargin_speechbrain import check_corpus
 
 TRAINING = [name for name in recipes.names() if name.startswith("speechbrain/train")]

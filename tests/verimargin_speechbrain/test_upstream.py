@@ -11,13 +11,15 @@ import pytest
 import reference
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
-from verimargin import metrics, recipes, scoring
-from verimargin.anchors import anchors_from_prototypes, save_anchors
-from verimargin.embeddings import read_embeddings
-from verimargin.networks import fingerprint
-from verimargin.score_norm import ScoreNorm
-from verimargin.trials import read_trials
-from verimargin_speechbrain import embed
+from verimargin import metrics
+from verimargin.files import hparams as recipes
+from verimargin.files.anchors import anchors_from_prototypes, save_anchors
+from verimargin.files.embeddings import read_embeddings
+from verimargin.files.networks import fingerprint
+from verimargin.files.trials import read_trials
+from verimargin.scoring import methods as scoring
+from verimargin.scoring.score_norm import ScoreNorm
+from verimargin_speechbrain.commands import embed_speech as embed
 
 TINY = ["--channels", "16", "--emb_dim", "24", "--sentence_len", "1.0", "--device", "cpu", "--noprogressbar"]
 BRIEF = [*TINY, "--batch_size", "64", "--steps_per_epoch", "29", "--step_size", "29"]

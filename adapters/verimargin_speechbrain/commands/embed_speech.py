@@ -1,0 +1,145 @@
+"""`verimargin embed-speech`: the embeddings of a verification recipe's model, as a file for the other commands."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+
+def embed_speech(
+    out: Annotated[Path, typer.Argument(help="a new .npz of ids, labels and embeddings")],
+    recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
+    annotations: Annotated[
+        list[Path], typer.Argument(help="train.csv, or enrol.csv and test.csv: ID, wav, start, stop and spk_id")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, such as pretrain_path=results/...")
+    ] = None,
+    per_speaker: Annotated[int, typer.Option(help="recordings of each speaker, at random; 0: all")] = 0,
+    seed: Annotated[int, typer.Option(help="of that choice")] = 0,
+    device: Annotated[str, typer.Option(help="where to compute, such as cuda")] = "cpu",
+) -> None:
+    """OUT from the recordings of the ANNOTATIONS through the RECIPE's features and embedding model, each by itself.
+
+    For `verimargin anchors real`, `train-ssr` and `score`. Run again, it goes on where it was interrupted.
+    """
+    from verimargin.files.networks import fingerprint
+    from verimargin.files.whole import new_file, save_npz
+
+    new_file(out, ".npz")
+    listed = {row["ID"]: row for annotation in annotations for row in read_annotation(annotation)}
+    rows = choose(list(listed.values()), per_speaker, seed)
+    hparams = load(recipe, overrides or [], device)
+    encoder = fingerprint(hparams["embedding_model"])
+    ids = [row["ID"] for row in rows]
+    work = hashlib.sha256("\n".join([encoder, *ids]).encode()).hexdigest()[:12]
+    vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
+    save_npz(
+        out,
+        ids=np.array(ids),
+        labels=np.array([row["spk_id"] for row in rows]),
+        embeddings=vectors,
+        encoder=encoder,
+    )
+    print(f"wrote {len(rows)} embeddings of {vectors.shape[1]} numbers to {out}")
+
+
+def read_annotation(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV as SpeechBrain's preparation writes it."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give a CSV that the recipe's preparation wrote")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, skipinitialspace=True))
+    missing = {"ID", "wav", "start", "stop", "spk_id"} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}, or no rows: give train.csv or its like")
+    return rows
+
+
+def choose(rows: list[dict[str, str]], per_speaker: int, seed: int) -> list[dict[str, str]]:
+    """At most `per_speaker` random rows of each speaker, in the file's order; all if it is 0."""
+    if per_speaker < 0:
+        raise ValueError(f"per_speaker is {per_speaker}: give a number >= 1, or 0 for all")
+    if not per_speaker:
+        return rows
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    taken: dict[str, int] = {}
+    kept = []
+    for i in order:
+        speaker = rows[i]["spk_id"]
+        if taken.setdefault(speaker, 0) < per_speaker:
+            taken[speaker] += 1
+            kept.append(i)
+    return [rows[i] for i in sorted(kept)]
+
+
+def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
+    """The recipe with its model filled by its pretrainer, ready to embed."""
+    from hyperpyyaml import load_hyperpyyaml
+
+    if not recipe.is_file():
+        raise ValueError(f"{recipe} does not exist: `verimargin hparams` lists recipes and copies one")
+    values = dict(text.partition("=")[::2] for text in overrides)
+    text = recipe.read_text(encoding="utf-8")
+    hparams = load_hyperpyyaml(text, "\n".join(f"{key}: {value}" for key, value in values.items()) or None)
+    for name in ("compute_features", "mean_var_norm", "embedding_model", "pretrainer"):
+        if name not in hparams:
+            raise ValueError(f"{recipe} has no {name}: give a recipe of speaker_verification_cosine.py")
+    with tempfile.TemporaryDirectory() as folder:  # the script's output folder need not exist
+        hparams["pretrainer"].set_collect_in(folder)
+        try:
+            hparams["pretrainer"].collect_files()
+            hparams["pretrainer"].load_collected()
+        except Exception as error:  # the fetcher's, torch's
+            raise ValueError(
+                f"the models of {recipe} cannot be loaded: set pretrain_path to the folder of their checkpoints, and "
+                f"the recipe's sizes to theirs ({error})"
+            ) from error
+    for name in ("compute_features", "mean_var_norm", "embedding_model"):
+        hparams[name].to(device).eval()
+    return hparams
+
+
+def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str, partial: Path) -> np.ndarray:
+    """(N, d), appended to a file as they are made, which a later run goes on with."""
+    from tqdm import tqdm
+
+    vectors: list[np.ndarray] = []
+    size = 0
+    if partial.is_file() and partial.stat().st_size:
+        size = len(_embed(rows[0], hparams, device))
+        kept = np.fromfile(partial, np.float32)
+        vectors = list(kept[: len(kept) // size * size].reshape(-1, size))[: len(rows)]
+        os.truncate(partial, 4 * size * len(vectors))
+    with partial.open("ab") as file:
+        for row in tqdm(rows[len(vectors) :], initial=len(vectors), total=len(rows), unit="recording"):
+            vectors.append(_embed(row, hparams, device))
+            file.write(vectors[-1].tobytes())
+    partial.unlink()
+    return np.stack(vectors)
+
+
+def _embed(row: dict[str, str], hparams: dict[str, Any], device: str) -> np.ndarray:
+    import soundfile
+    import torch
+
+    path = row["wav"].replace("$data_root", str(hparams.get("data_folder", "")))
+    if not Path(path).is_file():
+        raise ValueError(f"{path} of {row['ID']} does not exist: set data_folder to where the recordings are")
+    samples, _ = soundfile.read(path, start=int(row["start"]), stop=int(row["stop"]), dtype="float32")
+    if samples.ndim != 1:
+        raise ValueError(f"{path} has {samples.shape[1]} channels: give recordings of one")
+    length = torch.ones(1, device=device)
+    with torch.no_grad():
+        features = hparams["compute_features"](torch.from_numpy(samples)[None].to(device))
+        embedding = hparams["embedding_model"](hparams["mean_var_norm"](features, length), length)
+    return embedding.reshape(-1).float().cpu().numpy()

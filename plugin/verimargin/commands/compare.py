@@ -1,0 +1,95 @@
+"""`verimargin compare`: IDA-R with one of its settings varied, in one table and figure."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..scoring import methods as scoring
+from ..scoring.ida import IDAScorer
+from . import plots, report
+from .score import (
+    DeviceOption,
+    EmbeddingsArgument,
+    KOption,
+    OutArgument,
+    ResamplesOption,
+    TauOption,
+    TrialsArgument,
+    evaluated,
+    note,
+    score_task,
+)
+from .task import read_task
+
+
+class Setting(str, Enum):
+    k = "k"
+    anchors = "anchors"
+    tau = "tau"
+
+
+def compare(
+    embeddings: EmbeddingsArgument,
+    trials: TrialsArgument,
+    out: OutArgument,
+    setting: Annotated[Setting, typer.Argument(help="what to vary: k, tau, or the number of anchors")],
+    values: Annotated[list[float], typer.Argument(help="its values, such as 1 2 5 10 20")],
+    anchors: Annotated[Path, typer.Option(help="anchors")],
+    k: KOption = 10,
+    tau: TauOption = 1.0,
+    resamples: ResamplesOption = 200,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Score the TRIALS of EMBEDDINGS by IDA-R at each of the VALUES of a SETTING, and by the cosine; report in OUT.
+
+    Fewer anchors are drawn at random, once: a smaller number takes part of a larger number's.
+    """
+    from rich.console import Console
+
+    console = Console()
+    task = read_task(embeddings, trials)
+    ordered = task.anchors(anchors)
+    mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
+    values = sorted(set(values))
+    if setting != Setting.tau and not all(value.is_integer() for value in values):
+        raise ValueError(f"{setting.value} takes the values {', '.join(f'{v:g}' for v in values)}: give integers")
+
+    def method(value: float) -> scoring.Method:
+        size = int(value) if setting == Setting.anchors else len(mixed)
+        if not 1 <= size <= len(mixed):
+            raise ValueError(f"{size} anchors are to be taken, and {anchors} has {len(mixed)}: give 1..{len(mixed)}")
+        scorer = IDAScorer(
+            mixed[:size], int(value) if setting == Setting.k else k, value if setting == Setting.tau else tau
+        )
+        name = f"{setting.value} {value:g}"
+        return scoring.ida(scorer)._replace(name=name, title=name)
+
+    methods = [scoring.COSINE, *map(method, values)]  # so what is wrong with a value is told before any is scored
+    progress = report.progress_on(console)
+    with report.new_folder(out) as folder:
+        scores = score_task(task, methods, device, progress)
+        rows = {m.title: evaluated(task, m, scores[m.name], resamples, progress).figures for m in methods}
+        parts = [report.write_table(folder, rows, note(task, resamples)), "![Error rates](compare.png)"]
+        plot(folder / "compare.png", setting.value, values, rows)
+        report.write_markdown(folder, task.title, parts)
+    report.print_table(console, task.title, rows)
+    console.print(f"Report: {out / 'report.md'}")
+
+
+def plot(path: Path, setting: str, values: list[float], rows: dict[str, dict[str, report.Value]]) -> None:
+    """A panel for each figure of the table that the trials resolve."""
+    cosine, *others = rows.values()
+    panels = {
+        column: {
+            f"IDA-R, by {setting}": [row[column].value for row in others],
+            "cosine": [cosine[column].value] * len(values),
+        }
+        for column in cosine
+        if str(cosine[column]) != "-"
+    }
+    plots.lines(path, values, setting, panels)

@@ -1,0 +1,96 @@
+"""Figures of the commands' reports; each file appears when it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..metrics import DetCurve
+
+RATES = (1e-6, 1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+POINTS = 2000  # of a curve along each axis; a pixel has several
+
+
+def det(path: Path, curves: Mapping[str, DetCurve], title: str) -> None:
+    """Detection error tradeoff on normal-deviate axes (Martin et al. 1997), down to the smallest rates there are."""
+    with figure(path, figsize=(5.5, 5.5)) as axes:
+        curves = {name: thinned(curve) for name, curve in curves.items()}
+        lowest = [_lowest(curve.false_accept for curve in curves.values())]
+        lowest.append(_lowest(curve.false_reject for curve in curves.values()))
+        for name, curve in curves.items():
+            axes.plot(_deviate(curve.false_accept), _deviate(curve.false_reject), drawstyle="steps-post", label=name)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_ticks(_deviate(RATES), [f"{100 * rate:g}" for rate in RATES])
+        axes.set(xlim=_deviate([lowest[0], 0.5]), ylim=_deviate([lowest[1], 0.5]))
+        axes.set(xlabel="false accepts, %", ylabel="false rejects, %", title=title)
+        axes.tick_params("x", rotation=45)
+        axes.grid(alpha=0.3)
+        axes.legend()
+
+
+def distributions(path: Path, scores: Mapping[str, np.ndarray], same: np.ndarray) -> None:
+    """Histogram of each method's target and non-target scores, each of area 1."""
+    with figure(path, len(scores), figsize=(4 * len(scores), 3.2)) as panels:
+        for panel, (name, score) in zip(np.atleast_1d(panels), scores.items()):
+            bins = np.linspace(score.min(), score.max(), 101)
+            for is_target, label in ((False, "non-target"), (True, "target")):
+                panel.hist(score[same == is_target], bins, density=True, histtype="stepfilled", alpha=0.5, label=label)
+            panel.set(title=name, xlabel="score", yticks=[])
+            panel.legend()
+
+
+def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """A panel for each figure with its series over x, on a logarithmic axis where x spans more than a decade."""
+    with figure(path, len(panels), figsize=(4.5 * len(panels), 3.6)) as axes:
+        for panel, (ylabel, series) in zip(np.atleast_1d(axes), panels.items()):
+            for name, values in series.items():
+                panel.plot(x, values, marker="o", label=name)
+            if min(x) > 0 and max(x) > 10 * min(x):
+                panel.set_xscale("log")
+            panel.set_xticks(x, [f"{value:,g}" for value in x], rotation=45)
+            panel.set_xticks([], minor=True)
+            panel.set(xlabel=xlabel, ylabel=ylabel)
+            panel.grid(alpha=0.3)
+            panel.legend()
+
+
+@contextmanager
+def figure(path: Path, columns: int = 1, **size):
+    """Axes to draw on, without a display; saved under `path` if nothing goes wrong."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    drawn, axes = plt.subplots(1, columns, layout="constrained", **size)
+    try:
+        yield axes
+        partial = path.with_suffix(f".partial{path.suffix}")
+        drawn.savefig(partial, dpi=150)
+        partial.replace(path)
+    finally:
+        plt.close(drawn)
+
+
+def _deviate(rate) -> np.ndarray:
+    return torch.special.ndtri(torch.as_tensor(rate, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)).numpy()
+
+
+def _lowest(rates) -> float:
+    """Where an axis begins: at half of the smallest rate that is not 0."""
+    return min(0.1, min(float(rate[rate > 0].min(initial=1.0)) for rate in rates) / 2)
+
+
+def thinned(curve: DetCurve) -> DetCurve:
+    """The curve's points inside a DET plot's axes, those that no pixel tells apart left out."""
+    far, frr = curve.false_accept, curve.false_reject
+    inside = np.flatnonzero((far > 0) & (frr > 0) & (frr < 1))
+    if len(inside) > 2 * POINTS:
+        x, y = _deviate(far[inside]), _deviate(frr[inside])
+        seen = [np.unique(np.floor((v - v.min()) / (np.ptp(v) or 1.0) * POINTS), return_index=True)[1] for v in (x, y)]
+        inside = inside[np.unique(np.concatenate(seen))]
+    return DetCurve(far[inside], frr[inside], curve.threshold[inside])

@@ -1,0 +1,141 @@
+"""What the scoring commands write: tables of error rates with intervals, in a folder that appears when it is whole."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import metrics
+from ..files.trials import Trials
+from ..metrics import DetCurve, Interval
+from . import plots
+
+FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+class Value(NamedTuple):
+    """A figure and its interval; nan where the trials cannot resolve it."""
+
+    value: float
+    interval: Interval | None = None
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "-"
+        return f"{self.value:.4g}" + (f" [{self.interval.low:.3g}, {self.interval.high:.3g}]" if self.interval else "")
+
+
+def columns(non_targets: int) -> dict[str, Callable[[DetCurve], tuple[float, float]] | None]:
+    """The metric of each column; None for a FAR below one in the number of non-target trials."""
+    table: dict = {"EER %": DetCurve.eer, "minDCF x 100": DetCurve.min_dcf}
+    for far in FARS:
+        resolved = far * non_targets >= 1 - 1e-9
+        table[f"TAR % at FAR {far:.0e}".replace("e-0", "e-")] = (
+            partial(DetCurve.tar_at_far, far=far) if resolved else None
+        )
+    return table
+
+
+class Result(NamedTuple):
+    """A method's figures, times 100; the threshold at which its decisions are looked at; points of its DET curve."""
+
+    figures: dict[str, Value]
+    threshold: float
+    curve: DetCurve
+
+
+def evaluate(
+    scores: np.ndarray,
+    trials: Trials,
+    identities: tuple[np.ndarray, np.ndarray],
+    resamples: int,
+    far: float | None = None,
+    progress: Callable[[range], Iterable[int]] = iter,
+) -> Result:
+    """Intervals by resampling the identities, those of both sides of the trials; threshold of the EER, or of a FAR."""
+    same = trials.same
+    table = columns(int((~same).sum()))
+    resolved = {name: metric for name, metric in table.items() if metric}
+    curve = metrics.det_curve(scores[same], scores[~same])
+    figures = dict.fromkeys(table, Value(np.nan))
+    figures |= {name: Value(100 * metric(curve)[0]) for name, metric in resolved.items()}
+    threshold = (curve.eer() if far is None else curve.tar_at_far(far))[1]
+    curve = plots.thinned(curve)
+    if resamples:
+        intervals = metrics.confidence_intervals(
+            resolved, scores, same, *identities, resamples=resamples, progress=progress
+        )
+        for name, (low, high) in intervals.items():
+            figures[name] = figures[name]._replace(interval=Interval(100 * low, 100 * high))
+    return Result(figures, threshold, curve)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name when all went well, and is gone otherwise."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already: move it, or give another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield written
+        written.chmod(0o755)
+        written.replace(path)
+    except BaseException:
+        shutil.rmtree(written)
+        raise
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+
+
+def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str) -> str:
+    """table.csv, with a line for each figure; and the table in Markdown, with the note below."""
+    figures = [
+        [row, column, f"{v.value:.6g}", *([f"{bound:.6g}" for bound in v.interval] if v.interval else ["", ""])]
+        for row, values in rows.items()
+        for column, v in values.items()
+        if not np.isnan(v.value)
+    ]
+    write_csv(folder / "table.csv", ["method", "figure", "value", "low", "high"], figures)
+    head = ["method", *next(iter(rows.values()))]
+    return f"{markdown(head, [[title, *row.values()] for title, row in rows.items()])}\n\n{note}"
+
+
+def progress_on(console) -> Callable[..., Iterable]:
+    """Steps with a title, shown as a bar where the console is a terminal."""
+    from rich.progress import track
+
+    return lambda steps, title: track(steps, title, console=console, transient=True, disable=not console.is_terminal)
+
+
+def print_table(console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
+    """The figures down, the methods across; where these are many, without intervals: so it fits most terminals."""
+    from rich.table import Table
+
+    table = Table("", *rows, title=title)
+    for column in next(iter(rows.values())):
+        values = [row[column] if len(rows) < 5 else row[column]._replace(interval=None) for row in rows.values()]
+        table.add_row(column, *(str(value).replace(" [", "\n[") for value in values))
+    console.print(table)
+
+
+def write_markdown(folder: Path, title: str, parts: Sequence[str]) -> None:
+    (folder / "report.md").write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -1,0 +1,252 @@
+"""Anchors for IDA: from a classifier's prototypes, from training embeddings, or from generated samples.
+
+A file of anchors is a file of embeddings as `read_embeddings` reads it, with an id an anchor; beside that it
+says where they came from and which encoder they are of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..scoring.ida import unit_rows
+from .embeddings import read_embeddings
+from .networks import fingerprint
+from .whole import new_file, save_npz
+
+RANK_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt$")
+Progress = Callable[[Sequence], Iterable]
+
+
+class Anchors(NamedTuple):
+    """Embeddings of identities other than those to be scored, for `IDAScorer(anchors.vectors)`."""
+
+    ids: list[str]  # the identity of each
+    vectors: Tensor  # (M, d), float32
+    source: dict  # where they came from: "kind" is "fc", "real" or "fake"
+    encoder: str = ""  # `fingerprint` of the encoder they are of, "" where it isn't known
+
+
+def anchors_from_embeddings(
+    embeddings: Tensor, labels: Sequence, seed: int = 0, exclude: Collection[str] = (), encoder: str = ""
+) -> Anchors:
+    """One random embedding of each identity.
+
+    Args:
+        embeddings: (N, d) of any norm, of a training set.
+        labels: (N,), the identity of each; compared and kept as strings.
+        seed: of the choice.
+        exclude: identities that get no anchor, as strings: those that may be in the test set too.
+        encoder: `fingerprint` of the encoder.
+
+    >>> anchors_from_embeddings(torch.eye(4), [7, 8, 7, 9], exclude=["9"]).ids
+    ['7', '8']
+    """
+    names = np.array([str(label) for label in labels])
+    if embeddings.dim() != 2 or len(names) != len(embeddings):
+        raise ValueError(
+            f"there are {len(names)} labels, and embeddings of shape {tuple(embeddings.shape)}: give one label an "
+            "embedding, (N, d)"
+        )
+    order = np.random.default_rng(seed).permutation(len(names))
+    ids, first = np.unique(names[order], return_index=True)
+    chosen = Anchors(ids.tolist(), embeddings[torch.from_numpy(order[first])].float(), {"kind": "real", "seed": seed})
+    return without(chosen._replace(encoder=encoder), exclude)
+
+
+def anchors_from_prototypes(
+    checkpoints: Sequence[str | Path], names: Sequence[str] = (), exclude: Collection[str] = (), encoder: str = ""
+) -> Anchors:
+    """The prototypes of a classifier: SpeechBrain's `classifier.ckpt`, Partial FC's `checkpoint_gpu_<rank>.pt`, ours.
+
+    Args:
+        checkpoints: files of `torch.save`; all ranks' of a sharded head, in any order if their names tell the
+            rank; or a folder of `checkpoint_gpu_<rank>.pt`.
+        names: the identity of each class, in class order; by default "0", "1", ...
+        exclude, encoder: as for `anchors_from_embeddings`.
+
+    Raises:
+        ValueError: a rank's file is missing, or a file holds no prototypes.
+    """
+    files = _in_rank_order(checkpoints)
+    weights, layouts = zip(*map(_prototypes, files))
+    for n, (file, layout) in enumerate(zip(files, layouts)):
+        if (layout.get("rank", n), layout.get("ranks", len(files))) != (n, len(files)):
+            raise ValueError(
+                f"{file} is of rank {layout['rank']} of {layout['ranks']}, and is file {n} of {len(files)}: give all "
+                "ranks' files, in rank order"
+            )
+    sizes = [len(weight) for weight in weights]
+    if (
+        len({weight.shape[1] for weight in weights}) > 1
+        or sorted(sizes, reverse=True) != sizes
+        or sizes[0] > sizes[-1] + 1
+    ):
+        listed = ", ".join(f"{tuple(weight.shape)} in {file}" for weight, file in zip(weights, files))
+        raise ValueError(
+            f"the prototypes are not the parts of one head: {listed}; give all ranks' files, in rank order"
+        )
+    prototypes = torch.cat(weights)
+    if names and len(names) != len(prototypes):
+        raise ValueError(
+            f"there are {len(names)} names for {len(prototypes)} classes: give one a class, in class order"
+        )
+    ids = list(names) or [str(c) for c in range(len(prototypes))]
+    source = {"kind": "fc", "files": [file.name for file in files]}
+    return without(Anchors(ids, prototypes, source, encoder), exclude)
+
+
+@torch.no_grad()
+def anchors_from_generator(
+    generator: Callable[[Tensor], Tensor],
+    encoder: Callable[[Tensor], Tensor],
+    latent_size: int | Sequence[int],
+    number: int,
+    *,
+    truncation: float | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str | torch.device = "cpu",
+    progress: Progress = iter,
+) -> Anchors:
+    """Embeddings of generated samples: ``encoder(generator(latents))``, in batches.
+
+    Args:
+        generator: latents (B, *latent_size) to samples, as the encoder takes them.
+        encoder: samples to embeddings (B, d).
+        number: of anchors.
+        truncation: latents are normal, and each of their numbers is drawn within -truncation..truncation.
+        seed: of the latents, which depend neither on batch_size nor on the device.
+        progress: wraps the list of batches, such as tqdm.
+    """
+    shape = [latent_size] if isinstance(latent_size, int) else list(latent_size)
+    for name, value in (("latent_size", min(shape, default=0)), ("number", number), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}: give an integer >= 1")
+    if truncation is not None and not truncation > 0.0:
+        raise ValueError(f"truncation is {truncation}: give a number > 0, or none")
+    random = torch.Generator().manual_seed(seed)
+    latents = torch.empty(number, *shape)
+    if truncation is None:
+        latents.normal_(generator=random)
+    else:
+        torch.nn.init.trunc_normal_(latents, 0.0, 1.0, -truncation, truncation, generator=random)
+    parts = []
+    for batch in progress(latents.split(batch_size)):
+        embeddings = encoder(generator(batch.to(device)))
+        parts.append(embeddings.float().reshape(len(batch), -1).cpu())
+    source = {"kind": "fake", "latent_size": shape, "truncation": truncation, "seed": seed}
+    vectors = torch.cat(parts)
+    unit_rows(vectors, "the embedding of generated sample")  # refuses those without a direction
+    known = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
+    return Anchors([f"generated-{n}" for n in range(number)], vectors, source, known)
+
+
+def without(anchors: Anchors, exclude: Collection[str]) -> Anchors:
+    """The anchors but those of the identities to exclude; those that have no anchor anyway may be among them."""
+    if not exclude:
+        return anchors
+    left_out = set(exclude) & set(anchors.ids)
+    kept = [n for n, name in enumerate(anchors.ids) if name not in left_out]
+    if not kept:
+        raise ValueError(f"all {len(anchors.ids)} identities are excluded: there are no anchors left")
+    source = {**anchors.source, "excluded": sorted(left_out)}
+    return Anchors([anchors.ids[n] for n in kept], anchors.vectors[kept], source, anchors.encoder)
+
+
+def save_anchors(path: str | Path, anchors: Anchors) -> None:
+    """Write an `.npz`; nothing stands under its name before all is written."""
+    save_npz(
+        new_file(path, ".npz"),
+        ids=np.array(anchors.ids),
+        embeddings=anchors.vectors.numpy(),
+        source=json.dumps(anchors.source),
+        encoder=anchors.encoder,
+    )
+
+
+def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: str = "") -> Anchors:
+    """The anchors of a file, refused if they are of another size than the embeddings, or of another encoder.
+
+    Any file of embeddings will do (`read_embeddings`); the encoders are compared where both are known.
+    """
+    ids, vectors = read_embeddings(path)
+    anchors = Anchors(ids, vectors, source_of(path), encoder_of(path))
+    if embedding_size is not None and vectors.shape[1] != embedding_size:
+        raise ValueError(
+            f"the vectors in {path} have {vectors.shape[1]} numbers, the embeddings {embedding_size}: make them with "
+            "the encoder of the embeddings"
+        )
+    if encoder and anchors.encoder and encoder != anchors.encoder:
+        raise ValueError(
+            f"the vectors in {path} are of the encoder {anchors.encoder[:12]}, the embeddings of {encoder[:12]}: make "
+            "them with the encoder of the embeddings, or see whether that has been loaded"
+        )
+    return anchors
+
+
+def encoder_of(path: str | Path) -> str:
+    """The encoder's fingerprint that an `.npz` of embeddings or anchors names as `encoder`, or ""."""
+    return _entry(path, "encoder")
+
+
+def source_of(path: str | Path) -> dict:
+    """Where an `.npz` of embeddings or anchors says that they came from, or nothing."""
+    return json.loads(_entry(path, "source") or "{}")
+
+
+def _entry(path: str | Path, name: str) -> str:
+    if not zipfile.is_zipfile(path) or Path(path).suffix != ".npz":
+        return ""
+    with np.load(path, allow_pickle=False) as file:
+        return str(file[name]) if name in file else ""
+
+
+def _in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
+    files = [Path(file) for file in checkpoints]
+    if len(files) == 1 and files[0].is_dir():
+        (folder,) = files
+        files = [file for file in folder.iterdir() if RANK_FILE.search(file.name)]
+        if not files:
+            raise ValueError(
+                f"{folder} has no checkpoint_gpu_<rank>.pt, which train_v2.py writes with config.save_all_states = "
+                "True: give that folder, or the file that holds the prototypes, such as SpeechBrain's classifier.ckpt"
+            )
+    if not files:
+        raise ValueError("no checkpoints are given: give a file, or each rank's")
+    found = {int(match[1]): file for file in files if (match := RANK_FILE.search(file.name))}
+    if len(found) < len(files):
+        return files  # named otherwise: in the order given
+    if missing := [rank for rank in range(max(found)) if rank not in found]:
+        raise ValueError(
+            f"checkpoint_gpu_{missing[0]}.pt is missing, and the classes of that rank with it: give all ranks' files"
+        )
+    return [found[rank] for rank in sorted(found)]
+
+
+def _prototypes(path: Path) -> tuple[Tensor, dict]:
+    """(C, d) of a checkpoint, in float32, and, of our heads', the rank they are of and the number of ranks."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"the checkpoint {path} does not exist: give a file of the classifier's state dict") from None
+    except Exception as error:  # pickle's, zipfile's and torch's own
+        raise ValueError(f"{path} cannot be read as tensors: give a state dict saved by torch.save") from error
+    state = state.get("state_dict_softmax_fc", state) if isinstance(state, dict) else {"weight": state}
+    matrices = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() == 2}
+    named = [name for name in matrices if name in ("weight", "module.weight")] or list(matrices)
+    if len(named) != 1:
+        raise ValueError(
+            f"{path} holds the matrices {sorted(matrices) or 'none'}: give the classifier's own checkpoint, with its "
+            "prototypes (classes, embedding size) as `weight`"
+        )
+    metadata = getattr(state, "_metadata", {}).get("", {})
+    return matrices[named[0]].float(), metadata.get("verimargin", {}).get("layout", {})

@@ -1,0 +1,121 @@
+"""An encoder and its embeddings' density as one ONNX graph."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..scoring.regressor import SupportSetRegressor
+from .whole import new_file
+
+INPUT, OUTPUT, DENSITY = "data", "embedding", "log_density"
+OPSET = 17
+
+
+def export_with_density(
+    encoder: torch.nn.Module | str | Path,
+    regressor: SupportSetRegressor,
+    path: str | Path,
+    input_shape: Sequence[int] = (),
+) -> None:
+    """Write the encoder with a second output `log_density` (B,), equal to ``regressor.log_density(embedding)``.
+
+    With that, scoring a pair takes no more than ``tau * cosine + logaddexp(log_density1, log_density2)``.
+
+    Args:
+        encoder: an .onnx file, whose first output is the embedding; or a module or TorchScript module on the
+            CPU, exported by tracing with any batch size.
+        path: a new .onnx file; it appears under its name when it is complete.
+        input_shape: of one sample, such as (3, 112, 112); for a module.
+
+    Raises:
+        ValueError: the encoder's embeddings are of another size, or it has an output `log_density` already.
+        RuntimeError: the regressor is not fitted.
+    """
+    import onnx
+
+    path = new_file(path, ".onnx")
+    regressor.check_fitted()
+    graph = onnx.load(encoder) if isinstance(encoder, (str, Path)) else _traced(encoder, input_shape)
+    embedding = graph.graph.output[0]
+    size = [dimension.dim_value for dimension in embedding.type.tensor_type.shape.dim][-1:]
+    if size not in ([0], [], [regressor.embedding_size]):
+        raise ValueError(
+            f"the encoder's embeddings have {size[0]} numbers, the regressor's {regressor.embedding_size}: fit it to "
+            "this encoder's"
+        )
+    if DENSITY in {output.name for output in graph.graph.output}:
+        raise ValueError(f"the encoder has an output {DENSITY} already: give the encoder alone")
+    opset = next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    example = torch.ones(1, regressor.embedding_size)
+    density = _traced(_DensityGraph(regressor), example.shape[1:], ("ida/embedding", DENSITY), min(opset, OPSET))
+    density = onnx.compose.add_prefix(
+        onnx.version_converter.convert_version(density, opset), "ida/", rename_inputs=False, rename_outputs=False
+    )
+    density.ir_version = graph.ir_version
+    names = [output.name for output in graph.graph.output]
+    merged = onnx.compose.merge_models(
+        graph, density, io_map=[(embedding.name, "ida/embedding")], outputs=[*names, DENSITY]
+    )
+    onnx.checker.check_model(merged)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        onnx.save(merged, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _DensityGraph(torch.nn.Module):
+    """`SupportSetRegressor.log_density` without its checks, in operations that any opset has."""
+
+    def __init__(self, regressor: SupportSetRegressor):
+        super().__init__()
+        self.regressor = regressor
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        embedding = embedding.reshape(-1, self.regressor.embedding_size)
+        return self.regressor.predict(embedding / (embedding * embedding).sum(1, keepdim=True).sqrt())
+
+
+def _traced(
+    module: torch.nn.Module, input_shape: Sequence[int], names: tuple[str, str] = (INPUT, OUTPUT), opset: int = OPSET
+):
+    import onnx
+
+    if not input_shape:
+        raise ValueError("input_shape is missing: give one sample's, such as (3, 112, 112)")
+    buffer, was_training = io.BytesIO(), module.training
+    export = dynamic_batch(torch.onnx.export)
+    try:
+        module.eval()
+        example = torch.ones(1, *input_shape)
+        export(module, example, buffer, input_names=[names[0]], output_names=[names[1]], opset_version=opset)
+    finally:
+        module.train(was_training)
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def dynamic_batch(export: Callable) -> Callable:
+    """`torch.onnx.export` of one input and one output that traces, and keeps the batch size open.
+
+    A traced reshape has the example's batch size in it, unless that axis is declared dynamic.
+    """
+
+    has_dynamo = "dynamo" in inspect.signature(export).parameters
+
+    @functools.wraps(export)
+    def traced(model, args, f, *, dynamo=False, dynamic_axes=None, input_names=None, output_names=None, **kwargs):
+        names = {"input_names": input_names or [INPUT], "output_names": output_names or [OUTPUT]}
+        axes = dynamic_axes or {name: {0: "batch"} for some in names.values() for name in some}
+        exporter = {"dynamo": dynamo} if has_dynamo else {}
+        args = args if isinstance(args, tuple) else (args,)
+        return export(model, args, f, dynamic_axes=axes, **names, **exporter, **kwargs)
+
+    return traced

@@ -1,0 +1,145 @@
+"""The classification head: prototypes, their cosines with the embeddings, and the loss, in one step.
+
+For alpha > 1 only a few classes a sample have a probability, so no (B, C) tensor is needed: the classes
+are streamed in chunks, and what is kept is a list of (row, column, logit) candidates that shrinks to the
+exact support (DESIGN 2.1). For alpha = 1 every class counts, and the logits are held as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._checks import check_finite, check_labels, check_norms
+from .._sharding import ClassShard
+from ..losses.divergence import reduce_loss
+from ..losses.margin_loss import MarginLoss
+from .step import BLOCK, DenseHead, GradientMemory, SparseHead
+from .streaming import EPS
+
+
+class PrototypeHead(torch.nn.Module):
+    """Unit prototypes, one a class, and a `MarginLoss` of their cosines with the embeddings.
+
+    Equivalent to::
+
+        cosine = F.normalize(embeddings) @ F.normalize(weight).T     # (B, C)
+        return loss(cosine, labels)
+
+    without the (B, C) tensor when alpha > 1, and with the classes sharded over a process group.
+    Values and gradients are exact; nothing is sampled or truncated. Time and memory follow the number
+    of active classes, which is small for alpha of 1.1 and more; as alpha nears 1 all classes are active.
+
+    Args:
+        embedding_size: d.
+        num_classes: C, over all ranks.
+        loss: a `MarginLoss`; its margin is given global class ids.
+        sample_rate: below 1, each training step uses the batch's own classes and a random part of the
+            others, this share of each shard in all (Partial FC, arXiv 2203.15565). It is for alpha = 1;
+            above that the exact loss is as fast.
+        process_group: ranks that share the classes, `torch.distributed.group.WORLD` for all; None
+            holds them all here. Every rank calls the head with its own samples, and gets the loss over
+            all ranks' samples; the gradient of the embeddings is multiplied by the number of ranks, as
+            averaging by DistributedDataParallel expects.
+
+    Shapes: embeddings (B, d), labels (B,) global integer class ids; B may be 0 and may differ by rank.
+    `weight` is (local classes, d). Its first values don't depend on the number of ranks if the
+    ranks' random seeds agree.
+
+    Attributes:
+        active_classes: mean number of classes a sample with probability above 0 in the last training
+            step, a 0-dim tensor; nan for alpha = 1.
+        zero_loss: share of that step's samples whose probability is all on their class, and which thus
+            teach nothing. If it is large, alpha, the scale or the margin is off.
+
+    Raises:
+        ValueError: bad sizes, labels out of range, nan, inf or an all-zero row in the embeddings.
+    """
+
+    def __init__(
+        self, embedding_size: int, num_classes: int, loss: MarginLoss, sample_rate: float = 1.0, process_group=None
+    ):
+        super().__init__()
+        for name, value in (("embedding_size", embedding_size), ("num_classes", num_classes)):
+            if not float(value).is_integer() or value < 1:
+                raise ValueError(f"{name} is {value}: give an integer >= 1")
+        if not 0.0 < sample_rate <= 1.0:
+            raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
+        if not isinstance(loss, MarginLoss):
+            raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
+        psi = loss.margin.psi
+        if psi is not None and len(psi) != num_classes:
+            raise ValueError(f"the loss has psi for {len(psi)} classes, the head {num_classes}: make them agree")
+        self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
+        self.loss = loss
+        self.shard = ClassShard(self.num_classes, process_group)
+        self.weight = torch.nn.Parameter(_initial_prototypes(self.shard, self.embedding_size))
+        self._gradient_memory = GradientMemory()
+        self.active_classes = self.zero_loss = torch.tensor(math.nan)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        unit, labels = self._checked(embeddings, labels)
+        unit, labels = self.shard.gather_batch(unit, labels)
+        column = labels - self.shard.start
+        column = torch.where((column >= 0) & (column < self.shard.size), column, -1)
+        weight: Tensor = self.weight
+        if self.training and self.sample_rate < 1.0:
+            weight, column = self._sample(column)
+        step = (unit, weight, labels, column, self.loss, self.shard, self._gradient_memory)
+        if self.loss.alpha == 1.0:
+            loss = DenseHead.apply(*step)
+        else:
+            loss, statistics = SparseHead.apply(*step)
+            if self.training:
+                self.active_classes, self.zero_loss = statistics
+        return reduce_loss(loss, self.loss.reduction)
+
+    def cosine(self, embeddings: Tensor) -> Tensor:
+        """Cosines (B, local classes) with this rank's prototypes, for evaluation and plain losses."""
+        return F.linear(F.normalize(embeddings, eps=EPS), F.normalize(self.weight, eps=EPS))
+
+    def extra_repr(self) -> str:
+        return f"embedding_size={self.embedding_size}, num_classes={self.num_classes}, ranks={self.shard.ranks}"
+
+    def _checked(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if embeddings.dim() != 2 or embeddings.shape[1] != self.embedding_size:
+            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: give (B, {self.embedding_size})")
+        if embeddings.device != self.weight.device:
+            raise ValueError(
+                f"the embeddings are on {embeddings.device}, the prototypes on {self.weight.device}: "
+                "move the head with .to(); in a SpeechBrain recipe, list it under modules"
+            )
+        if self.weight.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"the prototypes are {self.weight.dtype}: keep the head in float32; autocast and half-precision "
+                "embeddings are fine"
+            )
+        labels = check_labels(labels, len(embeddings), self.num_classes, embeddings.device)
+        check_finite("embedding values", embeddings)
+        embeddings = embeddings.to(self.weight.dtype)
+        norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+        check_norms(norm.squeeze(1))
+        return embeddings / norm.clamp_min(EPS), labels
+
+    def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
+        """The prototypes that take part in this step, and the targets' columns among them."""
+        order = torch.rand(self.shard.size, device=column.device)
+        order[column[column >= 0]] = 2.0
+        wanted = max(int(self.sample_rate * self.shard.size), int((order == 2.0).sum()), 1)
+        index = order.topk(wanted).indices.sort().values
+        column = torch.where(column >= 0, torch.searchsorted(index, column), -1)
+        return self.weight[index], column
+
+
+def _initial_prototypes(shard: ClassShard, embedding_size: int) -> Tensor:
+    """Normal with deviation 0.01, a generator for each block of classes, so that every rank draws only its own."""
+    seed = int(torch.randint(2**62, ()))
+    blocks = []
+    for block in range(shard.start // BLOCK, -(-(shard.start + shard.size) // BLOCK)):
+        generator = torch.Generator().manual_seed(seed + block)
+        rows = torch.empty(BLOCK, embedding_size).normal_(0.0, 0.01, generator=generator)
+        blocks.append(rows[max(shard.start - block * BLOCK, 0) : shard.start + shard.size - block * BLOCK])
+    return torch.cat(blocks)

@@ -1,0 +1,89 @@
+"""The momentum encoder of KappaFace: a slow copy of the network in training (DESIGN 2.3)."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from .._checks import check_at_least
+
+
+class MomentumEncoder(torch.nn.Module):
+    """xi <- m xi + (1 - m) theta after each training step; a call gives the copy's outputs, without gradients::
+
+        for xi, theta in zip(copy.state_dict().values(), encoder.state_dict().values()):
+            xi.lerp_(theta, 1 - m)          # integers, such as BatchNorm's count of batches, are copied
+
+    BatchNorm's running statistics are averaged as the weights are: with the weights alone, or with the newest
+    statistics, the copy's features are not the encoder's. The copy is always in evaluation mode: the same input gives
+    the same embedding, and no random number is drawn. It is all in the state dict, and nothing of it is trained.
+
+    Args:
+        encoder: the network in training, not wrapped in DistributedDataParallel.
+        momentum: m, in [0, 1). 0.999 forgets a weight in some thousand steps: with a few hundred steps an epoch
+            take less, or the copy remains what the network began as.
+
+    >>> encoder = torch.nn.Linear(2, 2)
+    >>> slow = MomentumEncoder(encoder, momentum=0.9)
+    >>> slow.update(encoder)  # the first update copies: theta may have been loaded since
+    >>> torch.equal(slow(torch.ones(1, 2)), encoder(torch.ones(1, 2)))
+    True
+    """
+
+    def __init__(self, encoder: torch.nn.Module, momentum: float = 0.999):
+        super().__init__()
+        self.momentum = check_at_least("momentum", momentum, 0.0)
+        if momentum >= 1.0:
+            raise ValueError(f"momentum is {momentum}: give a number in [0, 1); at 1 the copy would never move")
+        self.started = False
+        self._stepped = True  # an optimiser, since the last `follow`
+        register_optimizer_step_post_hook(self._note_step)
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, encoder: torch.nn.Module) -> None:
+        """Take in the weights and buffers of `encoder`, whose structure is the copy's."""
+        slow: list[torch.Tensor] = []
+        fast: list[torch.Tensor] = []
+        for xi, theta in zip(_tensors(self.encoder), _tensors(encoder)):
+            if self.started and xi.is_floating_point():
+                slow.append(xi)
+                fast.append(theta)
+            else:
+                xi.copy_(theta)
+        if slow:
+            torch._foreach_lerp_(slow, fast, 1.0 - self.momentum)
+        self.started = True
+
+    def follow(self, encoder: torch.nn.Module) -> None:
+        """`update`, if an optimiser has stepped since the last call: not while gradients accumulate, nor after a step
+        that a gradient scaler skipped.
+        """
+        if self._stepped:
+            self.update(encoder)
+            self._stepped = False
+
+    def _note_step(self, *_) -> None:
+        self._stepped = True
+
+    @torch.no_grad()
+    def forward(self, *args, **kwargs):
+        return self.encoder(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> MomentumEncoder:
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def get_extra_state(self) -> dict:
+        return {"started": self.started}
+
+    def set_extra_state(self, state: dict) -> None:
+        self.started = state["started"]
+
+
+def _tensors(module: torch.nn.Module):
+    return itertools.chain(module.parameters(), module.buffers())

@@ -1,0 +1,284 @@
+"""The alpha-divergence's softargmax and loss (DESIGN 2.1), on logits that are held as a whole.
+
+The head that streams its classes (`head.py`) solves the same threshold with the functions here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .._checks import check_alpha, check_finite, check_labels
+
+# The iterations that no input seen needs (tests look for the worst): a device whose values would have
+# to be read back to stop earlier runs them all.
+MAX_STEPS = 32
+
+
+def q_logarithm(log_u: Tensor, alpha: float) -> Tensor:
+    """(u^(1-alpha) - 1) / (1 - alpha) from log u, which is log u itself at alpha = 1."""
+    return log_u if alpha == 1.0 else torch.expm1((1.0 - alpha) * log_u) / (1.0 - alpha)
+
+
+def q_exponential(x: Tensor, alpha: float) -> Tensor:
+    """[1 + (alpha-1) x]_+ ^ (1/(alpha-1)), exactly 0 where x <= -1/(alpha-1)."""
+    return ((alpha - 1.0) * x).clamp_(min=-1.0).log1p_().div_(alpha - 1.0).exp_()
+
+
+def mass_and_slope(x: Tensor, alpha: float, log_q: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """p_j = q_j [1 + (alpha-1) x_j]_+^(1/(alpha-1)) and -dp_j/dtau, for x = theta - tau."""
+    p = q_exponential(x, alpha)
+    if isinstance(log_q, Tensor):
+        p = p * log_q.exp()
+    base = 1.0 + (alpha - 1.0) * x
+    return p, torch.where(base > 0, p / base, 0.0)
+
+
+def settle(p: Tensor, slope: Tensor, total: Tensor, total_slope: Tensor, alpha: float) -> Tensor:
+    """p with what is left of S - 1 taken out, by a move of tau, (S - 1) / K, below its own resolution.
+
+    It matters where very many classes share little probability: there an error in tau adds up. For
+    alpha > 2 the slope is unbounded where a class becomes active, and p is scaled instead.
+    """
+    return p / total if alpha > 2 else (p - slope * ((total - 1.0) / total_slope)).clamp_min(0.0)
+
+
+def solvable(x: Tensor, alpha: float) -> Tensor:
+    """x in the precision the threshold needs: for alpha > 2, p moves by whole orders within float32's tau."""
+    return x.double() if alpha > 2 else x
+
+
+def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x.to(dtype), but x itself where nothing changes: torch.compile loses the gradient of a no-op .to here."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
+def solve_threshold(mass: Callable[[Tensor], tuple[Tensor, Tensor]], upper: Tensor, alpha: float) -> Tensor:
+    """The delta in [0, upper] at which mass(delta) = (S, K), S = sum_j p_j and K = -dS/ddelta, has S = 1.
+
+    Newton's method on S^(alpha-1) - 1. That is the l_r norm, r = 1/(alpha-1), of functions that are
+    linear in delta where they are positive: convex for alpha <= 2, so that Newton from the left is
+    monotone; exact in one step for one class, for equal classes, and in the limit alpha = 1. For
+    alpha > 2 a step that leaves the bracket is replaced by its middle.
+    """
+    delta = torch.zeros_like(upper)
+    lower, upper = delta, upper.clone()
+    reads_are_free = delta.device.type == "cpu" and not torch.compiler.is_compiling()
+    precision = 4 * torch.finfo(delta.dtype).eps
+    for _ in range(MAX_STEPS if alpha <= 2 else 3 * MAX_STEPS):
+        total, slope = mass(delta)
+        lower = torch.where(total >= 1, delta, lower)
+        upper = torch.where(total < 1, delta, upper)
+        step = total * q_logarithm(total.log(), alpha) / slope
+        proposed = delta + step
+        inside = (proposed >= lower) & (proposed <= upper) if alpha <= 2 else (proposed > lower) & (proposed < upper)
+        proposed = torch.where(inside, proposed, 0.5 * (lower + upper))
+        moved, delta = (proposed - delta).abs(), proposed
+        if reads_are_free and bool((moved <= precision * (1 + delta)).all()):
+            break
+    return delta
+
+
+def alpha_softargmax(logits: Tensor, alpha: float, log_q: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The distribution p that maximises <theta, p> - D_alpha(p, q), and its threshold tau.
+
+    Equivalent to finding, for each row theta, by bisection the tau at which::
+
+        p = q * (1 + (alpha - 1) * (theta - tau)).clamp(min=0) ** (1 / (alpha - 1))
+
+    sums to 1; at ``alpha = 1`` it is ``softmax(theta + log_q)`` and ``tau = logsumexp(theta + log_q)``.
+
+    Args:
+        logits: (B, C), C >= 1; an entry of -inf leaves its class out.
+        alpha: >= 1. 1 is the softmax, 1.5 and 2 with unit q are the 1.5-entmax and the sparsemax.
+        log_q: log of the positive reference measure, (B, C) or (C,); None is q = 1. It is not
+            normalised: its mass sets how sparse p is. It is a constant: no gradient flows to it.
+
+    Returns:
+        p (B, C), exactly 0 where ``theta <= tau - 1/(alpha-1)``, and tau (B,), both differentiable in
+        the logits; float64 for float64 logits and float32 for any other.
+
+    Raises:
+        ValueError: alpha < 1 or not finite, logits not (B, C), nan or +inf in logits or log_q, or a row
+            of which nothing is left.
+
+    Source: arXiv 2606.31664; the divergences: arXiv 2501.18537.
+
+    >>> alpha_softargmax(torch.tensor([[2.0, 1.5, -1.0]]), alpha=2.0)[0]
+    tensor([[0.7500, 0.2500, 0.0000]])
+    """
+    alpha = check_alpha(alpha)
+    logits = _as_rows(logits)
+    _check_masked("logits", logits)
+    if log_q is not None:
+        log_q = log_q.detach().to(logits).expand_as(logits)
+        _check_masked("logits + log_q", logits + log_q)
+    return _AlphaSoftargmax.apply(logits, log_q, alpha)
+
+
+def alpha_divergence_loss(
+    logits: Tensor,
+    target: Tensor,
+    alpha: float,
+    target_log_q: Tensor | float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """The Fenchel-Young loss of the alpha-divergence, with q_y at the target and q = 1 elsewhere.
+
+    Equivalent, for one row, to::
+
+        p, tau = alpha_softargmax(logits, alpha, log_q)     # log_q: target_log_q at y, else 0
+        loss = ((alpha - 1) * (p * logits).sum() + tau) / alpha - logits[y]
+        loss = loss + (q_y ** (1 - alpha) - 1) / (alpha * (alpha - 1))
+
+    and at ``alpha = 1`` to ``logsumexp(logits + log_q) - logits[y] - target_log_q``, the cross-entropy.
+    It is non-negative, convex in the logits, and its gradient is ``p - one_hot(y)``, once differentiable.
+
+    Args:
+        logits: (B, C), any float dtype; solved in float32 or float64. An empty batch has the loss 0.
+        target: (B,) integer class ids.
+        alpha: >= 1.
+        target_log_q: log q_y, one number or (B,); Q-Margin's margin. A constant: no gradient flows to it.
+        reduction: "mean", "sum" or "none".
+
+    Raises:
+        ValueError: alpha, target, shapes, devices or reduction not as above, nan or +inf in the logits.
+
+    Source: arXiv 2606.31664.
+
+    >>> alpha_divergence_loss(torch.tensor([[4.0, 1.0, 0.0]]), torch.tensor([0]), alpha=2.0)
+    tensor(0.)
+    """
+    alpha, reduction = check_alpha(alpha), check_reduction(reduction)
+    logits = _as_rows(logits)
+    _check_masked("logits", logits)
+    target = check_labels(target, len(logits), logits.shape[1], logits.device)
+    target_log_q = torch.as_tensor(target_log_q, dtype=logits.dtype, device=logits.device).detach()
+    check_finite("target_log_q", target_log_q.reshape(-1, 1))
+    check_finite("target logit", logits.gather(1, target[:, None]))
+    if target_log_q.dim() and target_log_q.shape != target.shape:
+        raise ValueError(
+            f"target_log_q has shape {tuple(target_log_q.shape)}: give one number or {tuple(target.shape)}"
+        )
+    loss = _AlphaDivergenceLoss.apply(logits, target, target_log_q.expand_as(target), alpha)
+    return reduce_loss(loss, reduction)
+
+
+def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
+    """Losses (B,) as asked for; the mean over no sample is 0, so that an empty batch teaches nothing."""
+    if reduction == "none":
+        return loss
+    return loss.sum() / max(loss.numel(), 1) if reduction == "mean" else loss.sum()
+
+
+def check_reduction(reduction: str) -> str:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction is {reduction!r}: give 'mean', 'sum' or 'none'")
+    return reduction
+
+
+class _AlphaSoftargmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, log_q, alpha):
+        shift = logits if log_q is None else logits + q_logarithm(log_q, alpha)
+        lower = shift.amax(1, keepdim=True)
+        if alpha == 1.0:
+            p = slope = (shift - lower).softmax(1)
+            delta = (shift - lower).logsumexp(1)
+        else:
+            x = solvable(logits - lower, alpha)
+            weight = 0.0 if log_q is None else solvable(log_q, alpha)
+            log_mass = x.new_full((), x.shape[1]).log() if log_q is None else solvable(log_q, alpha).logsumexp(1)
+            upper = x.amax(1) + q_logarithm(log_mass, alpha)
+
+            def mass(delta):
+                p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
+                return p.sum(1), slope.sum(1)
+
+            delta = solve_threshold(mass, upper, alpha)
+            p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
+            p = settle(p, slope, p.sum(1, keepdim=True), slope.sum(1, keepdim=True), alpha)
+        share = slope / slope.sum(1, keepdim=True)
+        ctx.save_for_backward(as_dtype(share, logits.dtype), as_dtype(slope, logits.dtype))
+        return as_dtype(p, logits.dtype), lower.squeeze(1) + as_dtype(delta, logits.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_p, grad_tau):
+        # tau moves by `share`, and p_j by slope_j * (the move of theta_j - the move of tau).
+        share, slope = ctx.saved_tensors
+        through_tau = grad_tau - (grad_p * slope).sum(1)
+        return grad_p * slope + share * through_tau[:, None], None, None
+
+
+class _AlphaDivergenceLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, target, target_log_q, alpha):
+        column = target[:, None]
+        target_logit = logits.gather(1, column).squeeze(1)
+        others = logits.scatter(1, column, -math.inf)
+        log_q_y = q_logarithm(target_log_q, alpha)
+        lower = torch.maximum(others.amax(1), target_logit + log_q_y)
+        x, x_y = others - lower[:, None], target_logit - lower  # from here on, lower is the origin
+        if alpha == 1.0:
+            tau = torch.logaddexp(x.logsumexp(1), x_y + target_log_q)
+            residual = (x - tau[:, None]).exp_()
+            target_p = (x_y + target_log_q - tau).exp()
+            loss = tau - x_y - target_log_q
+        else:
+            x, x_y, target_log_q = (solvable(part, alpha) for part in (x, x_y, target_log_q))
+            log_q_y = solvable(log_q_y, alpha)
+            upper = upper_threshold(torch.maximum(x.amax(1), x_y), target_log_q, logits.shape[1], alpha)
+
+            def mass(delta):
+                p, slope = mass_and_slope(x - delta[:, None], alpha)
+                p_y, slope_y = mass_and_slope(x_y - delta, alpha, target_log_q)
+                return p.sum(1) + p_y, slope.sum(1) + slope_y
+
+            delta = solve_threshold(mass, upper, alpha)
+            residual, slope = mass_and_slope(x - delta[:, None], alpha)
+            target_p, target_slope = mass_and_slope(x_y - delta, alpha, target_log_q)
+            total, total_slope = residual.sum(1) + target_p, slope.sum(1) + target_slope
+            residual = settle(residual, slope, total[:, None], total_slope[:, None], alpha)
+            target_p = settle(target_p, target_slope, total, total_slope, alpha)
+            expected = torch.where(residual > 0, residual * x, 0.0).sum(1) + target_p * x_y
+            loss = divergence_loss_value(expected, delta, x_y, log_q_y, alpha)
+        residual = residual.scatter(1, column, (target_p - 1.0)[:, None])
+        ctx.save_for_backward(as_dtype(residual, logits.dtype))
+        return as_dtype(loss, logits.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss):
+        (residual,) = ctx.saved_tensors  # p - e_y
+        return grad_loss[:, None] * residual, None, None, None
+
+
+def upper_threshold(highest: Tensor, target_log_q: Tensor, num_classes: int, alpha: float) -> Tensor:
+    """max theta + ln_alpha(sum q): no tau is larger, with q_y at the target and q = 1 elsewhere."""
+    others = math.log(num_classes - 1) if num_classes > 1 else -math.inf
+    log_mass = torch.logaddexp(target_log_q, torch.full_like(target_log_q, others))
+    return highest + q_logarithm(log_mass, alpha)
+
+
+def divergence_loss_value(expected: Tensor, tau: Tensor, target: Tensor, log_q_y: Tensor, alpha: float) -> Tensor:
+    """The loss from sum_j p_j theta_j, tau, theta_y and ln_alpha(q_y), all from one common origin."""
+    return ((alpha - 1.0) * expected + tau - log_q_y) / alpha - target
+
+
+def _as_rows(logits: Tensor) -> Tensor:
+    if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits are {logits.dtype} of shape {tuple(logits.shape)}: give floating-point (B, C) with C >= 1"
+        )
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _check_masked(name: str, rows: Tensor) -> None:
+    """Refuse nan, +inf, and a row that leaves every class out; -inf leaves one class out."""
+    masked = rows == -math.inf
+    check_finite(name, torch.where(masked & ~masked.all(1, keepdim=True), 0.0, rows))

@@ -1,0 +1,119 @@
+"""Margins (DESIGN 2.2): each turns a target cosine and its class into (target logit, log q_y).
+
+The other classes' logits stay scale * cosine, with q = 1. To add a margin, subclass `Margin` and
+give it a `forward`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from .._checks import check_at_least
+
+logger = logging.getLogger(__name__)
+
+
+class Margin(torch.nn.Module):
+    """A margin m, which each class may scale with a psi of its own.
+
+    Args:
+        m: >= 0; in radians for `ArcMargin`, in cosine for the others. Assign to `.m` to schedule it:
+            it is part of the state dict.
+        psi: (C,) factors by global class id, a buffer; None is 1 for every class.
+    """
+
+    psi: Tensor | None
+    largest_m = math.inf
+
+    def __init__(self, m: float, psi: Tensor | None = None):
+        super().__init__()
+        self.m = m
+        if psi is not None:
+            psi = torch.as_tensor(psi)
+            if psi.dim() != 1 or not psi.is_floating_point() or not bool((torch.isfinite(psi) & (psi >= 0)).all()):
+                raise ValueError(f"psi is {psi.dtype} of shape {tuple(psi.shape)}: give finite numbers >= 0, (C,)")
+        self.register_buffer("psi", psi)
+
+    @property
+    def m(self) -> float:
+        return self._m
+
+    @m.setter
+    def m(self, m: float) -> None:
+        m = check_at_least("margin", m, 0.0)
+        if m > self.largest_m:
+            raise ValueError(f"margin is {m:g}: give at most {self.largest_m:g} to {type(self).__name__}")
+        self._m = m
+
+    def of(self, label: Tensor, cosine: Tensor) -> Tensor | float:
+        """psi_y m for each sample."""
+        if self.psi is None:
+            return self.m
+        if self.psi.device != label.device:
+            raise ValueError(
+                f"the loss's psi is on {self.psi.device}, the batch on {label.device}: move the loss with .to(); "
+                "in a SpeechBrain recipe, list it under modules and under the checkpointer's recoverables"
+            )
+        return self.psi[label].to(cosine.dtype) * self.m
+
+    def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Target cosines (B,) in [-1, 1] and global class ids (B,) to target logits and log q_y, both (B,)."""
+        raise NotImplementedError
+
+    def get_extra_state(self) -> dict:
+        return {"m": self.m}
+
+    def set_extra_state(self, state: dict) -> None:
+        if state["m"] != self.m:
+            logger.info("the margin is %g, as saved, not %g as constructed", state["m"], self.m)
+        self.m = state["m"]
+
+    def extra_repr(self) -> str:
+        return f"m={self.m:g}" + ("" if self.psi is None else f", psi of {len(self.psi)} classes")
+
+
+class NoMargin(Margin):
+    """theta_y = s c_y, q_y = 1: the plain softmax, entmax or sparsemax of the cosines."""
+
+    def __init__(self):
+        super().__init__(0.0)
+
+    def forward(self, cosine, label, scale):
+        return scale * cosine, torch.zeros_like(cosine)
+
+
+class CosMargin(Margin):
+    """theta_y = s (c_y - psi_y m): CosFace, arXiv 1801.09414, eq. 4."""
+
+    def forward(self, cosine, label, scale):
+        return scale * (cosine - self.of(label, cosine)), torch.zeros_like(cosine)
+
+
+class ArcMargin(Margin):
+    """theta_y = s cos(arccos(c_y) + psi_y m): ArcFace, arXiv 1801.07698, eq. 3.
+
+    Past pi the cosine is continued monotonically, c_y - psi_y m sin(psi_y m). The gradient is the true
+    derivative (arcface_torch passes it straight through the arccos instead). m is in radians, at most
+    pi / 2: far beyond, the continuation would no longer be monotone.
+    """
+
+    largest_m = math.pi / 2
+
+    def forward(self, cosine, label, scale):
+        m = torch.as_tensor(self.of(label, cosine), dtype=cosine.dtype, device=cosine.device)
+        edge = 1.0 - (1e-7 if cosine.dtype == torch.float32 else 1e-12)  # the sine's slope at 1 is infinite
+        cosine = cosine.clamp(-edge, edge)
+        sine = ((1.0 - cosine) * (1.0 + cosine)).sqrt()
+        moved = torch.where(cosine > -m.cos(), cosine * m.cos() - sine * m.sin(), cosine - m * m.sin())
+        return scale * moved, torch.zeros_like(cosine)
+
+
+class QMargin(Margin):
+    """theta_y = s c_y, log q_y = -s psi_y m: the margin in the reference measure, arXiv 2606.31664."""
+
+    def forward(self, cosine, label, scale):
+        return scale * cosine, torch.zeros_like(cosine) - scale * self.of(label, cosine)

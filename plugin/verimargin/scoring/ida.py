@@ -1,0 +1,247 @@
+"""IDA: verification scores that look at each embedding's inter-class neighbours (DESIGN 2.4).
+
+The density F is computed once per embedding. A pair then costs its cosine and one logarithm more.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._checks import check_at_least, check_norms, check_pairs
+from .neighbours import nearest_cosines
+from .pairs import cosine_pairs, mutual_likelihood, mutual_likelihood_pairs, slices
+
+
+def dao(similarity: Tensor, log_density1: Tensor, log_density2: Tensor, tau: float = 1.0, log: bool = False) -> Tensor:
+    """``exp(tau * similarity) * (F1 + F2)`` from log F1 and log F2, or its logarithm, which sorts the same.
+
+    The similarity is the embeddings' inner product, or PFE's `mutual_likelihood` of them. Shapes: any that
+    broadcast. The logarithm never overflows.
+
+    Raises:
+        ValueError: a DAO that overflows or vanishes in its dtype, where log=True is the way.
+
+    Source: arXiv 2103.01559.
+
+    >>> dao(torch.tensor(0.5), torch.tensor(0.0), torch.tensor(0.0), log=True)  # 0.5 + log 2
+    tensor(1.1931)
+    """
+    value = tau * similarity + torch.logaddexp(log_density1, log_density2)
+    return value if log else _exp(value, "DAO", f"at tau {tau:g}: take log=True, which sorts the same")
+
+
+class DensityScorer(torch.nn.Module):
+    """What `IDAScorer` and `SupportSetRegressor` share: densities and DAO scores of embeddings.
+
+    A subclass's ``forward(unit)`` gives the log density (N,) of unit embeddings (N, d), unchecked.
+    Embeddings of any norm, dtype and device (the scorer's) are normalised, and computed in float32 at
+    least, autocast or not. No gradients. k, tau and all else that a score depends on is in the state dict.
+    """
+
+    def __init__(self, embedding_size: int, k: int, tau: float, max_bytes: int):
+        super().__init__()
+        for name, value in (("embedding_size", embedding_size), ("k", k), ("max_bytes", max_bytes)):
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} is {value}: give an integer >= 1")
+        self.embedding_size, self.k, self.max_bytes = int(embedding_size), int(k), int(max_bytes)
+        self.tau = check_at_least("tau", tau, 0.0, strict=True)
+
+    @torch.no_grad()
+    def log_density(self, f: Tensor) -> Tensor:
+        """log F of embeddings (..., d), shape (...)."""
+        return self._log_density(self._unit(f))
+
+    def density(self, f: Tensor) -> Tensor:
+        """F of embeddings (..., d), shape (...): low among many neighbours of other identities.
+
+        Raises:
+            ValueError: as `log_density`, or a density that overflows or vanishes in its dtype.
+        """
+        return _exp(self.log_density(f), "the density", f"at tau {self.tau:g}: take log_density()")
+
+    @torch.no_grad()
+    def score(self, f1: Tensor, f2: Tensor, log: bool = False, variance: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """DAO of embeddings (..., d) with others, row by row; of shape (...).
+
+        Equivalent to ``exp(tau * (u1 * u2).sum(-1)) * (density(f1) + density(f2))`` with u = f / |f|; with
+        log=True its logarithm, which sorts the same and fits any tau.
+
+        Args:
+            variance: of Gaussian embeddings N(u, variance), (v1, v2) of f1's and f2's shapes: PFE's
+                `mutual_likelihood` then takes the inner product's place. Its scores want log=True.
+
+        Raises:
+            ValueError: embeddings of another size, nan, infinite or all zero; a DAO that overflows or
+                vanishes in its dtype.
+        """
+        unit1, unit2 = self._unit(f1), self._unit(f2)
+        if variance is None:
+            similarity = (unit1 * unit2).sum(-1)
+        else:
+            variance1, variance2 = _variance(variance[0], unit1), _variance(variance[1], unit2)
+            similarity = mutual_likelihood(unit1, variance1, unit2, variance2)
+        return dao(similarity, self._log_density(unit1), self._log_density(unit2), self.tau, log)
+
+    @torch.no_grad()
+    def score_pairs(
+        self,
+        f: Tensor,
+        i: Tensor,
+        j: Tensor,
+        log: bool = False,
+        variance: Tensor | None = None,
+        log_density: Tensor | None = None,
+    ) -> Tensor:
+        """DAO of the embeddings i with the embeddings j: ``score(f[i], f[j])``, with one density an embedding.
+
+        Args:
+            f: (N, d).
+            i, j: (P,) integers below N; a pair may come several times.
+            log, variance: as for `score`; variance (N, d).
+            log_density: (N,), what `log_density(f)` gave, if it is at hand.
+
+        Beside arrays of the sizes N d and P at most some 2 max_bytes of memory are used at a time.
+        """
+        unit = self._unit(f)
+        i, j = check_pairs(i, j, len(unit), unit.device)
+        if log_density is None:
+            log_density = self._log_density(unit)
+        elif log_density.shape != unit.shape[:1]:
+            raise ValueError(f"log_density has shape {tuple(log_density.shape)}: give one an embedding, ({len(unit)},)")
+        with torch.autocast(unit.device.type, enabled=False):
+            if variance is None:
+                similarity = cosine_pairs(unit, i, j, self.max_bytes)
+            else:
+                similarity = mutual_likelihood_pairs(unit, _variance(variance, unit), i, j, self.max_bytes)
+        for some in slices(0, len(i), self.max_bytes // 64):
+            similarity[some] = dao(similarity[some], log_density[i[some]], log_density[j[some]], self.tau, log)
+        return similarity
+
+    def get_extra_state(self) -> Tensor:  # a tensor, or the module could not be traced
+        return torch.tensor([self.k, self.tau], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.k, self.tau = int(state[0]), float(state[1])
+
+    def extra_repr(self) -> str:
+        return f"embedding_size={self.embedding_size}, k={self.k}, tau={self.tau:g}"
+
+    def _log_density(self, unit: Tensor) -> Tensor:
+        with torch.autocast(unit.device.type, enabled=False):
+            return self(unit.reshape(-1, self.embedding_size)).view(unit.shape[:-1])
+
+    def _unit(self, f: Tensor) -> Tensor:
+        if f.dim() < 1 or f.shape[-1] != self.embedding_size or not f.is_floating_point():
+            raise ValueError(
+                f"embeddings are {f.dtype} of shape {tuple(f.shape)}: give floating-point (..., {self.embedding_size}) "
+                "of the encoder that the scorer was made for"
+            )
+        device = next(self.buffers()).device
+        if f.device != device:
+            raise ValueError(f"the embeddings are on {f.device}, the scorer on {device}: move it with .to()")
+        return unit_rows(f, "the embedding of sample")
+
+
+class IDAScorer(DensityScorer):
+    """IDA-R: densities from the k nearest anchors.
+
+    With the unit anchors A (M, d) and u = f / |f|, equivalent to::
+
+        s = (u @ A.T).topk(k).values                       # cosines with the k nearest, (N, k)
+        F = 1 / (tau * s).exp().sum(1)                     # density
+        score = (tau * u1 @ u2).exp() * (F1 + F2)          # DAO
+
+    without the (N, M) cosines, of which blocks of `max_bytes` at a time exist. The k nearest are exact.
+
+    Args:
+        anchors: (M, d) embeddings of any norm, of identities other than those to be scored: an embedding
+            that is itself an anchor finds itself as its nearest, and its density says nothing.
+        k: at most M.
+        tau: > 0. For large ones take log=True when scoring.
+        max_bytes: memory for a block of cosines; speed doesn't depend on it much.
+
+    Raises:
+        ValueError: k > M, k < 1, tau <= 0, no anchors, an anchor that is nan, infinite or all zero; when
+            scoring, as `score`.
+
+    Source: arXiv 2103.01559; its defaults k 10, tau 1, with 50,000 anchors.
+
+    >>> scorer = IDAScorer(torch.eye(3), k=2)
+    >>> scorer.density(torch.tensor([[2.0, 0.0, 0.0]]))  # 1 / (e^1 + e^0)
+    tensor([0.2689])
+    >>> scorer.score_pairs(torch.eye(3), torch.tensor([0]), torch.tensor([1]))  # e^0 (F + F)
+    tensor([0.5379])
+    """
+
+    anchors: Tensor
+
+    def __init__(self, anchors: Tensor, k: int = 10, tau: float = 1.0, max_bytes: int = 2**26):
+        anchors = torch.as_tensor(anchors)
+        if anchors.dim() != 2 or not anchors.numel() or not anchors.is_floating_point():
+            raise ValueError(
+                f"anchors are {anchors.dtype} of shape {tuple(anchors.shape)}: give floating-point (anchors, d), "
+                "at least one"
+            )
+        super().__init__(anchors.shape[1], k, tau, max_bytes)
+        if k > len(anchors):
+            raise ValueError(f"k is {k}, and there are {len(anchors)} anchors: lower k, or give more anchors")
+        self.register_buffer("anchors", unit_rows(anchors.detach(), "anchor"))
+
+    def forward(self, unit: Tensor, own: Tensor | None = None) -> Tensor:
+        log_density = unit.new_empty(len(unit))
+        for some, nearest in nearest_cosines(unit, self.anchors, self.k, self.max_bytes, own):
+            torch.logsumexp(self.tau * nearest, 1, out=log_density[some])
+        return log_density.neg_()
+
+    @torch.no_grad()
+    def log_density(self, f: Tensor, own: Tensor | None = None) -> Tensor:
+        """log F of embeddings (..., d), shape (...).
+
+        Args:
+            own: for embeddings (N, d) of identities that have an anchor: its position (N,), -1 for none. It
+                is left out of the embedding's support set, which is of other identities.
+        """
+        if own is None:
+            return super().log_density(f)
+        unit = self._unit(f)
+        if unit.dim() != 2 or own.shape != unit.shape[:1] or own.is_floating_point():
+            raise ValueError(f"own is {own.dtype} of shape {tuple(own.shape)}: give one integer an embedding, (N,)")
+        if not bool(((own >= -1) & (own < len(self.anchors))).all()) or self.k >= len(self.anchors):
+            raise ValueError(
+                f"own holds {int(own.min())}..{int(own.max())} and k is {self.k}, with {len(self.anchors)} anchors: "
+                "give positions of anchors, or -1, and k below their number"
+            )
+        with torch.autocast(unit.device.type, enabled=False):
+            return self(unit, own.to(unit.device))
+
+
+def unit_rows(f: Tensor, owner: str) -> Tensor:
+    """Embeddings (..., d) at norm 1, in float32 at least; refuses those without a direction, by their index."""
+    f = f.to(torch.promote_types(f.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
+    check_norms(norm.flatten().cpu(), owner)
+    return f / norm
+
+
+def _variance(variance: Tensor, unit: Tensor) -> Tensor:
+    if variance.shape != unit.shape:
+        raise ValueError(
+            f"variances have shape {tuple(variance.shape)}, the embeddings {tuple(unit.shape)}: give one a number"
+        )
+    good = torch.isfinite(variance) & (variance > 0)
+    if not bool(good.all()):
+        raise ValueError(
+            f"a variance is {float(variance[~good][0]):g}: give positive ones, exp(x) if the encoder predicts x = "
+            "log variance"
+        )
+    return variance.to(unit.dtype)
+
+
+def _exp(log: Tensor, what: str, advice: str) -> Tensor:
+    limits = torch.finfo(log.dtype)
+    value = log.exp()
+    if not bool(((value >= limits.tiny) & (value <= limits.max)).all()):
+        worst = log.flatten()[log.abs().argmax()]
+        raise ValueError(f"{what} of e^{float(worst):.4g} is beyond {str(log.dtype).split('.')[1]} {advice}")
+    return value

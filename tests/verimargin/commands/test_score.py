@@ -1,0 +1,228 @@
+import csv
+
+import numpy as np
+import pytest
+import reference
+import torch
+import typer
+import verimargin as vm
+from typer.testing import CliRunner
+from verimargin.commands import report
+from verimargin.commands.compare import compare
+from verimargin.commands.score import score
+from verimargin.files.embeddings import write_embeddings
+from verimargin.metrics import DetCurve
+from verimargin.scoring.regressor import save_regressor
+
+SPEAKERS, UTTERANCES = 12, 4
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Embeddings, a VoxCeleb list of all their pairs, impostors and distractors."""
+    draw = torch.Generator().manual_seed(0)
+    voices = torch.randn(SPEAKERS, 1, 6, generator=draw)
+    rows = (voices + 0.8 * torch.randn(SPEAKERS, UTTERANCES, 6, generator=draw)).reshape(-1, 6)
+    ids = [f"id{k // UTTERANCES}/a/{k % UTTERANCES}" for k in range(len(rows))]
+    write_embeddings(tmp_path / "embeddings.npz", [*ids, "unused"], torch.cat([rows, rows[:1]]))
+    for name, size in (("cohort", 30), ("distractors", 25)):
+        others = torch.randn(size, 6, generator=draw)
+        write_embeddings(tmp_path / f"{name}.npz", [f"{name}{k}" for k in range(size)], others)
+    pairs = [(a, b) for a in range(len(ids)) for b in range(a)]
+    lines = [f"{a // UTTERANCES == b // UTTERANCES:d} {ids[a]}.wav {ids[b]}.wav\n" for a, b in pairs]
+    (tmp_path / "trials.txt").write_text("".join(lines))
+    return tmp_path, rows.double().numpy(), np.array(pairs)
+
+
+def run(command, *arguments):
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def given(folder):
+    return folder / "embeddings.npz", folder / "trials.txt", folder / "out"
+
+
+def test_scores_figures_and_files_of_each_method(task):
+    folder, rows, pairs = task
+    regressor = vm.SupportSetRegressor(6, hidden=4, k=5, tau=2.0)
+    f = torch.from_numpy(rows).float()
+    regressor.fit(f, vm.IDAScorer(f, k=5, tau=2.0).density(f), epochs=2)
+    save_regressor(folder / "regressor.pt", regressor)
+    others = ("--cohort", "--anchors", "--distractors", "--regressor")
+    files = [folder / name for name in ("cohort.npz", "cohort.npz", "distractors.npz", "regressor.pt")]
+    options = [part for pair in zip(others, files) for part in pair]
+    result = run(score, *given(folder), *options, "--cohort-size", 9, "--k", 5, "--tau", 2, "--resamples", 20)
+    out, cohort = folder / "out", np.load(folder / "cohort.npz")["embeddings"]
+    with np.load(out / "scores.npz") as saved:
+        scores = {name: saved[name] for name in ("cosine", "s-norm", "adaptive-s-norm", "ida-r", "ida-l")}
+        same = saved["same"]
+        assert [saved["ids"][saved["enrol"][7]], saved["ids"][saved["test"][7]]] == ["id1/a/0", "id0/a/1"]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    a, b = pairs.T
+    np.testing.assert_allclose(scores["cosine"], (unit[a] * unit[b]).sum(1), atol=1e-5)
+    scorer = vm.IDAScorer(torch.from_numpy(cohort).double(), k=5, tau=2.0)
+    expected = scorer.score_pairs(torch.from_numpy(rows), *torch.from_numpy(pairs.T)).log()
+    np.testing.assert_allclose(scores["ida-r"], expected, atol=1e-5)
+    expected = regressor.score_pairs(f, *torch.from_numpy(pairs.T), log=True)
+    np.testing.assert_allclose(scores["ida-l"], expected, atol=1e-5)
+    for name, size in (("s-norm", None), ("adaptive-s-norm", 9)):
+        expected = [reference.score_norm(rows[a], rows[b], cohort, "s-norm", size) for a, b in pairs[::37]]
+        np.testing.assert_allclose(scores[name][::37], expected, rtol=1e-5, atol=1e-5)
+
+    with open(out / "table.csv", newline="") as file:
+        table = {(r["method"], r["figure"]): r for r in csv.DictReader(file)}
+    value = table["adaptive s-norm (9)", "TAR % at FAR 1e-2"]
+    s = scores["adaptive-s-norm"]
+    assert float(value["value"]) == pytest.approx(100 * vm.metrics.tar_at_far(s[same], s[~same], far=1e-2)[0], rel=1e-5)
+    assert float(value["low"]) <= float(value["value"]) <= float(value["high"])
+    assert len(table) == 5 * 5  # EER, minDCF, TAR at 1e-1..1e-3 of 1,056 non-target trials
+    text = (out / "scores_ida-r.txt").read_text().splitlines()
+    assert text[7] == f"id1/a/0 id0/a/1 0 {scores['ida-r'][7]:f}"
+    assert (out / "report.md").read_text().count("| - | - | - |") == 5
+    assert "72 target and 1,056 non-target trials" in result.output
+    for name in ("det", "distributions", "identification"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert len((out / "identification.csv").read_text().splitlines()) == 1 + 5
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {"out"}
+
+
+def test_pairs_put_right_and_wrong(task):
+    folder, _, pairs = task
+    run(
+        score, *given(folder), "--cohort", folder / "cohort.npz", "--cohort-size", 9, "--resamples", 0, "--at-far", 0.05
+    )
+    with np.load(folder / "out" / "scores.npz") as saved:
+        s, cosine, same, ids = saved["s-norm"], saved["cosine"], saved["same"], saved["ids"]
+    right, wrong = [], []
+    thresholds = [vm.metrics.tar_at_far(of[same], of[~same], far=0.05)[1] for of in (s, cosine)]
+    for t in range(len(same)):
+        by_norm, by_cosine = (bool(of[t] > threshold) == same[t] for of, threshold in zip((s, cosine), thresholds))
+        if by_norm != by_cosine:
+            (right if by_norm else wrong).append((ids[pairs[t, 0]], ids[pairs[t, 1]]))
+    with open(folder / "out" / "changes.csv", newline="") as file:
+        changes = [r for r in csv.DictReader(file) if r["method"] == "s-norm"]
+    assert right
+    assert wrong
+    assert [(r["enrol"], r["test"]) for r in changes if r["put"] == "right"] == right
+    assert [(r["enrol"], r["test"]) for r in changes if r["put"] == "wrong"] == wrong
+
+
+@pytest.mark.parametrize(("setting", "values"), [("k", [2, 30]), ("anchors", [10, 30]), ("tau", [0.5, 200])])
+def test_a_setting_is_varied(task, setting, values):
+    folder, rows, pairs = task
+    run(compare, *given(folder), setting, *values, "--anchors", folder / "cohort.npz", "--resamples", 0)
+    table: dict[str, dict[str, float]] = {}
+    with open(folder / "out" / "table.csv", newline="") as file:
+        for r in csv.DictReader(file):
+            table.setdefault(r["method"], {})[r["figure"]] = float(r["value"])
+    assert list(table) == ["cosine", *(f"{setting} {value}" for value in values)]
+    assert len({tuple(row.values()) for row in table.values()}) == 3
+    anchors = torch.from_numpy(np.load(folder / "cohort.npz")["embeddings"])
+    same = pairs[:, 0] // UTTERANCES == pairs[:, 1] // UTTERANCES
+    for value in values[setting == "anchors" :]:  # the last number of anchors is all; fewer are drawn
+        scorer = vm.IDAScorer(anchors, **({} if setting == "anchors" else {setting: value}))
+        s = scorer.score_pairs(torch.from_numpy(rows).float(), *torch.from_numpy(pairs.T), log=True)
+        row = table[f"{setting} {value}"]
+        assert row["EER %"] == pytest.approx(100 * vm.metrics.eer(s[same], s[~same])[0], rel=1e-5)
+        assert row["minDCF x 100"] == pytest.approx(100 * vm.metrics.min_dcf(s[same], s[~same])[0], rel=1e-5)
+    assert (folder / "out" / "compare.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cohort", "cohort.npz", "--cohort-size", 31], "cohort_size is 31, of 30 impostors"),
+        (["--anchors", "cohort.npz", "--k", 31], "k is 31, and there are 30 anchors"),
+        (["--anchors", "cohort.npz", "--tau", 0], r"tau is 0\.0"),
+        (["--anchors", "other.npz"], r"vectors in other\.npz have 5 numbers, the embeddings 6"),
+        (["--anchors", "foreign.npz"], r"vectors in foreign\.npz are of the encoder beef, the embeddings of cafe"),
+        (["--cohort", "other.npz", "--cohort-size", 2], "the vectors in other.npz have 5 numbers, the embeddings 6"),
+        (["--regressor", "foreign.pt"], r"regressor in foreign\.pt is of the encoder beef, the embeddings of cafe"),
+        (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
+    ],
+)
+def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, monkeypatch):
+    folder, _, _ = task
+    write_embeddings(folder / "other.npz", ["a", "b", "c"], torch.randn(3, 5))
+    with np.load(folder / "embeddings.npz") as held:
+        arrays = dict(held)
+    np.savez(folder / "embeddings.npz", **arrays, encoder="cafe")
+    np.savez(folder / "foreign.npz", **arrays, encoder="beef")
+    regressor = vm.SupportSetRegressor(6, hidden=4)
+    regressor.fit(torch.randn(5, 6), torch.ones(5), epochs=1)
+    save_regressor(folder / "foreign.pt", regressor, "beef")
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match=message):
+        run(score, *given(folder), *options, *(["--k", 2] if options[1] == "other.npz" else []))
+    assert not [p for p in folder.iterdir() if p.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "message"),
+    [
+        ("anchors", [5, 31], "31 anchors are to be taken, and .* has 30: give 1..30"),
+        ("k", [1, 31], "k is 31"),
+        ("k", [1, 2.5], "k takes the values 1, 2.5: give integers"),
+        ("tau", [1, 0], r"tau is 0\.0"),
+    ],
+)
+def test_values_are_checked_before_any_is_scored(task, setting, values, message):
+    folder, _, _ = task
+    with pytest.raises(ValueError, match=message):
+        run(compare, *given(folder), setting, *values, "--anchors", folder / "cohort.npz", "--k", 5)
+    assert not [p for p in folder.iterdir() if p.is_dir()]
+
+
+def test_results_are_not_overwritten(task):
+    folder, _, _ = task
+    (folder / "out").mkdir()
+    (folder / "out" / "mine.txt").touch()
+    with pytest.raises(FileExistsError, match="exists already: move it"):
+        run(score, *given(folder))
+    (folder / "out" / "mine.txt").unlink()
+    run(score, *given(folder), "--resamples", 0)  # an empty folder is no result
+    assert (folder / "out" / "report.md").exists()
+
+
+def test_templates_of_an_ijb_protocol(tmp_path):
+    """Numbers for names: identities by target trials, no text files; the embeddings of images are pooled."""
+    meta = tmp_path / "meta"
+    meta.mkdir()
+    rows = np.random.default_rng(0).normal(size=(12, 5))
+    rows[1::2] = rows[::2] + 0.1 * rows[1::2]  # templates 2t and 2t + 1 are of one identity
+    media = [f"{image}.jpg {image // 2} {image}\n" for image in range(24)]
+    (meta / "ijbc_face_tid_mid.txt").write_text("".join(media))
+    (meta / "ijbc_name_5pts_score.txt").write_text("".join(f"{i}.jpg {'1 ' * 10}0.5\n" for i in range(24)))
+    pairs = [f"{a} {b} {a // 2 == b // 2:d}\n" for a in range(12) for b in range(a)]
+    (meta / "ijbc_template_pair_label.txt").write_text("".join(pairs))
+    np.savez(tmp_path / "result.npz", embs=np.repeat(rows, 2, 0), embs_f=np.repeat(rows, 2, 0))
+    run(score, tmp_path / "result.npz", meta / "ijbc_template_pair_label.txt", tmp_path / "out", "--resamples", 10)
+    with np.load(tmp_path / "out" / "scores.npz") as saved:
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        place = saved["ids"].astype(int)
+        expected = (unit[place[saved["enrol"]]] * unit[place[saved["test"]]]).sum(1)
+        np.testing.assert_allclose(saved["cosine"], expected, atol=1e-6)
+    assert "the 6 identities" in (tmp_path / "out" / "report.md").read_text()
+    assert not list((tmp_path / "out").glob("*.txt"))
+
+
+def test_only_the_false_accept_rates_that_trials_resolve():
+    resolved = [name for name, metric in report.columns(10_000).items() if metric]
+    assert resolved == ["EER %", "minDCF x 100", *(f"TAR % at FAR 1e-{n}" for n in range(1, 5))]
+    assert report.columns(9_999)["TAR % at FAR 1e-4"] is None
+
+
+def test_intervals_are_those_of_each_metric_alone():
+    random = np.random.default_rng(0)
+    a, b = random.integers(8, size=(2, 400))
+    s, same = random.normal(size=400) + (a == b), a == b
+    together = vm.metrics.confidence_intervals(
+        {"EER": DetCurve.eer, "DCF": DetCurve.min_dcf}, s, same, a, b, resamples=50
+    )
+    for name, metric in (("EER", vm.metrics.eer), ("DCF", vm.metrics.min_dcf)):
+        assert together[name] == vm.metrics.confidence_interval(metric, s, same, a, b, resamples=50)

@@ -1,0 +1,295 @@
+import json
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import verimargin as vm
+from torch import nn
+from typer.testing import CliRunner
+from verimargin.commands.anchors import anchors as command
+from verimargin.commands.anchors import fc
+from verimargin.files import anchors as core
+from verimargin.files.embeddings import read_embeddings
+from verimargin.files.networks import fingerprint, load_network
+
+SIZE = 6
+
+
+def seeded(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(*arguments):
+    result = CliRunner().invoke(command, list(map(str, arguments)))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+class TestPrototypes:
+    def test_all_ranks_of_partial_fc_in_class_order(self, tmp_path):
+        """12 ranks, whose files sort as 0, 1, 10, 11, 2, ... by name."""
+        weight = seeded(29, SIZE)
+        sizes = [3] * 5 + [2] * 7
+        for rank, part in enumerate(weight.split(sizes)):
+            state = {"state_dict_backbone": {"fc.weight": torch.zeros(3, 3)}, "state_dict_softmax_fc": {"weight": part}}
+            torch.save(state, tmp_path / f"checkpoint_gpu_{rank}.pt")
+        found = core.anchors_from_prototypes([tmp_path])
+        assert torch.equal(found.vectors, weight)
+        assert found.ids == [str(c) for c in range(29)]
+        shuffled = [tmp_path / f"checkpoint_gpu_{rank}.pt" for rank in torch.randperm(12).tolist()]
+        assert torch.equal(core.anchors_from_prototypes(shuffled).vectors, weight)
+        (tmp_path / "checkpoint_gpu_4.pt").unlink()
+        with pytest.raises(ValueError, match=r"checkpoint_gpu_4\.pt is missing"):
+            core.anchors_from_prototypes([tmp_path])
+
+    def test_a_sharded_head_of_ours_says_how_many_ranks_there_are(self, tmp_path):
+        for rank in range(2):
+            state = nn.Linear(SIZE, 5, bias=False).state_dict()
+            layout = {"classes": 15, "ranks": 3, "rank": rank, "rows": 5}
+            state._metadata[""]["verimargin"] = {"layout": layout, "random": {"cpu": torch.get_rng_state()}}
+            torch.save({"state_dict_softmax_fc": state}, tmp_path / f"checkpoint_gpu_{rank}.pt")
+        with pytest.raises(ValueError, match="rank 0 of 3, and is file 0 of 2: give all"):
+            core.anchors_from_prototypes([tmp_path])
+
+    @pytest.mark.parametrize("form", ["layers", "sequential", "tensor", "head", "half"])
+    def test_finds_the_prototypes_among_a_classifiers_tensors(self, form, tmp_path):
+        weight = seeded(9, SIZE)
+        head = vm.PrototypeHead(SIZE, 9, vm.q_margin())
+        head.weight.data.copy_(weight)
+        torch.save(
+            {
+                "layers": {"blocks.0.weight": seeded(4, 4), "blocks.0.bias": seeded(4), "weight": weight},
+                "sequential": {"0.weight": weight},
+                "tensor": weight,
+                "head": head.state_dict(),
+                "half": {"weight": weight.half()},
+            }[form],
+            tmp_path / "classifier.ckpt",
+        )
+        found = core.anchors_from_prototypes([tmp_path / "classifier.ckpt"])
+        assert found.vectors.dtype == torch.float32
+        torch.testing.assert_close(found.vectors, weight.half().float() if form == "half" else weight)
+
+    def test_identities_by_name_are_left_out(self, tmp_path):
+        torch.save({"weight": seeded(4, SIZE)}, tmp_path / "classifier.ckpt")
+        names = ["ann", "bob", "cy", "dee"]
+        found = core.anchors_from_prototypes([tmp_path / "classifier.ckpt"], names, exclude=["cy", "unheard of"])
+        assert (found.ids, found.source["excluded"]) == (["ann", "bob", "dee"], ["cy"])
+        assert torch.equal(found.vectors, seeded(4, SIZE)[[0, 1, 3]])
+
+    def test_what_holds_no_prototypes_is_refused(self, tmp_path):
+        path = tmp_path / "c.ckpt"
+        with pytest.raises(ValueError, match="does not exist"):
+            core.anchors_from_prototypes([path])
+        path.write_bytes(b"\x80nothing")
+        with pytest.raises(ValueError, match="cannot be read as tensors"):
+            core.anchors_from_prototypes([path])
+        torch.save({"a": seeded(2, 2), "b": seeded(2, 2)}, path)
+        with pytest.raises(ValueError, match=r"holds the matrices \['a', 'b'\]"):
+            core.anchors_from_prototypes([path])
+        with pytest.raises(ValueError, match="no checkpoint_gpu_<rank>"):
+            core.anchors_from_prototypes([tmp_path])
+        torch.save({"weight": seeded(4, SIZE)}, path)
+        with pytest.raises(ValueError, match="3 names for 4 classes"):
+            core.anchors_from_prototypes([path], ["x"] * 3)
+        with pytest.raises(ValueError, match="all 4 identities are excluded"):
+            core.anchors_from_prototypes([path], exclude="0123")
+        torch.save({"weight": seeded(7, SIZE)}, tmp_path / "d.ckpt")
+        with pytest.raises(ValueError, match="not the parts of one head"):
+            core.anchors_from_prototypes([path, tmp_path / "d.ckpt"])
+
+
+class TestEmbeddings:
+    def test_one_random_embedding_of_each_identity(self):
+        labels = np.array([3, 1, 3, 3, 2, 1] * 5)
+        embeddings = torch.arange(30.0)[:, None].expand(30, SIZE) + 1
+        found = core.anchors_from_embeddings(embeddings, labels, seed=1)
+        assert found.ids == ["1", "2", "3"]
+        rows = (found.vectors[:, 0] - 1).long()
+        assert labels[rows].tolist() == [1, 2, 3]
+        assert core.anchors_from_embeddings(embeddings, labels, seed=1).vectors.equal(found.vectors)
+        chosen = {float(core.anchors_from_embeddings(embeddings, labels, seed=s).vectors[2, 0]) for s in range(200)}
+        assert chosen == {n + 1.0 for n in range(30) if labels[n] == 3}
+
+    def test_labels_that_do_not_fit_are_refused(self):
+        with pytest.raises(ValueError, match=r"3 labels, and embeddings of shape \(4, 6\)"):
+            core.anchors_from_embeddings(seeded(4, SIZE), [1, 2, 3])
+
+
+def generator(latents):
+    return torch.stack([latents.sin(), latents.cos()], 1)
+
+
+ENCODER = nn.Sequential(nn.Flatten(), nn.Linear(8, SIZE))
+
+
+class TestGenerator:
+    def test_embeds_what_is_generated(self):
+        found = core.anchors_from_generator(generator, ENCODER, 4, 10, seed=3)
+        latents = torch.empty(10, 4).normal_(generator=torch.Generator().manual_seed(3))
+        torch.testing.assert_close(found.vectors, ENCODER(generator(latents)).detach())
+        assert found.encoder == fingerprint(ENCODER)
+        for other in (dict(batch_size=3), dict(batch_size=1, progress=list)):
+            again = core.anchors_from_generator(generator, ENCODER, 4, 10, seed=3, **other)
+            torch.testing.assert_close(again.vectors, found.vectors)
+        assert not torch.allclose(core.anchors_from_generator(generator, ENCODER, 4, 10).vectors, found.vectors)
+
+    def test_truncation_bounds_each_number_of_a_latent(self):
+        found = core.anchors_from_generator(lambda z: z, nn.Flatten(), (5, 2, 1), 4000, truncation=0.7)
+        assert found.vectors.shape == (4000, 10)
+        assert 0.69 < float(found.vectors.abs().max()) <= 0.7
+        assert float(found.vectors.std()) == pytest.approx(0.39, abs=0.01)  # of a normal cut at 0.7
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"number": 0}, "number is 0"),
+            ({"latent_size": 0}, "latent_size is 0"),
+            ({"latent_size": []}, "latent_size is 0"),
+            ({"truncation": 0.0}, r"truncation is 0\.0"),
+            ({"encoder": lambda x: 0 * x[:, 0]}, "generated sample 0 has norm 0"),
+        ],
+    )
+    def test_bad_input_is_named(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            core.anchors_from_generator(
+                **{"generator": generator, "encoder": ENCODER, "latent_size": 4, "number": 2} | options
+            )
+
+
+class TestFile:
+    def test_comes_back_as_it_was_and_reads_as_embeddings(self, tmp_path):
+        saved = core.Anchors(["a", "b"], seeded(2, SIZE), {"kind": "real", "seed": 4}, "f" * 64)
+        core.save_anchors(tmp_path / "a.npz", saved)
+        loaded = core.load_anchors(tmp_path / "a.npz", SIZE, "f" * 64)
+        assert (loaded.ids, loaded.source, loaded.encoder) == (saved.ids, saved.source, saved.encoder)
+        assert torch.equal(loaded.vectors, saved.vectors)
+        assert read_embeddings(tmp_path / "a.npz").ids == ["a", "b"]
+        assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+    def test_is_refused_with_another_encoders_embeddings(self, tmp_path):
+        path = tmp_path / "a.npz"
+        core.save_anchors(path, core.Anchors(["a"], seeded(1, SIZE), {}, fingerprint(ENCODER)))
+        with pytest.raises(ValueError, match="have 6 numbers, the embeddings 7: make them"):
+            core.load_anchors(path, 7)
+        with pytest.raises(ValueError, match=f"are of the encoder {fingerprint(ENCODER)[:12]}, the embeddings of 0000"):
+            core.load_anchors(path, encoder="0" * 64)
+
+    def test_nothing_is_overwritten_or_half_written(self, tmp_path, monkeypatch):
+        anchors = core.Anchors(["a"], seeded(1, SIZE), {})
+        with pytest.raises(ValueError, match=r"to be an \.npz"):
+            core.save_anchors(tmp_path / "a.pt", anchors)
+        with pytest.raises(ValueError, match="is not a folder"):
+            core.save_anchors(tmp_path / "no" / "a.npz", anchors)
+
+        def full(path, **_):
+            path.write_bytes(b"half")
+            raise OSError("disk full")
+
+        monkeypatch.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="disk full"):
+            core.save_anchors(tmp_path / "a.npz", anchors)
+        assert not list(tmp_path.iterdir())
+        (tmp_path / "a.npz").touch()
+        with pytest.raises(FileExistsError, match="exists already"):
+            core.save_anchors(tmp_path / "a.npz", anchors)
+
+
+def test_a_fingerprint_tells_weights_and_shapes_apart():
+    prints = [fingerprint(nn.Linear(2, 3)) for _ in range(2)]
+    layer = nn.Linear(2, 3)
+    before = fingerprint(layer)
+    assert fingerprint(layer.requires_grad_(False).eval()) == before
+    layer.weight.data = layer.weight.data.view(2, 3)
+    prints += [before, fingerprint(layer), fingerprint(layer.double())]
+    assert all(a != b for a, b in pairwise(sorted(prints)))
+
+
+def test_a_fingerprint_is_of_the_weights_whatever_file_holds_them(tmp_path):
+    torch.save(ENCODER.state_dict(), tmp_path / "embedding_model.ckpt")
+    torch.jit.save(torch.jit.trace(ENCODER, torch.zeros(1, 2, 4)), tmp_path / "scripted.pt")
+    assert (
+        fingerprint(tmp_path / "embedding_model.ckpt") == fingerprint(tmp_path / "scripted.pt") == fingerprint(ENCODER)
+    )
+    torch.save({"epoch": 3, "weight": seeded(2)}, tmp_path / "checkpoint.pt")
+    assert fingerprint(tmp_path / "checkpoint.pt") != fingerprint(tmp_path / "scripted.pt")
+    with pytest.raises(FileNotFoundError):
+        fingerprint(tmp_path / "none.ckpt")
+
+
+class TestCommand:
+    def test_fc(self, tmp_path):
+        torch.save({"weight": seeded(4, SIZE)}, tmp_path / "classifier.ckpt")
+        (tmp_path / "names").write_text("ann\nbob\ncy\ndee\n")
+        (tmp_path / "test").write_text("bob\nzoe\n")
+        encoder = tmp_path / "encoder.bin"
+        encoder.write_bytes(b"any file")
+        options = ["--names", tmp_path / "names", "--exclude", tmp_path / "test", "--encoder", encoder]
+        output = run("fc", tmp_path / "a.npz", tmp_path / "classifier.ckpt", *options)
+        assert (
+            f"3 anchors of 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
+            in output
+        )
+        assert core.load_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
+        with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
+            fc(tmp_path / "b.npz", [tmp_path / "classifier.ckpt"], names=None, exclude=tmp_path / "test", encoder=None)
+
+    def test_real(self, tmp_path):
+        path = tmp_path / "train.npz"
+        np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")
+        assert "3 anchors of 6" in run("real", tmp_path / "a.npz", path, "--seed", 2)
+        assert core.load_anchors(tmp_path / "a.npz").encoder == "abc"
+        np.savez(path, embeddings=seeded(3, SIZE), ids=["id1/x/0", "id1/y/1", "id2/x/0"])
+        assert "2 anchors of 6" in run("real", tmp_path / "b.npz", path)
+        assert core.load_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
+        np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
+        with pytest.raises(ValueError, match="doesn't tell the identities"):
+            run("real", tmp_path / "c.npz", path)
+
+    @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])
+    def test_fake(self, form, tmp_path, monkeypatch):
+        made = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+        nets = {"made": made, "read": ENCODER}
+        names = {name: f"nets_of_test:{name}" for name in nets}
+        monkeypatch.setitem(sys.modules, "nets_of_test", type("Nets", (), nets))
+        for name, net in nets.items():
+            example = torch.zeros(2, next(net.parameters()).shape[1])
+            if form == "torchscript":
+                names[name] = tmp_path / f"{name}.pt"
+                torch.jit.save(torch.jit.trace(net, example), names[name])
+            elif form == "onnx":
+                names[name] = tmp_path / f"{name}.onnx"
+                axes = {"x": {0: "n"}, "y": {0: "n"}}
+                torch.onnx.export(
+                    net, (example,), names[name], input_names=["x"], output_names=["y"], dynamic_axes=axes, dynamo=False
+                )
+        options = ["--latent-size", "4", "--number", "7", "--truncation", "1.5", "--seed", "5", "--batch-size", "3"]
+        run("fake", tmp_path / "a.npz", names["made"], names["read"], *options)
+        found = core.load_anchors(tmp_path / "a.npz", SIZE)
+        wanted = core.anchors_from_generator(made, ENCODER, 4, 7, truncation=1.5, seed=5).vectors
+        torch.testing.assert_close(found.vectors, wanted, rtol=1e-5, atol=1e-5)
+        assert found.encoder == fingerprint(names["read"] if form == "onnx" else ENCODER)
+        source = {"kind": "fake", "latent_size": [4], "truncation": 1.5, "seed": 5, "generator": str(names["made"])}
+        assert json.loads(json.dumps(found.source)) == source
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("net.pt", "does not exist"),
+            ("net", "not known: give a TorchScript"),
+            ("no_such_module:net", "cannot be imported"),
+            ("json:net", "module json has no net"),
+            ("json:__name__", "is a str"),
+        ],
+    )
+    def test_networks_that_are_none_are_refused(self, name, message, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ValueError, match=message):
+            load_network(name)
+        torch.save({}, "weights.pt")
+        with pytest.raises(ValueError, match="no TorchScript file"):
+            load_network("weights.pt")

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from typer.testing import CliRunner
+from verimargin.files.networks import fingerprint
+from verimargin_speechbrain.commands import embed_speech as embed
+
+RECIPE = """
+data_folder: !PLACEHOLDER
+compute_features: !new:torch.nn.Unflatten {dim: 1, unflattened_size: [-1, 10]}
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization {norm_type: sentence, std_norm: False}
+embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+    input_size: 10
+    channels: [8, 8, 8, 8, 24]
+    kernel_sizes: [5, 3, 3, 3, 1]
+    dilations: [1, 2, 3, 4, 1]
+    attention_channels: 8
+    se_channels: 8
+    lin_neurons: 4
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables: {embedding_model: !ref <embedding_model>}
+    paths: {embedding_model: !ref <data_folder>/model.ckpt}
+    collect_in: !ref <data_folder>/not/there
+"""
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    torch.manual_seed(0)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    hparams = load_hyperpyyaml(RECIPE, f"data_folder: {tmp_path}")
+    torch.save(hparams["embedding_model"].state_dict(), tmp_path / "model.ckpt")
+    lines = ["ID, duration, wav, start, stop, spk_id"]
+    for i, speaker in enumerate("aabbbc"):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * torch.randn(1200).numpy(), 16000)
+        lines.append(f"{speaker}-{i}, 0.05, $data_root/{i}.wav, {100 * (i % 2)}, 1100, {speaker}")
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def run(corpus, *options, out="out.npz"):
+    import typer
+
+    app = typer.Typer()
+    app.command()(embed.embed_speech)
+    arguments = [corpus / out, corpus / "recipe.yaml", corpus / "train.csv", *options, "--set", f"data_folder={corpus}"]
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def expected(corpus, number, start):
+    hparams = embed.load(corpus / "recipe.yaml", [f"data_folder={corpus}"], "cpu")
+    samples = soundfile.read(corpus / f"{number}.wav", start=start, stop=1100, dtype="float32")[0]
+    with torch.no_grad():
+        features = torch.from_numpy(samples).reshape(1, -1, 10)
+        features = features - features.mean(1, keepdim=True)
+        return hparams["embedding_model"](features, torch.ones(1)).flatten(), fingerprint(hparams["embedding_model"])
+
+
+def test_embeds_each_recording_by_itself_and_says_whose_it_is(corpus):
+    # 1100 - 100 samples: whole frames of 10
+    result = run(corpus)
+    assert result.exit_code == 0, (result.output, result.exception)
+    made = np.load(corpus / "out.npz")
+    assert made["ids"].tolist() == ["a-0", "a-1", "b-2", "b-3", "b-4", "c-5"]
+    assert "".join(made["labels"]) == "aabbbc"
+    for number in (0, 3):
+        vector, encoder = expected(corpus, number, 100 * (number % 2))
+        np.testing.assert_allclose(made["embeddings"][number], vector, atol=1e-5)
+        assert made["encoder"] == encoder
+    assert not list(corpus.glob("*.partial*"))
+    assert not (corpus / "not").exists()
+
+
+def test_takes_several_annotations_and_each_recording_once(corpus):
+    rows = (corpus / "train.csv").read_text().splitlines()
+    (corpus / "more.csv").write_text("\n".join([rows[0], rows[2], "d-6, 0.05, $data_root/0.wav, 0, 600, d"]))
+    assert run(corpus, corpus / "more.csv").exit_code == 0
+    made = np.load(corpus / "out.npz")
+    assert made["ids"].tolist() == ["a-0", "a-1", "b-2", "b-3", "b-4", "c-5", "d-6"]
+    assert made["embeddings"].shape == (7, 4)
+
+
+def test_takes_some_of_each_speaker(corpus):
+    assert run(corpus, "--per-speaker", "1").exit_code == 0
+    assert "".join(np.load(corpus / "out.npz")["labels"]) == "abc"
+    rows = embed.read_annotation(corpus / "train.csv")
+    choices = {tuple(row["ID"] for row in embed.choose(rows, 1, seed)) for seed in range(30)}
+    assert len(choices) == 6
+    assert [row["spk_id"] for row in embed.choose(rows, 2, 0)] == [*"aabbc"]
+
+
+def test_goes_on_where_it_was_interrupted(corpus, monkeypatch):
+    whole = run(corpus, out="whole.npz")
+    assert whole.exit_code == 0
+    done, one = [], embed._embed
+
+    def interrupted(row, *rest):
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(row["ID"])
+        return one(row, *rest)
+
+    monkeypatch.setattr(embed, "_embed", interrupted)
+    assert run(corpus).exit_code != 0
+    assert not (corpus / "out.npz").exists()
+    done.clear()
+    assert run(corpus).exit_code == 0
+    assert done == ["a-0", "b-4", "c-5"]  # the first again, for its size
+    for name in ("ids", "embeddings"):
+        assert np.array_equal(np.load(corpus / "out.npz")[name], np.load(corpus / "whole.npz")[name])
+
+
+def test_mistakes_are_named(corpus):
+    (corpus / "bad.csv").write_text("ID,wav\nx,y\n")
+    with pytest.raises(ValueError, match="has no column spk_id, start, stop"):
+        embed.read_annotation(corpus / "bad.csv")
+    with pytest.raises(ValueError, match="does not exist"):
+        embed.read_annotation(corpus / "none.csv")
+    with pytest.raises(ValueError, match="per_speaker is -1"):
+        embed.choose([], -1, 0)
+    (corpus / "few.yaml").write_text("pretrainer: 1\n")
+    with pytest.raises(ValueError, match="has no compute_features"):
+        embed.load(corpus / "few.yaml", [], "cpu")
+    (corpus / "3.wav").unlink()
+    result = run(corpus)
+    assert "b-3 does not exist: set data_folder" in str(result.exception)
+    (corpus / "out.npz").touch()
+    assert "exists already" in str(run(corpus).exception)
