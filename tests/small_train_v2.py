@@ -111,7 +111,7 @@ class Margins(vm.ArcMargin):
         self.given = []
 
     def forward(self, cosine, label, scale):
-        self.given.append((label.clone(), self.of(label, cosine).clone()))
+        self.given.append((label.clone(), self.class_margin(label, cosine).clone()))
         return super().forward(cosine, label, scale)
 
 

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 import verimargin as vm
 from torch import Tensor
+from verimargin._checks import unit_rows
 from verimargin.files.networks import fingerprint
-from verimargin.files.scorers import load_scorer
-from verimargin.scoring.ida import DensityScorer, dao, unit_rows
+from verimargin.files.scorers import ScorerFile, read_scorer
+from verimargin.scoring.ida import DensityScorer, dao
 from verimargin.scoring.pairs import slices
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,9 @@ def with_seams(script: str) -> CodeType:
 def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence[str]) -> DensityScorer:
     """The scorer of a file of anchors or of a regressor, refused with another encoder than the arguments name."""
     models = _models(arguments)
-    scorer = load_scorer(path, 10 if k is None else k, 1.0 if tau is None else tau)
-    _check_encoder(path, models)
+    file = read_scorer(path, 10 if k is None else k, 1.0 if tau is None else tau)
+    scorer = file.scorer
+    _check_encoder(file, models)
     if isinstance(scorer, vm.SupportSetRegressor) and (k, tau) != (None, None):
         raise ValueError(
             f"{path} holds a regressor, fitted for k {scorer.k} and tau {scorer.tau:g}: leave --ida-k and --ida-tau out"
@@ -80,24 +82,20 @@ def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence
         raise ValueError(f"tau is {scorer.tau:g}: its scores would leave float64's range; give at most {LARGEST_TAU:g}")
     sizes = {size for model in models if (size := _output_size(model))}
     if sizes and scorer.embedding_size not in sizes:
-        raise ValueError(
-            f"{path} is for embeddings of {scorer.embedding_size} numbers, {models[0]} gives {min(sizes)}: make "
-            "anchors with the model that is evaluated"
-        )
+        file.check_size(min(sizes), f"{models[0]}'s")
     return scorer.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _check_encoder(path: str, models: Sequence[Path]) -> None:
+def _check_encoder(file: ScorerFile, models: Sequence[Path]) -> None:
     """Refuse a file that names its encoder, if that is none of the models."""
-    refused = None
-    for encoder in map(fingerprint, models):
+    if not file.encoder or not models:
+        return
+    found = [fingerprint(model) for model in models]
+    if file.encoder not in found:
         try:
-            load_scorer(path, 1, encoder=encoder)
-            return
+            file.check_encoder(found[-1])
         except ValueError as error:
-            refused = error
-    if refused:
-        raise ValueError(f"{refused}: {models[-1]} itself (an .onnx file is not its model.pt)")
+            raise ValueError(f"{error}: {models[-1]} itself (an .onnx file is not its model.pt)") from None
 
 
 def describe(scorer: DensityScorer) -> str:
@@ -158,16 +156,9 @@ class Comparison:
                 f"the templates' features have {features.shape[1]} numbers, the scorer's {self.scorer.embedding_size}: "
                 "make anchors with the model that is evaluated"
             )
-        good = np.isfinite(features).all(1) & features.any(1)
-        if not good.all():
-            n = int(np.argmin(good))
-            name = n if templates is None else templates[n]
-            raise ValueError(
-                f"the feature of template {name} is nan, infinite or all zero ({int((~good).sum())} such): it has no "
-                "direction; look at its images"
-            )
         device = next(self.scorer.buffers()).device
-        unit = unit_rows(torch.from_numpy(features.astype(np.float32)).to(device), "template")
+        rows = torch.from_numpy(features.astype(np.float32)).to(device)
+        unit = unit_rows(rows, "the feature of template", templates)
         found = unit, self.scorer.log_density(unit)
         if keep:
             self._last = features, found

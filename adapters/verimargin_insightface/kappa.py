@@ -190,7 +190,7 @@ def build(
     if settings["estimator"] == "momentum":
         options.pop("num_samples")
     tracker = vm.KappaTracker(counts, embedding_size, **settings, **options)
-    return tracker, vm.MomentumEncoder(backbone, **share) if tracker.estimator == "momentum" else None
+    return tracker, vm.MomentumEncoder(backbone, **share) if settings["estimator"] == "momentum" else None
 
 
 def training_labels(rec: str, loader) -> tuple[np.ndarray, int]:

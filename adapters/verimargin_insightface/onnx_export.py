@@ -6,6 +6,7 @@ import os
 
 import torch
 from verimargin.files.onnx import INPUT, OUTPUT, dynamic_batch
+from verimargin.files.whole import whole
 
 
 def export_onnx(backbone: torch.nn.Module, path: str | os.PathLike, image_size: int = 112, opset: int = 17) -> None:
@@ -20,12 +21,12 @@ def export_onnx(backbone: torch.nn.Module, path: str | os.PathLike, image_size: 
         image_size: H and W.
         opset: 13 or more for networks with attention.
     """
-    was_training, partial = backbone.training, f"{os.fspath(path)}.partial"
+    was_training = backbone.training
     export = dynamic_batch(torch.onnx.export)
     try:
         backbone.eval()
         image = torch.zeros(1, 3, image_size, image_size)
-        export(backbone, image, partial, input_names=[INPUT], output_names=[OUTPUT], opset_version=opset)
+        with whole(path) as partial:
+            export(backbone, image, str(partial), input_names=[INPUT], output_names=[OUTPUT], opset_version=opset)
     finally:
         backbone.train(was_training)
-    os.replace(partial, path)

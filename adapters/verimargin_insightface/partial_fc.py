@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import verimargin as vm
 from torch import Tensor
+from verimargin.kappa.tracker import current_key
 
 from .kappa import KappaFace, Run
 
@@ -124,7 +125,7 @@ class PartialFC(vm.PrototypeHead):
     def _check_kappa(self, own: Mapping, state_dict: Mapping) -> None:
         """KappaFace may begin with a checkpoint that has none of it, and must go on as it was otherwise."""
         ours, theirs = (
-            {key for key in state if key.startswith(KAPPA) and not key.endswith("_extra_state")}
+            {current_key(key) for key in state if key.startswith(KAPPA) and not key.endswith("_extra_state")}
             for state in (own, state_dict)
         )
         if theirs and theirs != ours:
@@ -138,7 +139,7 @@ class PartialFC(vm.PrototypeHead):
 
     def _layout(self) -> dict[str, int]:
         shard = self.shard
-        return {"classes": shard.num_classes, "ranks": shard.ranks, "rank": shard.rank, "rows": shard.size}
+        return {"classes": shard.total, "ranks": shard.ranks, "rank": shard.rank, "rows": shard.size}
 
 
 def _words(layout: dict[str, int]) -> str:

@@ -15,9 +15,11 @@ import os
 import struct
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
+from verimargin.files.whole import whole
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 LARGEST = 2**29 - 1  # bytes of a part
@@ -44,7 +46,7 @@ class Record(bytes):
     origin = "a record"
 
     @classmethod
-    def of(cls, payload: bytes, origin: str) -> Record:
+    def from_bytes(cls, payload: bytes, origin: str) -> Record:
         record = cls(payload)
         record.origin = origin
         return record
@@ -85,7 +87,7 @@ class RecordReader:
         position = int(self._positions[place])
         origin = f"record {key} of {self.rec_path}"
         try:
-            return Record.of(_payload(self._bytes, position), origin)
+            return Record.from_bytes(_payload(self._bytes, position), origin)
         except RecordError as error:
             raise RecordError(f"{origin}, at byte {position}: {error}") from None
 
@@ -134,7 +136,7 @@ class RecordReader:
     def __enter__(self) -> RecordReader:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict:
@@ -149,8 +151,11 @@ class RecordWriter:
     """Writes a set; both files appear under their names when it is closed without an error, or not at all."""
 
     def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
-        self._paths = [os.fspath(rec_path), os.fspath(idx_path)]
-        self._rec, self._idx = (open(path + ".partial", "wb") for path in self._paths)  # noqa: SIM115
+        with ExitStack() as files:  # the index takes its name last
+            self._idx, self._rec = (
+                files.enter_context(open(files.enter_context(whole(path)), "wb")) for path in (idx_path, rec_path)
+            )
+            self._files = files.pop_all()
 
     def write_idx(self, key: int, payload: bytes) -> None:
         self._idx.write(f"{key}\t{self._rec.tell()}\n".encode())
@@ -158,20 +163,13 @@ class RecordWriter:
             self._rec.write(frame)
 
     def close(self) -> None:
-        for file in (self._rec, self._idx):
-            file.close()
-        for path in self._paths:
-            os.replace(path + ".partial", path)
+        self._files.close()
 
     def __enter__(self) -> RecordWriter:
         return self
 
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            return self.close()
-        for file, path in zip((self._rec, self._idx), self._paths):
-            file.close()
-            os.remove(path + ".partial")
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
 
 
 def pack(header: IRHeader | tuple, image: bytes) -> bytes:
@@ -194,7 +192,7 @@ def unpack(payload: bytes) -> tuple[IRHeader, Record]:
             raise RecordError(f"{origin} is to have {header.flag} labels in {len(image)} bytes: it is damaged")
         header = header._replace(label=np.frombuffer(image, "<f4", header.flag))
         image = image[4 * header.flag :]
-    return header, Record.of(image, origin)
+    return header, Record.from_bytes(image, origin)
 
 
 def class_count(records: RecordReader) -> int:

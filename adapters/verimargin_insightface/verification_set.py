@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Sequence
 
 import numpy as np
+from verimargin.files.whole import whole
 
 # What pickles of these sets name besides lists, tuples, bytes and bools: nothing that could run code.
 ALLOWED = {
@@ -46,9 +47,8 @@ def write_bin(path: str | os.PathLike, images: Sequence[bytes], same: Sequence[b
     """
     path = os.fspath(path)
     _check(path, images, same)
-    with open(path + ".partial", "wb") as file:
+    with whole(path) as partial, open(partial, "wb") as file:
         pickle.dump(([bytes(image) for image in images], [bool(label) for label in same]), file, protocol=4)
-    os.replace(path + ".partial", path)
 
 
 def _check(path: str, images: Sequence[bytes], same: Sequence[bool]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from verimargin.files.networks import fingerprint
-from verimargin.files.scorers import load_scorer
+from verimargin.files.scorers import read_scorer
 from verimargin.scoring.ida import DensityScorer, dao
 
 # What moves rows about and leaves each embedding as it is: the densities move along.
@@ -41,15 +41,15 @@ class IDAEmbeddingModel(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module, anchors: str | Path, k: int = 10, tau: float = 1.0, log: bool = False):
         super().__init__()
-        self.log, self._file = log, (Path(anchors), k, tau)
-        self.scorer, self.model = load_scorer(*self._file), model
+        self.log, self._file = log, read_scorer(anchors, k, tau)
+        self.scorer, self.model = self._file.scorer, model
         self._checked = False
 
     def forward(self, *args, **kwargs) -> Tensor:
         embeddings = self.model(*args, **kwargs)
         if not self._checked:  # the model is not filled yet when the recipe is loaded
             self._check(embeddings.shape[-1])
-        return IDAEmbedding.of(embeddings, self.scorer, self.log)
+        return IDAEmbedding.wrap(embeddings, self.scorer, self.log)
 
     def load_state_dict(self, state_dict, *args, **kwargs):
         """Its own, or that of the model alone, which a recipe's pretrainer gives."""
@@ -57,12 +57,8 @@ class IDAEmbeddingModel(torch.nn.Module):
         return (super() if ours else self.model).load_state_dict(state_dict, *args, **kwargs)
 
     def _check(self, size: int) -> None:
-        if size != self.scorer.embedding_size:
-            raise ValueError(
-                f"{self._file[0]} is for embeddings of {self.scorer.embedding_size} numbers, the model's have {size}: "
-                "make anchors with this model"
-            )
-        load_scorer(*self._file, encoder=fingerprint(self.model))
+        self._file.check_size(size)
+        self._file.check_encoder(fingerprint(self.model))
         self._checked = True
 
 
@@ -79,7 +75,7 @@ class IDAEmbedding(Tensor):
     log_density: Tensor | None
 
     @classmethod
-    def of(
+    def wrap(
         cls, embeddings: Tensor, scorer: DensityScorer, log: bool, log_density: Tensor | None = None
     ) -> IDAEmbedding:
         carrying = embeddings.as_subclass(cls)

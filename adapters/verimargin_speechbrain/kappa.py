@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import verimargin as vm
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
 from torch import Tensor
-from verimargin._sharding import ClassShard
+from verimargin._sharding import Shard
 
 from .training_samples import TrainingSamples
 
@@ -63,11 +65,14 @@ class KappaFace(torch.nn.Module):
         **tracker,
     ):
         super().__init__()
-        self._options = {"estimator": estimator, "memory_dtype": getattr(torch, str(memory_dtype), None), **tracker}
-        if not isinstance(self._options["memory_dtype"], torch.dtype):
-            raise ValueError(f"memory_dtype is {memory_dtype!r}: give the name of a torch type, such as float16")
-        vm.KappaTracker([1], embedding_size, num_samples=1, **self._options)  # refuses bad options at once
         self.embedding_size, self.epoch_counter, self.samples = embedding_size, epoch_counter, training_samples
+        dtype = getattr(torch, str(memory_dtype), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"memory_dtype is {memory_dtype!r}: give the name of a torch type, such as float16")
+        self._options: dict[str, Any] = {"estimator": estimator, **tracker}
+        if estimator == "memory":
+            self._options["memory_dtype"] = dtype
+        self._new_tracker([1], 1)  # refuses bad options at once
         self.encoder = vm.MomentumEncoder(embedding_model, momentum) if estimator == "momentum" else None
         self.tracker: vm.KappaTracker | None = None
         self.open_epoch = 0  # the epoch whose samples the tracker holds
@@ -110,11 +115,14 @@ class KappaFace(torch.nn.Module):
     def prepare(self) -> vm.KappaTracker:
         """The tracker, made when the training set is first known."""
         if self.tracker is None:
-            counts = self.samples.class_counts
-            self.tracker = vm.KappaTracker(
-                counts, self.embedding_size, num_samples=len(self.samples.numbers), **self._options
-            )
+            self.tracker = self._new_tracker(self.samples.class_counts, len(self.samples.numbers))
         return self.tracker
+
+    def _new_tracker(self, class_counts: Tensor | list[int], num_samples: int) -> vm.KappaTracker:
+        options = dict(self._options)
+        if options["estimator"] == "memory":
+            options["num_samples"] = num_samples
+        return vm.KappaTracker(class_counts, self.embedding_size, **options)
 
     def statistics(self) -> dict[str, float]:
         """The mean, least and largest kappa and margin over the speakers, for a log."""
@@ -199,7 +207,7 @@ class KappaFace(torch.nn.Module):
             self.encoder.follow(self._embedding_model[0])
             embeddings = self.encoder(*args, **kwargs)
         group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
-        embeddings, index = ClassShard(len(tracker.psi), group).gather_batch(
+        embeddings, index = Shard(len(tracker.psi), group).gather_batch(
             embeddings.flatten(0, -2), torch.stack([labels, numbers], 1)
         )
         tracker.update(embeddings, index[:, 0], index[:, 1])

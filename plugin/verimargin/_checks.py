@@ -8,9 +8,14 @@ which gradient scalers and the toolkits' own non-finite handling act on.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+
+Names = Sequence | np.ndarray | None
+EPS = 1e-12  # a smaller norm counts as this one, as in torch.nn.functional.normalize
 
 
 def check_alpha(alpha: float) -> float:
@@ -24,6 +29,20 @@ def check_at_least(name: str, value: float, bound: float, *, strict: bool = Fals
     value = float(value)
     if not math.isfinite(value) or value < bound or (strict and value == bound):
         raise ValueError(f"{name} is {value}: give a finite number {'>' if strict else '>='} {bound:g}")
+    return value
+
+
+def check_integer(name: str, value: float, least: int) -> int:
+    if int(value) != value or value < least:
+        raise ValueError(f"{name} is {value!r}: give an integer >= {least}")
+    return int(value)
+
+
+def check_share(name: str, value: float, interval: str) -> float:
+    """A number in an interval from 0 to 1, such as "[0, 1)"."""
+    value = check_at_least(name, value, 0.0, strict=interval[0] == "(")
+    if value > 1.0 or (value == 1.0 and interval[-1] == ")"):
+        raise ValueError(f"{name} is {value}: give a number in {interval}")
     return value
 
 
@@ -84,14 +103,45 @@ def check_cosines(cosine: Tensor) -> None:
         )
 
 
-def check_norms(norms: Tensor, owner: str = "the embedding of sample") -> None:
-    """Refuse embeddings without a direction or too long to measure, given their (B,) norms, on the CPU."""
+def check_norms(
+    norms: Tensor, owner: str = "the embedding of sample", names: Sequence | np.ndarray | None = None
+) -> None:
+    """Refuse embeddings without a direction or too long to measure, given their (B,) norms, on the CPU.
+
+    The error calls an embedding by the owner and its name, by default its position.
+    """
     if norms.device.type == "cpu" and not bool((measurable := (norms > 0) & torch.isfinite(norms)).all()):
         i = int((~measurable).nonzero()[0])
+        more = f" (and {count - 1} more)" if (count := int((~measurable).sum())) > 1 else ""
         raise ValueError(
-            f"{owner} {i} has norm {float(norms[i]):g} and so no direction: it is all zero, holds nan or infinity, or "
-            "is too small or large for its dtype; look at what it was made from"
+            f"{owner} {i if names is None else names[i]}{more} has norm {float(norms[i]):g} and so no direction: it is "
+            "all zero, holds nan or infinity, or is too small or large for its dtype; look at what it was made from"
         )
+
+
+def unit_rows(f: Tensor, owner: str, names: Names = None) -> Tensor:
+    """Embeddings (..., d) at norm 1, in float32 at least; refuses those without a direction, as `check_norms` does."""
+    f = f.to(torch.promote_types(f.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
+    check_norms(norm.flatten().cpu(), owner, names)
+    return f / norm
+
+
+def check_training_embeddings(embeddings: Tensor, embedding_size: int, state: Tensor, owner: str) -> Tensor:
+    """Embeddings (B, d) in the dtype of a module's `state`, float32 or float64, on its device; finite on the CPU."""
+    if embeddings.dim() != 2 or embeddings.shape[1] != embedding_size:
+        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: give (B, {embedding_size})")
+    if embeddings.device != state.device:
+        raise ValueError(
+            f"the embeddings are on {embeddings.device}, the {owner} on {state.device}: move the {owner} with .to(); "
+            "in a SpeechBrain recipe, list it under modules"
+        )
+    if state.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"the {owner} is {state.dtype}: keep it in float32; autocast and half-precision embeddings are fine"
+        )
+    check_finite("embedding values", embeddings)
+    return embeddings.to(state.dtype)
 
 
 def check_pairs(i: Tensor, j: Tensor, num_embeddings: int, device: torch.device) -> tuple[Tensor, Tensor]:

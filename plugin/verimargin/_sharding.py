@@ -1,6 +1,8 @@
-"""Classes spread over the ranks of a process group, and what the ranks have to tell each other."""
+"""Classes or samples spread over the ranks of a process group, and what the ranks have to tell each other."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,26 +10,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class ClassShard:
-    """The contiguous classes `start .. start + size` that this rank holds of `num_classes`.
+class Shard:
+    """The contiguous entries `start .. start + size` of `total` classes, or samples, that this rank holds.
 
-    The first `num_classes % ranks` ranks hold one class more, as in Partial FC. Without a group one
-    process holds all, and every exchange below is the identity.
+    The first `total % ranks` ranks hold one entry more, as in Partial FC. Without a group one process
+    holds all, and every exchange below is the identity.
     """
 
-    def __init__(self, num_classes: int, group: dist.ProcessGroup | None):
+    def __init__(self, total: int, group: dist.ProcessGroup | None):
         self.group = group
         self.rank, self.ranks = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
         if self.rank < 0:
             raise ValueError("this process is not a member of process_group: build the head on its members only")
-        if num_classes < self.ranks:
-            raise ValueError(f"num_classes is {num_classes} on {self.ranks} ranks: give each rank at least one class")
-        self.num_classes = num_classes
-        share, rest = divmod(num_classes, self.ranks)
+        if total < self.ranks:
+            raise ValueError(f"there are {total} classes or samples on {self.ranks} ranks: give each rank at least one")
+        self.total = total
+        share, rest = divmod(total, self.ranks)
         self.start = share * self.rank + min(self.rank, rest)
         self.size = share + (self.rank < rest)
 
-    def __deepcopy__(self, memo) -> ClassShard:
+    def __deepcopy__(self, memo: dict) -> Shard:
         return self  # it never changes, and a process group cannot be copied
 
     def sum(self, x: Tensor) -> Tensor:
@@ -36,7 +38,7 @@ class ClassShard:
     def max(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.MAX)
 
-    def _reduce(self, x: Tensor, op) -> Tensor:
+    def _reduce(self, x: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
         if self.group is not None:
             dist.all_reduce(x, op, group=self.group)
         return x
@@ -57,19 +59,19 @@ class ClassShard:
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, shard, sizes):
+    def forward(ctx: Any, rows: Tensor, shard: Shard, sizes: list[int]) -> Tensor:
         ctx.shard, ctx.sizes = shard, sizes
         return _gather_rows(rows, shard, sizes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         shard, sizes = ctx.shard, ctx.sizes
         grad = shard.sum(grad.contiguous().clone())
         return grad.split(sizes)[shard.rank] * shard.ranks, None, None
 
 
-def _gather_rows(rows: Tensor, shard: ClassShard, sizes: list[int]) -> Tensor:
+def _gather_rows(rows: Tensor, shard: Shard, sizes: list[int]) -> Tensor:
     padded = rows.new_zeros(max(sizes), *rows.shape[1:])
     padded[: len(rows)] = rows.detach()
     gathered = [torch.empty_like(padded) for _ in sizes]

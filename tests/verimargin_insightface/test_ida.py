@@ -1,13 +1,15 @@
 """The evaluators' comparison by IDA: scripts as upstream's, in small; the real ones are in test_upstream.py."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import reference
 import torch
 import verimargin as vm
-from verimargin.files.anchors import Anchors, save_anchors
+from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
-from verimargin.scoring.regressor import save_regressor
+from verimargin.files.scorers import write_regressor
 from verimargin_insightface import ida
 from verimargin_insightface.launcher import main
 
@@ -15,6 +17,8 @@ SIZE, TEMPLATES, ANCHORS = 12, 9, 40
 
 EVALUATOR = """
 import sys
+from dataclasses import replace
+
 import numpy as np
 
 data = np.load(sys.argv[1])
@@ -62,7 +66,7 @@ def dao(f1: np.ndarray, f2: np.ndarray, k: int, tau: float) -> np.ndarray:
 def files(tmp_path):
     (tmp_path / "script.py").write_text(EVALUATOR)
     np.savez(tmp_path / "data.npz", features=FEATURES, gallery=GALLERY, templates=TEMPLATE_IDS, p1=P1, p2=P2)
-    save_anchors(tmp_path / "anchors.npz", Anchors([str(n) for n in range(ANCHORS)], torch.from_numpy(A), {}))
+    write_embeddings(tmp_path / "anchors.npz", Embeddings([str(n) for n in range(ANCHORS)], torch.from_numpy(A)))
     return tmp_path
 
 
@@ -87,7 +91,7 @@ def test_a_script_gets_the_formulas_scores(python, files, options, k, tau):
 def test_a_regressor_takes_the_anchors_place(python, files):
     regressor = vm.SupportSetRegressor(SIZE, 8, k=5, tau=2.0)
     regressor.fit(torch.from_numpy(A), vm.IDAScorer(torch.from_numpy(A), 5, 2.0).density(torch.from_numpy(A)), epochs=2)
-    save_regressor(files / "ssr.pt", regressor)
+    write_regressor(files / "ssr.pt", regressor)
     done = launch(python, files, "--ida", "ssr.pt")
     assert "IDA-L, fitted for k 5, tau 2" in done.stderr
     f = torch.from_numpy(FEATURES).float()
@@ -135,12 +139,14 @@ def test_another_encoder_is_refused(tmp_path):
     models.mkdir()
     torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    anchors = Anchors([str(n) for n in range(ANCHORS)], torch.from_numpy(A), {}, fingerprint(tmp_path / "model.pt"))
-    save_anchors(tmp_path / "anchors.npz", anchors)
+    anchors = Embeddings(
+        [str(n) for n in range(ANCHORS)], torch.from_numpy(A), encoder=fingerprint(tmp_path / "model.pt")
+    )
+    write_embeddings(tmp_path / "anchors.npz", anchors)
     known = str(tmp_path / "anchors.npz")
     ida.open_scorer(known, None, None, ["--model-prefix", str(tmp_path / "model.pt")])
     ida.open_scorer(known, None, None, ["--image-path", str(tmp_path / "none")])
-    with pytest.raises(ValueError, match=r"anchors\.npz are of the encoder .*other\.pt itself \(an \.onnx"):
+    with pytest.raises(ValueError, match=r"anchors\.npz holds was made with .*other\.pt itself \(an \.onnx"):
         ida.open_scorer(known, None, None, [f"--model-prefix={tmp_path / 'other.pt'}"])
 
     graph = onnx.helper.make_graph(
@@ -150,8 +156,8 @@ def test_another_encoder_is_refused(tmp_path):
         [onnx.helper.make_tensor_value_info("embedding", onnx.TensorProto.FLOAT, ["batch", 512])],
     )
     onnx.save(onnx.helper.make_model(graph), models / "model.onnx")
-    save_anchors(tmp_path / "unknown.npz", anchors._replace(encoder=""))
-    with pytest.raises(ValueError, match=r"is for embeddings of 12 numbers, .*model\.onnx gives 512"):
+    write_embeddings(tmp_path / "unknown.npz", replace(anchors, encoder=""))
+    with pytest.raises(ValueError, match=r"is for embeddings of 12 numbers, .*model\.onnx's have 512"):
         ida.open_scorer(str(tmp_path / "unknown.npz"), None, None, ["--model-root", str(models)])
 
 
@@ -172,7 +178,7 @@ def test_blocks_change_nothing_and_densities_are_computed_once_a_template(monkey
     assert seen == [TEMPLATES, 4, 2]
 
 
-@pytest.mark.parametrize(("flaw", "message"), [(0.0, "template 13 is nan"), (np.nan, "template 13 is nan")])
+@pytest.mark.parametrize(("flaw", "message"), [(0.0, "template 13 has norm 0"), (np.nan, "template 13 has norm nan")])
 def test_a_template_without_a_direction_is_named(flaw, message):
     features = FEATURES.copy()
     features[4] = flaw

@@ -168,7 +168,7 @@ def test_the_optimizer_trains_the_prototypes_alone(trained):
     assert [len(group["params"]) for group in run.optimizer.param_groups] == [7, 1]
     assert list(run.backbone.state_dict()) == list(small.get_model("mbf").state_dict())
     own = [key for key in run.head.state_dict() if not key.startswith("kappa.encoder.")]
-    names = ("psi", "kappa", "epoch", "class_counts", "skipped", "sums", "counts")
+    names = ("psi", "kappa", "epoch", "class_counts", "skipped", "estimator.sums", "estimator.counts")
     assert own == ["weight", "loss.margin.psi", "kappa.fingerprint", *(f"kappa.tracker.{name}" for name in names)]
 
 

@@ -10,8 +10,8 @@ import pytest
 import reference
 import torch
 import verimargin as vm
-from verimargin.commands.task import read_task
-from verimargin.files.anchors import Anchors, save_anchors
+from verimargin.commands.trial_set import read_trial_set
+from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.scoring import methods as scoring
 from verimargin_insightface import ida
 from verimargin_insightface.commands.pack import pack_folder
@@ -318,7 +318,7 @@ def test_templates_and_scores_are_those_of_ijb_evals(arcface_torch, tmp_path):
     first, second = np.array([pair[:2] for pair in pairs]).T
     expected = script["verification_11"](features, unique, first, second)
 
-    task = read_task(tmp_path / "result.npz", tmp_path / "ijbc_template_pair_label.txt")
+    task = read_trial_set(tmp_path / "result.npz", tmp_path / "ijbc_template_pair_label.txt")
     i, j = (torch.from_numpy(side) for side in task.trials[:2])
     found = scoring.score_trials([scoring.COSINE], task.embeddings.vectors, i, j)["cosine"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -340,7 +340,7 @@ launcher.main(sys.argv[2:])
 
 def test_the_evaluators_score_every_pair_with_ida(python, checkout, arcface_torch, model, protocol):
     anchors, k, tau = np.random.default_rng(3).normal(size=(50, 512)).astype(np.float32), 5, 2.0
-    save_anchors(model / "anchors.npz", Anchors([str(n) for n in range(50)], torch.from_numpy(anchors), {}))
+    write_embeddings(model / "anchors.npz", Embeddings([str(n) for n in range(50)], torch.from_numpy(anchors)))
     ijb_evals = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
     (model / "ida").mkdir()
     weights = ("--model-prefix", model / "model.pt", "--network", "mbf", "--result-dir", model / "ida")

@@ -9,9 +9,9 @@ import reference
 import torch
 import verimargin as vm
 from speechbrain.inference.speaker import SpeakerRecognition
-from verimargin.files.anchors import Anchors, save_anchors
+from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
-from verimargin.scoring.regressor import save_regressor
+from verimargin.files.scorers import write_regressor
 from verimargin_speechbrain import IDAEmbedding, IDAEmbeddingModel
 
 SIZE, K, TAU = 6, 4, 1.5
@@ -31,7 +31,9 @@ class Model(torch.nn.Module):
 def anchors(tmp_path):
     torch.manual_seed(0)
     vectors = torch.randn(30, SIZE)
-    save_anchors(tmp_path / "anchors.npz", Anchors([str(i) for i in range(30)], vectors, {"kind": "real"}))
+    write_embeddings(
+        tmp_path / "anchors.npz", Embeddings([str(i) for i in range(30)], vectors, source={"kind": "real"})
+    )
     return tmp_path / "anchors.npz", vectors
 
 
@@ -71,8 +73,8 @@ def test_an_altered_embedding_gets_its_own_density(anchors):
     _, vectors = anchors
     scorer = vm.IDAScorer(vectors, K, TAU)
     rows = torch.randn(4, SIZE)
-    x = IDAEmbedding.of(rows, scorer, False)
-    other = IDAEmbedding.of(torch.randn(1, SIZE), scorer, False)
+    x = IDAEmbedding.wrap(rows, scorer, False)
+    other = IDAEmbedding.wrap(torch.randn(1, SIZE), scorer, False)
     alterations = {
         "mean": (x.mean(0, keepdim=True), rows.mean(0, keepdim=True)),
         "sum": (x[:1] + x[1:2], rows[:1] + rows[1:2]),
@@ -95,7 +97,7 @@ def test_an_altered_embedding_gets_its_own_density(anchors):
 
 
 def test_it_is_saved_as_a_plain_tensor_and_copied_whole(anchors):
-    x = IDAEmbedding.of(torch.randn(2, SIZE), vm.IDAScorer(anchors[1], K, TAU), False)
+    x = IDAEmbedding.wrap(torch.randn(2, SIZE), vm.IDAScorer(anchors[1], K, TAU), False)
     assert torch.equal(similarity(copy.deepcopy(x), x), similarity(x, x))
     file = io.BytesIO()
     torch.save({"a": x}, file)
@@ -159,9 +161,9 @@ def test_mistakes_are_named(anchors, tmp_path):
     with pytest.raises(ValueError, match="is for embeddings of 6 numbers, the model's have 7"):
         IDAEmbeddingModel(wide, path)(torch.randn(1, 2, 3))
     mine, other = Model(), Model()
-    save_anchors(tmp_path / "mine.npz", Anchors([*map(str, range(30))], vectors, {}, fingerprint(mine)))
+    write_embeddings(tmp_path / "mine.npz", Embeddings([*map(str, range(30))], vectors, encoder=fingerprint(mine)))
     IDAEmbeddingModel(mine, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
-    with pytest.raises(ValueError, match="are of the encoder"):
+    with pytest.raises(ValueError, match="was made with the encoder"):
         IDAEmbeddingModel(other, tmp_path / "mine.npz")(torch.randn(1, 2, 3))
 
 
@@ -181,10 +183,10 @@ def test_takes_a_regressor_in_the_anchors_place(anchors, tmp_path):
     embeddings = model(features).detach().squeeze(1)
     regressor = vm.SupportSetRegressor(SIZE, 16, K, TAU)
     regressor.fit(embeddings, vm.IDAScorer(anchors[1], K, TAU).density(embeddings), epochs=3)
-    save_regressor(tmp_path / "ssr.pt", regressor, fingerprint(model))
+    write_regressor(tmp_path / "ssr.pt", regressor, fingerprint(model))
     with torch.no_grad():
         ours = IDAEmbeddingModel(model, tmp_path / "ssr.pt")(features)
     scores = similarity(ours[:9], ours[9:18])[:, 0]
     torch.testing.assert_close(scores, regressor.score(embeddings[:9], embeddings[9:18]))
-    with pytest.raises(ValueError, match="is of the encoder"):
+    with pytest.raises(ValueError, match="was made with the encoder"):
         IDAEmbeddingModel(Model(), tmp_path / "ssr.pt")(features)

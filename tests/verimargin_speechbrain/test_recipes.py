@@ -60,7 +60,7 @@ def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     if "kappa" in modules:
         assert h["dataloader_options"]["collate_fn"] is h["training_samples"]
         assert recoverables["kappa"] is h["kappa"]
-        assert int(h["kappa"].tracker.counts.sum()) == 2
+        assert int(h["kappa"].tracker.estimator.counts.sum()) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ import torch
 from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 from verimargin import metrics
 from verimargin.files import hparams as recipes
-from verimargin.files.anchors import anchors_from_prototypes, save_anchors
-from verimargin.files.embeddings import read_embeddings
+from verimargin.files.anchors import anchors_from_prototypes
+from verimargin.files.embeddings import read_embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
 from verimargin.files.trials import read_trials
 from verimargin.scoring import methods as scoring
@@ -97,7 +97,7 @@ def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path)
     anchors = anchors_from_prototypes(
         [checkpoint / "classifier.ckpt"], encoder=fingerprint(checkpoint / "embedding_model.ckpt")
     )
-    save_anchors(tmp_path / "anchors.npz", anchors)
+    write_embeddings(tmp_path / "anchors.npz", anchors)
     score = [*data, "--output_folder", "scored", "--pretrain_path", str(checkpoint), *TINY[:4], *TINY[6:8]]
     script = upstream_recipe / "speaker_verification_cosine.py"
     run(script, "verify_ecapa_small_ida.yaml", tmp_path, *score, "--anchors", "anchors.npz")

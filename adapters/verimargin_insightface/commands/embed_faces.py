@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +11,12 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor
+from verimargin.commands.options import DeviceOption, SeedOption
+from verimargin.commands.progress import progress
+from verimargin.files.choice import choose
+from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import TORCH_FILES, fingerprint, load_network
-from verimargin.files.whole import new_file, save_npz
+from verimargin.files.whole import new_file
 
 from ..recordio import Record, RecordReader, unpack
 
@@ -22,41 +25,45 @@ SIDE = 112  # pixels
 
 def embed_faces(
     out: Annotated[Path, typer.Argument(help="a new .npz, for verimargin anchors real and train-ssr")],
-    data: Annotated[Path, typer.Argument(help="a folder with train.rec and train.idx, or with a folder a class")],
+    data: Annotated[
+        Path, typer.Argument(help="a folder with train.rec and train.idx, or with a folder for each class")
+    ],
     encoder: Annotated[Path, typer.Argument(help="model.pt or an .onnx file: the one that is to be evaluated")],
     network: Annotated[str, typer.Option(help="of a model.pt, such as r50; run in arcface_torch's folder then")] = "",
     per_identity: Annotated[int, typer.Option(min=0, help="random images of each identity; 0: all")] = 0,
-    seed: Annotated[int, typer.Option(help="of the choice")] = 0,
+    seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
-    device: Annotated[str, typer.Option(help="where a model.pt computes, such as cuda")] = "cpu",
+    device: DeviceOption = "cpu",
 ) -> None:
     """Embed the training images of DATA by the ENCODER into OUT, with the identity of each.
 
     An image's embedding is the sum of its own and its mirror image's, as the evaluators have it. Labels are those that
     training used: class numbers of a RecordIO set, folder names of an image folder.
     """
-    from tqdm import tqdm
-
     new_file(out, ".npz")
-    names, labels, read = open_images(data)
-    chosen = choose(labels, per_identity, seed)
+    images = open_images(data)
+    chosen = choose(images.labels, per_identity, seed)
     embed = load_encoder(encoder, network, device)
     parts = []
-    for batch in tqdm(np.array_split(chosen, -(-len(chosen) // batch_size)), "embedding", unit="batch", disable=None):
-        parts.append(embed(np.stack([decode(read(int(n))) for n in batch])).float().cpu().numpy())
+    for batch in progress(np.array_split(chosen, -(-len(chosen) // batch_size)), "embedding", "batch"):
+        parts.append(embed(np.stack([decode(images.read(int(n))) for n in batch])).float().cpu())
+    labels = images.names[images.labels[chosen]].tolist()
+    ids = [images.ids[n] for n in chosen]
     source = {"data": data.resolve().name, "per_identity": per_identity, "seed": seed}
-    save_npz(
-        out,
-        embeddings=np.concatenate(parts),
-        labels=names[labels[chosen]],
-        encoder=fingerprint(encoder),
-        source=json.dumps(source),
-    )
-    print(f"{len(chosen)} embeddings of {len(np.unique(labels[chosen]))} identities in {out}")
+    write_embeddings(out, Embeddings(ids, torch.cat(parts), labels, fingerprint(encoder), source))
+    print(f"{len(chosen)} embeddings of {len(set(labels))} identities in {out}")
 
 
-def open_images(data: Path) -> tuple[np.ndarray, np.ndarray, Callable[[int], Record]]:
-    """The classes' names, the class (a position among them) of each image, and a function that reads image n."""
+@dataclass(frozen=True)
+class Images:
+    names: np.ndarray  # of the classes
+    labels: np.ndarray  # the class of each image, as a position among the names
+    ids: list[str]  # of each image
+    read: Callable[[int], Record]  # image n, encoded
+
+
+def open_images(data: Path) -> Images:
+    """The images of a RecordIO set or of an image folder."""
     rec, idx = data / "train.rec", data / "train.idx"
     if rec.exists() != idx.exists():
         raise ValueError(f"{data} has only one of train.rec and train.idx: give a folder with both")
@@ -64,20 +71,22 @@ def open_images(data: Path) -> tuple[np.ndarray, np.ndarray, Callable[[int], Rec
         records = RecordReader(idx, rec)
         keys, numbers = _labels(records)
         names, labels = np.unique(numbers, return_inverse=True)
-        return names.astype(str), labels, lambda n: unpack(records.read_idx(int(keys[n])))[1]
+        ids = [f"{number}/{key}" for number, key in zip(numbers, keys)]
+        return Images(names.astype(str), labels, ids, lambda n: unpack(records.read_idx(int(keys[n])))[1])
     if not data.is_dir():
-        raise ValueError(f"{data} is not a folder: give one with train.rec and train.idx, or with a folder a class")
+        raise ValueError(f"{data} is not a folder: give one with train.rec and train.idx, or with a folder per class")
     from torchvision.datasets import ImageFolder
 
     try:
         folder = ImageFolder(str(data))
     except FileNotFoundError as error:
         raise ValueError(f"{data} holds neither train.rec nor a folder of images for each class: {error}") from error
-    paths = [path for path, _ in folder.samples]
-    return (
+    paths = [Path(path) for path, _ in folder.samples]
+    return Images(
         np.array(folder.classes),
         np.array(folder.targets),
-        lambda n: Record.of(Path(paths[n]).read_bytes(), paths[n]),
+        [path.relative_to(data).as_posix() for path in paths],
+        lambda n: Record.from_bytes(paths[n].read_bytes(), str(paths[n])),
     )
 
 
@@ -95,16 +104,6 @@ def _labels(records: RecordReader) -> tuple[np.ndarray, np.ndarray]:
 
 def _number(records: RecordReader, key: int) -> int:
     return int(np.ravel(unpack(records.read_idx(int(key)))[0].label)[0])
-
-
-def choose(labels: np.ndarray, per_identity: int, seed: int) -> np.ndarray:
-    """Positions of `per_identity` random images of each class (all of a smaller one), in order; of all images if 0."""
-    if not per_identity:
-        return np.arange(len(labels))
-    order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    return np.sort(np.concatenate([order[a:b][:per_identity] for a, b in pairwise([*starts, len(order)])]))
 
 
 def decode(image: Record) -> np.ndarray:

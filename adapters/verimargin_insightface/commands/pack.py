@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from verimargin.commands.progress import progress
 
 from ..recordio import IRHeader, Record, RecordWriter, pack
 
@@ -20,7 +21,6 @@ def pack_folder(folder: Path, out: Path) -> None:
     the images' own bytes are kept. Nothing stands under the two names before all is written.
     """
     from torchvision.datasets import ImageFolder
-    from tqdm import tqdm
 
     for path in (out / "train.rec", out / "train.idx"):
         if path.exists():
@@ -33,7 +33,7 @@ def pack_folder(folder: Path, out: Path) -> None:
     with RecordWriter(out / "train.idx", out / "train.rec") as writer:
         if first == 1:
             writer.write_idx(0, frame[0])
-        for key, (path, label) in enumerate(tqdm(samples, "packing", unit="image", disable=None), first):
+        for key, (path, label) in enumerate(progress(samples, "packing", "image"), first):
             writer.write_idx(key, pack(IRHeader(0, float(label), key, 0), _image(path)))
         for key, entry in enumerate(frame[1:], first + len(samples)):
             writer.write_idx(key, entry)
@@ -62,7 +62,7 @@ def _frame(labels: list[int]) -> tuple[int, list[bytes]]:
 def _image(path: str) -> bytes:
     from ..mxnet_names import imdecode
 
-    data = Record.of(Path(path).read_bytes(), path)
+    data = Record.from_bytes(Path(path).read_bytes(), path)
     height, width = imdecode(data).shape[:2]
     if (height, width) != (SIDE, SIDE):
         raise ValueError(f"{path} is {width} x {height}: align the faces to {SIDE} x {SIDE} first")

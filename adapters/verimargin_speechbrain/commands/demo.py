@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from verimargin.commands import plots, report
+from verimargin.commands.progress import progress
+from verimargin.files.embeddings import save_npz
+from verimargin.files.whole import whole
+
+from ..corpus import Trial, speaker_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LOSSES = {
     "arcface": "ArcFace (s 30, m 0.2)",
     "cosface": "CosFace (s 30, m 0.2)",
     "qmargin": "Q-Margin (alpha 1.5, s 10, m 0.2)",
 }
-COLUMNS = {
-    "EER %": ("eer", {}, 100.0),
-    "minDCF x 100": ("min_dcf", {}, 100.0),
-    "TAR @ FAR 1e-2 %": ("tar_at_far", {"far": 1e-2}, 100.0),
-    "TAR @ FAR 1e-3 %": ("tar_at_far", {"far": 1e-3}, 100.0),
-}
 CORPUS = {"train_speakers": 72, "test_speakers": 40, "utterances": 12, "test_utterances": 5}
+RESAMPLES = 500
 
 
 def demo(output: Path = Path("demo"), seed: int = 1986) -> None:
@@ -29,10 +36,9 @@ def demo(output: Path = Path("demo"), seed: int = 1986) -> None:
     run(output, seed, CORPUS, number_of_epochs=10)
 
 
-def run(output: Path, seed: int, corpus: dict, **recipe) -> dict:
+def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[str, report.Result]:
     """The demo with a corpus of other sizes (`synthesis.make_corpus`) and other recipe values, for tests."""
     from rich.console import Console
-    from rich.progress import track
 
     from .. import experiment, synthesis  # before anything is written, so that nothing is if one cannot be imported
 
@@ -45,7 +51,7 @@ def run(output: Path, seed: int, corpus: dict, **recipe) -> dict:
     if not data.is_dir():
         people = corpus["train_speakers"] + corpus["test_speakers"]
         made = synthesis.make_corpus(data, seed=seed, **corpus)
-        for _ in track(made, "Synthesising speakers", total=people, console=console):
+        for _ in progress(made, "synthesising", "speaker", total=people):
             pass
     results = {}
     for loss, title in LOSSES.items():
@@ -54,8 +60,10 @@ def run(output: Path, seed: int, corpus: dict, **recipe) -> dict:
             console.print(f"Training with {title}")
             scores, trials = experiment.score(experiment.train(data, output / loss, loss, seed, **recipe), data)
             _save(finished, scores, trials)
-        results[loss] = _evaluate(finished, track, console, title)
-    _report(output, results, settings, console)
+        results[title] = _evaluate(finished, title)
+    with np.load(finished) as saved:
+        same = saved["same"]
+    _report(output, results, same, settings, console)
     return results
 
 
@@ -71,73 +79,40 @@ def _same_settings(output: Path, settings: dict) -> None:
     if output.exists() and any(output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo: give another --output")
     output.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(settings, indent=2))
+    with whole(path) as partial:
+        partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
-def _save(finished: Path, scores, trials: list) -> None:
-    from verimargin.files.whole import save_npz
-
-    from .. import corpus
-
+def _save(finished: Path, scores: np.ndarray, trials: list[Trial]) -> None:
     save_npz(
         finished,
         scores=scores,
         same=[trial.same for trial in trials],
-        enrol=[corpus.speaker_of(trial.enrol) for trial in trials],
-        test=[corpus.speaker_of(trial.test) for trial in trials],
+        enrol=[speaker_of(trial.enrol) for trial in trials],
+        test=[speaker_of(trial.test) for trial in trials],
     )
 
 
-def _evaluate(finished: Path, track, console, title: str) -> dict:
-    """Each metric with its 95 % interval over speakers, and the scores for the plot."""
-    import numpy as np
-    from verimargin import metrics
-
+def _evaluate(finished: Path, title: str) -> report.Result:
     with np.load(finished) as saved:
         scores, same, enrol, test = (saved[key] for key in ("scores", "same", "enrol", "test"))
-    values = {}
-    for column, (name, options, unit) in track(COLUMNS.items(), f"Intervals for {title}", console=console):
-        metric = getattr(metrics, name)
-        value = metric(scores[same], scores[~same], **options)[0]
-        interval = metrics.confidence_interval(metric, scores, same, enrol, test, resamples=500, **options)
-        values[column] = [unit * value, unit * interval.low, unit * interval.high]
-    return {"title": title, "values": values, "positive": scores[same], "negative": scores[~same]}
+    shown = partial(progress, title=f"Intervals, {title}")
+    return report.evaluate(scores, same, (enrol, test), RESAMPLES, progress=shown)
 
 
-def _report(output: Path, results: dict, settings: dict, console) -> None:
-    from rich.table import Table
-    from verimargin import metrics
-    from verimargin.commands import plots
-    from verimargin.commands.report import markdown
-
+def _report(
+    output: Path, results: dict[str, report.Result], same: np.ndarray, settings: dict[str, Any], console: Console
+) -> None:
     corpus = settings["corpus"]
     data = (
         f"Synthetic speech (eSpeak NG): {corpus['train_speakers']} training speakers, {corpus['test_speakers']} others "
-        f"tested, {len(next(iter(results.values()))['positive'])} target and "
-        f"{len(next(iter(results.values()))['negative'])} non-target trials, seed {settings['seed']}; "
-        "95 % intervals by resampling the test speakers."
+        f"tested, {same.sum()} target and {(~same).sum()} non-target trials, seed {settings['seed']}."
     )
-    table = Table("loss", *COLUMNS, title="verimargin demo", caption=data)
-    rows = [
-        [r["title"], *(f"{v:.3g} [{a:.3g}, {b:.3g}]" for v, a, b in r["values"].values())] for r in results.values()
-    ]
-    for row in rows:
-        table.add_row(*row)
-    curves = {r["title"]: metrics.det_curve(r["positive"], r["negative"]) for r in results.values()}
-    plots.det(output / "det.png", curves, "Detection error tradeoff, synthetic speech")
+    rows = {title: result.figures for title, result in results.items()}
+    plots.det(output / "det.png", {title: result.curve for title, result in results.items()}, "synthetic speech")
+    table = report.write_table(output, rows, report.note(corpus["test_speakers"], RESAMPLES))
     note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses, not the level."
-    _write(
-        output / "report.md",
-        "\n".join(
-            ["# verimargin demo", "", data, "", markdown(["loss", *COLUMNS], rows), "", "![DET](det.png)", "", note, ""]
-        ),
-    )
-    _write(output / "results.json", json.dumps({k: r["values"] for k, r in results.items()}, indent=2))
-    console.print(table)
+    report.write_markdown(output, "verimargin demo", [data, table, "![DET](det.png)", note])
+    report.print_table(console, "verimargin demo", rows)
+    console.print(data)
     console.print(f"Report: {output / 'report.md'}, DET plot: {output / 'det.png'}")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import random
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
+from verimargin.commands.options import DeviceOption, SeedOption
+from verimargin.commands.progress import progress
+from verimargin.files.choice import choose
+from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.files.networks import fingerprint
+from verimargin.files.whole import new_file
 
 
 def embed_speech(
@@ -24,31 +30,24 @@ def embed_speech(
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, such as pretrain_path=results/...")
     ] = None,
     per_speaker: Annotated[int, typer.Option(help="recordings of each speaker, at random; 0: all")] = 0,
-    seed: Annotated[int, typer.Option(help="of that choice")] = 0,
-    device: Annotated[str, typer.Option(help="where to compute, such as cuda")] = "cpu",
+    seed: SeedOption = 0,
+    device: DeviceOption = "cpu",
 ) -> None:
     """OUT from the recordings of the ANNOTATIONS through the RECIPE's features and embedding model, each by itself.
 
     For `verimargin anchors real`, `train-ssr` and `score`. Run again, it goes on where it was interrupted.
     """
-    from verimargin.files.networks import fingerprint
-    from verimargin.files.whole import new_file, save_npz
-
     new_file(out, ".npz")
     listed = {row["ID"]: row for annotation in annotations for row in read_annotation(annotation)}
-    rows = choose(list(listed.values()), per_speaker, seed)
+    rows = list(listed.values())
+    rows = [rows[n] for n in choose([row["spk_id"] for row in rows], per_speaker, seed)]
     hparams = load(recipe, overrides or [], device)
     encoder = fingerprint(hparams["embedding_model"])
     ids = [row["ID"] for row in rows]
     work = hashlib.sha256("\n".join([encoder, *ids]).encode()).hexdigest()[:12]
     vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
-    save_npz(
-        out,
-        ids=np.array(ids),
-        labels=np.array([row["spk_id"] for row in rows]),
-        embeddings=vectors,
-        encoder=encoder,
-    )
+    labels = [row["spk_id"] for row in rows]
+    write_embeddings(out, Embeddings(ids, torch.from_numpy(vectors), labels, encoder, {"recipe": recipe.name}))
     print(f"wrote {len(rows)} embeddings of {vectors.shape[1]} numbers to {out}")
 
 
@@ -62,24 +61,6 @@ def read_annotation(path: Path) -> list[dict[str, str]]:
     if missing:
         raise ValueError(f"{path} has no column {', '.join(sorted(missing))}, or no rows: give train.csv or its like")
     return rows
-
-
-def choose(rows: list[dict[str, str]], per_speaker: int, seed: int) -> list[dict[str, str]]:
-    """At most `per_speaker` random rows of each speaker, in the file's order; all if it is 0."""
-    if per_speaker < 0:
-        raise ValueError(f"per_speaker is {per_speaker}: give a number >= 1, or 0 for all")
-    if not per_speaker:
-        return rows
-    order = list(range(len(rows)))
-    random.Random(seed).shuffle(order)
-    taken: dict[str, int] = {}
-    kept = []
-    for i in order:
-        speaker = rows[i]["spk_id"]
-        if taken.setdefault(speaker, 0) < per_speaker:
-            taken[speaker] += 1
-            kept.append(i)
-    return [rows[i] for i in sorted(kept)]
 
 
 def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
@@ -111,8 +92,6 @@ def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
 
 def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str, partial: Path) -> np.ndarray:
     """(N, d), appended to a file as they are made, which a later run goes on with."""
-    from tqdm import tqdm
-
     vectors: list[np.ndarray] = []
     size = 0
     if partial.is_file() and partial.stat().st_size:
@@ -121,7 +100,7 @@ def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str,
         vectors = list(kept[: len(kept) // size * size].reshape(-1, size))[: len(rows)]
         os.truncate(partial, 4 * size * len(vectors))
     with partial.open("ab") as file:
-        for row in tqdm(rows[len(vectors) :], initial=len(vectors), total=len(rows), unit="recording"):
+        for row in progress(rows[len(vectors) :], "embedding", "recording", initial=len(vectors), total=len(rows)):
             vectors.append(_embed(row, hparams, device))
             file.write(vectors[-1].tobytes())
     partial.unlink()
@@ -130,7 +109,6 @@ def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str,
 
 def _embed(row: dict[str, str], hparams: dict[str, Any], device: str) -> np.ndarray:
     import soundfile
-    import torch
 
     path = row["wav"].replace("$data_root", str(hparams.get("data_folder", "")))
     if not Path(path).is_file():

@@ -9,22 +9,21 @@ from typing import Annotated
 import torch
 import typer
 
+from ..files.whole import whole_folder
 from ..scoring import methods as scoring
 from ..scoring.ida import IDAScorer
 from . import plots, report
-from .score import (
+from .options import (
     DeviceOption,
     EmbeddingsArgument,
+    FolderArgument,
     KOption,
-    OutArgument,
     ResamplesOption,
     TauOption,
     TrialsArgument,
-    evaluated,
-    note,
-    score_task,
 )
-from .task import read_task
+from .progress import progress
+from .trial_set import read_trial_set
 
 
 class Setting(str, Enum):
@@ -36,7 +35,7 @@ class Setting(str, Enum):
 def compare(
     embeddings: EmbeddingsArgument,
     trials: TrialsArgument,
-    out: OutArgument,
+    out: FolderArgument,
     setting: Annotated[Setting, typer.Argument(help="what to vary: k, tau, or the number of anchors")],
     values: Annotated[list[float], typer.Argument(help="its values, such as 1 2 5 10 20")],
     anchors: Annotated[Path, typer.Option(help="anchors")],
@@ -51,9 +50,8 @@ def compare(
     """
     from rich.console import Console
 
-    console = Console()
-    task = read_task(embeddings, trials)
-    ordered = task.anchors(anchors)
+    trial_set = read_trial_set(embeddings, trials)
+    ordered = trial_set.anchors(anchors)
     mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
     values = sorted(set(values))
     if setting != Setting.tau and not all(value.is_integer() for value in values):
@@ -70,14 +68,14 @@ def compare(
         return scoring.ida(scorer)._replace(name=name, title=name)
 
     methods = [scoring.COSINE, *map(method, values)]  # so what is wrong with a value is told before any is scored
-    progress = report.progress_on(console)
-    with report.new_folder(out) as folder:
-        scores = score_task(task, methods, device, progress)
-        rows = {m.title: evaluated(task, m, scores[m.name], resamples, progress).figures for m in methods}
-        parts = [report.write_table(folder, rows, note(task, resamples)), "![Error rates](compare.png)"]
+    with whole_folder(out) as folder:
+        scores = trial_set.scores(methods, device, progress)
+        rows = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress).figures for m in methods}
+        parts = [report.write_table(folder, rows, trial_set.note(resamples)), "![Error rates](compare.png)"]
         plot(folder / "compare.png", setting.value, values, rows)
-        report.write_markdown(folder, task.title, parts)
-    report.print_table(console, task.title, rows)
+        report.write_markdown(folder, trial_set.title, parts)
+    console = Console()
+    report.print_table(console, trial_set.title, rows)
     console.print(f"Report: {out / 'report.md'}")
 
 

@@ -1,19 +1,17 @@
-"""The command line. Commands that need a toolkit live with its adapter, and are found by entry point."""
+"""`verimargin` itself: every command is an entry point, so that those that need a toolkit can live with its adapter."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Annotated
 
-from ..files import hparams as recipes
+from .. import __version__
 
 try:
     import typer
 except ImportError:
-    sys.exit("verimargin: the command line needs some packages more: pip install 'verimargin[cli]'")
+    sys.exit("verimargin: the command line needs the cli extra: pip install 'verimargin[cli]'")
 
 
 def main() -> None:
@@ -21,9 +19,9 @@ def main() -> None:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        help="Verification losses for SpeechBrain and InsightFace's arcface_torch.",
+        help="Verification losses and scores for SpeechBrain and InsightFace's arcface_torch.",
     )
-    app.command()(hparams)
+    app.callback()(_options)
     for entry in sorted(entry_points(group="verimargin.commands")):
         command = entry.load()
         if isinstance(command, typer.Typer):  # several commands under one name
@@ -40,20 +38,9 @@ def main() -> None:
         sys.exit(f"verimargin: {error}")
 
 
-def hparams(
-    name: Annotated[str, typer.Argument(help="a recipe's file name, as listed without it")] = "",
-    folder: Annotated[Path, typer.Argument(help="where to copy it")] = Path("."),
+def _options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and stop.")] = False,
 ) -> None:
-    """List the recipes and configs, or copy the one NAMEd into FOLDER."""
-    if not name:
-        for known in recipes.names():
-            print(known)
-        return
-    source = recipes.path(name)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give an existing one")
-    target = folder / source.name
-    if target.exists():
-        raise FileExistsError(f"{target} exists already: move it, or give another folder")
-    shutil.copyfile(source, target)
-    print(f"copied {source.name} to {target}")
+    if version:
+        print(f"verimargin {__version__}")
+        raise typer.Exit

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from ..files.whole import whole
 from ..metrics import DetCurve
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -59,7 +62,7 @@ def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapp
 
 
 @contextmanager
-def figure(path: Path, columns: int = 1, **size):
+def figure(path: Path, columns: int = 1, **size: Any) -> Iterator[Any]:
     """Axes to draw on, without a display; saved under `path` if nothing goes wrong."""
     import matplotlib
 
@@ -69,18 +72,17 @@ def figure(path: Path, columns: int = 1, **size):
     drawn, axes = plt.subplots(1, columns, layout="constrained", **size)
     try:
         yield axes
-        partial = path.with_suffix(f".partial{path.suffix}")
-        drawn.savefig(partial, dpi=150)
-        partial.replace(path)
+        with whole(path) as partial:
+            drawn.savefig(partial, dpi=150)
     finally:
         plt.close(drawn)
 
 
-def _deviate(rate) -> np.ndarray:
+def _deviate(rate: ArrayLike) -> np.ndarray:
     return torch.special.ndtri(torch.as_tensor(rate, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)).numpy()
 
 
-def _lowest(rates) -> float:
+def _lowest(rates: Iterable[np.ndarray]) -> float:
     """Where an axis begins: at half of the smallest rate that is not 0."""
     return min(0.1, min(float(rate[rate > 0].min(initial=1.0)) for rate in rates) / 2)
 

@@ -1,22 +1,22 @@
-"""What the scoring commands write: tables of error rates with intervals, in a folder that appears when it is whole."""
+"""What the scoring commands write: tables of error rates with intervals."""
 
 from __future__ import annotations
 
 import csv
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .. import metrics
-from ..files.trials import Trials
+from ..files.whole import whole
 from ..metrics import DetCurve, Interval
 from . import plots
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -54,14 +54,13 @@ class Result(NamedTuple):
 
 def evaluate(
     scores: np.ndarray,
-    trials: Trials,
+    same: np.ndarray,
     identities: tuple[np.ndarray, np.ndarray],
     resamples: int,
     far: float | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Result:
     """Intervals by resampling the identities, those of both sides of the trials; threshold of the EER, or of a FAR."""
-    same = trials.same
     table = columns(int((~same).sum()))
     resolved = {name: metric for name, metric in table.items() if metric}
     curve = metrics.det_curve(scores[same], scores[~same])
@@ -78,24 +77,14 @@ def evaluate(
     return Result(figures, threshold, curve)
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name when all went well, and is gone otherwise."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already: move it, or give another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield written
-        written.chmod(0o755)
-        written.replace(path)
-    except BaseException:
-        shutil.rmtree(written)
-        raise
+def note(identities: int, resamples: int) -> str:
+    """What a reader of the table has to know."""
+    intervals = f"Brackets: 95 % intervals, by resampling the {identities} identities {resamples} times. "
+    return f"{intervals if resamples else ''}A dash: this FAR takes more non-target trials."
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
+def write_csv(path: Path, head: Sequence, rows: Iterable[Sequence]) -> None:
+    with whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(head)
         writer.writerows(rows)
@@ -114,14 +103,7 @@ def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str
     return f"{markdown(head, [[title, *row.values()] for title, row in rows.items()])}\n\n{note}"
 
 
-def progress_on(console) -> Callable[..., Iterable]:
-    """Steps with a title, shown as a bar where the console is a terminal."""
-    from rich.progress import track
-
-    return lambda steps, title: track(steps, title, console=console, transient=True, disable=not console.is_terminal)
-
-
-def print_table(console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
+def print_table(console: Console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
     """The figures down, the methods across; where these are many, without intervals: so it fits most terminals."""
     from rich.table import Table
 
@@ -133,7 +115,8 @@ def print_table(console, title: str, rows: Mapping[str, Mapping[str, Value]]) ->
 
 
 def write_markdown(folder: Path, title: str, parts: Sequence[str]) -> None:
-    (folder / "report.md").write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
+    with whole(folder / "report.md") as partial:
+        partial.write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:

@@ -1,43 +1,31 @@
 """Anchors for IDA: from a classifier's prototypes, from training embeddings, or from generated samples.
 
-A file of anchors is a file of embeddings as `read_embeddings` reads it, with an id an anchor; beside that it
-says where they came from and which encoder they are of.
+Anchors are `Embeddings` of identities other than those to be scored, for ``IDAScorer(anchors.vectors)``. Their ids are
+the identities; `source["kind"]` says where they came from: "fc", "real" or "fake".
 """
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..scoring.ida import unit_rows
-from .embeddings import read_embeddings
+from .._checks import unit_rows
+from .choice import choose
+from .embeddings import Embeddings, check_encoder, read_embeddings
 from .networks import fingerprint
-from .whole import new_file, save_npz
 
 RANK_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt$")
 Progress = Callable[[Sequence], Iterable]
 
 
-class Anchors(NamedTuple):
-    """Embeddings of identities other than those to be scored, for `IDAScorer(anchors.vectors)`."""
-
-    ids: list[str]  # the identity of each
-    vectors: Tensor  # (M, d), float32
-    source: dict  # where they came from: "kind" is "fc", "real" or "fake"
-    encoder: str = ""  # `fingerprint` of the encoder they are of, "" where it isn't known
-
-
 def anchors_from_embeddings(
     embeddings: Tensor, labels: Sequence, seed: int = 0, exclude: Collection[str] = (), encoder: str = ""
-) -> Anchors:
+) -> Embeddings:
     """One random embedding of each identity.
 
     Args:
@@ -50,21 +38,20 @@ def anchors_from_embeddings(
     >>> anchors_from_embeddings(torch.eye(4), [7, 8, 7, 9], exclude=["9"]).ids
     ['7', '8']
     """
-    names = np.array([str(label) for label in labels])
+    names = [str(label) for label in labels]
     if embeddings.dim() != 2 or len(names) != len(embeddings):
         raise ValueError(
-            f"there are {len(names)} labels, and embeddings of shape {tuple(embeddings.shape)}: give one label an "
+            f"there are {len(names)} labels, and embeddings of shape {tuple(embeddings.shape)}: give one label per "
             "embedding, (N, d)"
         )
-    order = np.random.default_rng(seed).permutation(len(names))
-    ids, first = np.unique(names[order], return_index=True)
-    chosen = Anchors(ids.tolist(), embeddings[torch.from_numpy(order[first])].float(), {"kind": "real", "seed": seed})
-    return without(chosen._replace(encoder=encoder), exclude)
+    chosen = sorted(choose(names, 1, seed).tolist(), key=names.__getitem__)
+    ids, vectors = [names[n] for n in chosen], embeddings[chosen].float()
+    return without(Embeddings(ids, vectors, encoder=encoder, source={"kind": "real", "seed": seed}), exclude)
 
 
 def anchors_from_prototypes(
     checkpoints: Sequence[str | Path], names: Sequence[str] = (), exclude: Collection[str] = (), encoder: str = ""
-) -> Anchors:
+) -> Embeddings:
     """The prototypes of a classifier: SpeechBrain's `classifier.ckpt`, Partial FC's `checkpoint_gpu_<rank>.pt`, ours.
 
     Args:
@@ -97,11 +84,11 @@ def anchors_from_prototypes(
     prototypes = torch.cat(weights)
     if names and len(names) != len(prototypes):
         raise ValueError(
-            f"there are {len(names)} names for {len(prototypes)} classes: give one a class, in class order"
+            f"there are {len(names)} names for {len(prototypes)} classes: give one per class, in class order"
         )
     ids = list(names) or [str(c) for c in range(len(prototypes))]
     source = {"kind": "fc", "files": [file.name for file in files]}
-    return without(Anchors(ids, prototypes, source, encoder), exclude)
+    return without(Embeddings(ids, prototypes, encoder=encoder, source=source), exclude)
 
 
 @torch.no_grad()
@@ -116,7 +103,7 @@ def anchors_from_generator(
     batch_size: int = 64,
     device: str | torch.device = "cpu",
     progress: Progress = iter,
-) -> Anchors:
+) -> Embeddings:
     """Embeddings of generated samples: ``encoder(generator(latents))``, in batches.
 
     Args:
@@ -147,11 +134,11 @@ def anchors_from_generator(
     vectors = torch.cat(parts)
     unit_rows(vectors, "the embedding of generated sample")  # refuses those without a direction
     known = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
-    return Anchors([f"generated-{n}" for n in range(number)], vectors, source, known)
+    return Embeddings([f"generated-{n}" for n in range(number)], vectors, encoder=known, source=source)
 
 
-def without(anchors: Anchors, exclude: Collection[str]) -> Anchors:
-    """The anchors but those of the identities to exclude; those that have no anchor anyway may be among them."""
+def without(anchors: Embeddings, exclude: Collection[str]) -> Embeddings:
+    """The anchors of other identities than those to exclude, not all of which need to have one."""
     if not exclude:
         return anchors
     left_out = set(exclude) & set(anchors.ids)
@@ -159,55 +146,24 @@ def without(anchors: Anchors, exclude: Collection[str]) -> Anchors:
     if not kept:
         raise ValueError(f"all {len(anchors.ids)} identities are excluded: there are no anchors left")
     source = {**anchors.source, "excluded": sorted(left_out)}
-    return Anchors([anchors.ids[n] for n in kept], anchors.vectors[kept], source, anchors.encoder)
+    return replace(anchors, ids=[anchors.ids[n] for n in kept], vectors=anchors.vectors[kept], source=source)
 
 
-def save_anchors(path: str | Path, anchors: Anchors) -> None:
-    """Write an `.npz`; nothing stands under its name before all is written."""
-    save_npz(
-        new_file(path, ".npz"),
-        ids=np.array(anchors.ids),
-        embeddings=anchors.vectors.numpy(),
-        source=json.dumps(anchors.source),
-        encoder=anchors.encoder,
-    )
+def read_anchors(path: str | Path, embedding_size: int | None = None, encoder: str = "") -> Embeddings:
+    """The anchors, or the cohort, of any file of embeddings.
 
-
-def load_anchors(path: str | Path, embedding_size: int | None = None, encoder: str = "") -> Anchors:
-    """The anchors of a file, refused if they are of another size than the embeddings, or of another encoder.
-
-    Any file of embeddings will do (`read_embeddings`); the encoders are compared where both are known.
+    Raises:
+        ValueError: as `read_embeddings`; another size than the embeddings to be scored, or another encoder, where both
+            are known.
     """
-    ids, vectors = read_embeddings(path)
-    anchors = Anchors(ids, vectors, source_of(path), encoder_of(path))
-    if embedding_size is not None and vectors.shape[1] != embedding_size:
+    anchors = read_embeddings(path)
+    if embedding_size is not None and anchors.vectors.shape[1] != embedding_size:
         raise ValueError(
-            f"the vectors in {path} have {vectors.shape[1]} numbers, the embeddings {embedding_size}: make them with "
-            "the encoder of the embeddings"
+            f"the vectors in {path} have {anchors.vectors.shape[1]} numbers, the embeddings {embedding_size}: make "
+            "them with the encoder of the embeddings"
         )
-    if encoder and anchors.encoder and encoder != anchors.encoder:
-        raise ValueError(
-            f"the vectors in {path} are of the encoder {anchors.encoder[:12]}, the embeddings of {encoder[:12]}: make "
-            "them with the encoder of the embeddings, or see whether that has been loaded"
-        )
+    check_encoder(path, anchors.encoder, encoder)
     return anchors
-
-
-def encoder_of(path: str | Path) -> str:
-    """The encoder's fingerprint that an `.npz` of embeddings or anchors names as `encoder`, or ""."""
-    return _entry(path, "encoder")
-
-
-def source_of(path: str | Path) -> dict:
-    """Where an `.npz` of embeddings or anchors says that they came from, or nothing."""
-    return json.loads(_entry(path, "source") or "{}")
-
-
-def _entry(path: str | Path, name: str) -> str:
-    if not zipfile.is_zipfile(path) or Path(path).suffix != ".npz":
-        return ""
-    with np.load(path, allow_pickle=False) as file:
-        return str(file[name]) if name in file else ""
 
 
 def _in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .whole import save_npz
+from .._checks import check_norms
+from .whole import new_file, whole
 
 FORMATS = "an .npz with `ids` and `embeddings`, a torch.save of {id: embedding}, or a folder of <id>.npy"
 
 
-class Embeddings(NamedTuple):
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings and what the next step has to know of them, read from a file once.
+
+    Attributes:
+        ids: one for each.
+        vectors: (N, d), float32.
+        labels: the identity of each; empty where nothing tells.
+        encoder: `verimargin.files.networks.fingerprint` of the encoder; "" where it is not known.
+        source: where they came from, as their maker described it.
+    """
+
     ids: list[str]
-    vectors: Tensor  # (N, d), float32
+    vectors: Tensor
+    labels: list[str] = field(default_factory=list)
+    encoder: str = ""
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
-    """The embeddings of a file or folder, one for each id.
+    """The embeddings of a file or folder.
 
-    - `.npz` with `ids` (N,) and `embeddings` (N, d);
+    - `.npz` with `embeddings` (N, d), `ids` (N,), or `labels` (N,), or both, and perhaps `encoder` and `source`;
     - `.pt`, `.pth` or `.ckpt`: ``torch.save({id: embedding}, path)``, the dictionaries of SpeechBrain's
       `speaker_verification_cosine.py`;
     - a folder of `<id>.npy`, as SpeechBrain's `extract_speaker_embeddings.py` writes.
+
+    Without `labels`, an id's part before its first "/" is its identity, if all ids have one. Without `ids`, an
+    embedding is called `<label>/<position>`.
 
     Raises:
         ValueError: no such file, another format, a repeated id, an embedding that is nan, infinite or all
@@ -35,35 +56,83 @@ def read_embeddings(path: str | Path) -> Embeddings:
     """
     path = Path(path)
     if path.is_dir():
-        ids, vectors = _from_folder(path)
-    elif not path.is_file():
+        return checked(path, *_from_folder(path))
+    if not path.is_file():
         raise ValueError(f"the embeddings {path} do not exist: give {FORMATS}")
-    elif path.suffix == ".npz":
-        ids, vectors = _from_npz(path)
-    elif path.suffix in (".pt", ".pth", ".ckpt"):
-        ids, vectors = _from_torch(path)
-    else:
-        raise ValueError(f"{path} is no file of embeddings that is known here: give {FORMATS}")
-    return checked(path, ids, vectors)
+    if path.suffix == ".npz":
+        return _from_npz(path)
+    if path.suffix in (".pt", ".pth", ".ckpt"):
+        return checked(path, *_from_torch(path))
+    raise ValueError(f"{path} is no file of embeddings that is known here: give {FORMATS}")
 
 
-def write_embeddings(path: str | Path, ids: list[str], vectors: Tensor) -> None:
-    """An `.npz` that `read_embeddings` reads; nothing stands under its name before all is written."""
-    save_npz(Path(path), ids=np.array(ids), embeddings=vectors.detach().cpu().numpy())
+def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
+    """A new `.npz` that `read_embeddings` reads."""
+    save_npz(
+        new_file(path, ".npz"),
+        ids=np.array(embeddings.ids),
+        embeddings=embeddings.vectors.detach().cpu().numpy(),
+        **({"labels": np.array(embeddings.labels)} if embeddings.labels else {}),
+        encoder=embeddings.encoder,
+        source=json.dumps(embeddings.source),
+    )
 
 
-def _from_npz(path: Path) -> tuple[list[str], np.ndarray]:
+def save_npz(path: str | Path, **arrays: Any) -> None:
+    """An `.npz` of the arrays, written whole."""
+    with whole(path) as partial:
+        np.savez(partial, **arrays)
+
+
+def checked(
+    path: Path,
+    ids: list[str],
+    vectors: np.ndarray,
+    labels: Sequence[str] | None = None,
+    encoder: str = "",
+    source: dict[str, Any] | None = None,
+) -> Embeddings:
+    """The embeddings of `path`, if they have none of the flaws that `read_embeddings` names."""
+    if vectors.ndim != 2 or len(vectors) != len(ids) or not len(ids) or vectors.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{path} has {len(ids)} ids and {vectors.dtype} embeddings of shape {vectors.shape}: give one row of "
+            "numbers per id"
+        )
+    if labels is not None and len(labels) != len(ids):
+        raise ValueError(f"{path} has {len(labels)} labels for {len(ids)} embeddings: give one label per embedding")
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"{path} has the id {_first_repeated(ids)} more than once: give one embedding per id")
+    rows = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    check_norms(torch.linalg.vector_norm(rows, dim=1), f"in {path}, the embedding of", ids)
+    if labels is None:
+        labels = [name.partition("/")[0] for name in ids] if all("/" in name for name in ids) else []
+    return Embeddings(ids, rows, list(labels), encoder, source or {})
+
+
+def check_encoder(path: str | Path, found: str, wanted: str) -> None:
+    """Refuse the content of `path` if it is of another encoder than wanted, where both are known."""
+    if found and wanted and found != wanted:
+        raise ValueError(
+            f"what {path} holds was made with the encoder {found[:12]}, and the embeddings are of {wanted[:12]}: make "
+            "it with the encoder of the embeddings, or see whether that has been loaded"
+        )
+
+
+def _from_npz(path: Path) -> Embeddings:
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {name: file[name] for name in ("ids", "embeddings") if name in file}
             names = file.files
+            held = {name: file[name] for name in ("ids", "embeddings", "labels", "encoder", "source") if name in file}
     except (ValueError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read ({error}): save `ids` as strings or integers, not as objects"
         ) from error
-    if len(held) < 2:
+    if "embeddings" not in held or not {"ids", "labels"} & set(held):
         raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}: save it with `ids` and `embeddings`")
-    return [str(name) for name in held["ids"].reshape(-1).tolist()], held["embeddings"]
+    ids, labels = (_strings(held[name]) if name in held else None for name in ("ids", "labels"))
+    ids = ids or [f"{label}/{n}" for n, label in enumerate(labels or [])]
+    source = json.loads(str(held.get("source", "{}")))
+    return checked(path, ids, held["embeddings"], labels, str(held.get("encoder", "")), source)
 
 
 def _from_torch(path: Path) -> tuple[list[str], np.ndarray]:
@@ -91,23 +160,10 @@ def _stacked(path: Path, vectors: list[np.ndarray]) -> np.ndarray:
     return np.stack(vectors)
 
 
-def checked(path: Path, ids: list[str], vectors: np.ndarray) -> Embeddings:
-    """Embeddings of `path` without a flaw that `read_embeddings` names."""
-    if vectors.ndim != 2 or len(vectors) != len(ids) or not len(ids) or vectors.dtype.kind not in "fiu":
-        raise ValueError(
-            f"{path} has {len(ids)} ids and {vectors.dtype} embeddings of shape {vectors.shape}: give one row of "
-            "numbers an id"
-        )
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        again = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise ValueError(f"{path} has the id {again} more than once: give one embedding an id")
-    rows = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-    norm = torch.linalg.vector_norm(rows, dim=1)
-    if (bad := ~((norm > 0) & torch.isfinite(norm))).any():
-        i = int(bad.nonzero()[0])
-        raise ValueError(
-            f"the embedding of {ids[i]} in {path} has norm {float(norm[i]):g} ({int(bad.sum())} such): it has no "
-            "direction; look at that recording or image"
-        )
-    return Embeddings(ids, rows)
+def _strings(array: np.ndarray) -> list[str]:
+    return [str(value) for value in array.reshape(-1).tolist()]
+
+
+def _first_repeated(ids: list[str]) -> str:
+    first = np.unique(ids, return_index=True)[1]
+    return ids[int(np.setdiff1d(np.arange(len(ids)), first)[0])]

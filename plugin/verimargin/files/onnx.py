@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..scoring.regressor import SupportSetRegressor
-from .whole import new_file
+from .whole import new_file, whole
 
 INPUT, OUTPUT, DENSITY = "data", "embedding", "log_density"
 OPSET = 17
@@ -64,12 +64,8 @@ def export_with_density(
         graph, density, io_map=[(embedding.name, "ida/embedding")], outputs=[*names, DENSITY]
     )
     onnx.checker.check_model(merged)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole(path) as partial:
         onnx.save(merged, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _DensityGraph(torch.nn.Module):
@@ -113,7 +109,7 @@ def dynamic_batch(export: Callable) -> Callable:
     @functools.wraps(export)
     def traced(model, args, f, *, dynamo=False, dynamic_axes=None, input_names=None, output_names=None, **kwargs):
         names = {"input_names": input_names or [INPUT], "output_names": output_names or [OUTPUT]}
-        axes = dynamic_axes or {name: {0: "batch"} for some in names.values() for name in some}
+        axes = dynamic_axes or {name: {0: "batch"} for group in names.values() for name in group}
         exporter = {"dynamo": dynamo} if has_dynamo else {}
         args = args if isinstance(args, tuple) else (args,)
         return export(model, args, f, dynamic_axes=axes, **names, **exporter, **kwargs)

@@ -1,18 +1,55 @@
-"""Files that commands read and write."""
+"""Files and folders that get their name when all of them is written, and leave nothing behind otherwise."""
 
 from __future__ import annotations
 
-import re
-from itertools import takewhile
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 
-ENCODED = re.compile(r"'(.*)' => (\d+)")  # a line of SpeechBrain's label encoder
+@contextmanager
+def whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Where to write the file: a hidden one beside `path`, with its ending, which takes its name at the end."""
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def new_file(path: str | Path, suffix: str) -> Path:
-    """The path, of a file that can be made under that name."""
+@contextmanager
+def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Where to write the folder's files: a hidden folder beside `path`, which takes its name at the end.
+
+    Raises:
+        FileExistsError: `path` is a file, or a folder with something in it.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already: move it, or give another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.replace(path)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
+
+
+def new_file(path: str | os.PathLike, suffix: str) -> Path:
+    """The path, if a file of that kind can be made there; asked before the computing begins.
+
+    Raises:
+        ValueError: another suffix, or no such folder.
+        FileExistsError: the file exists.
+    """
     path = Path(path)
     if path.suffix != suffix:
         raise ValueError(f"{path} is to be an {suffix} file: give it that ending")
@@ -21,28 +58,3 @@ def new_file(path: str | Path, suffix: str) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent} is not a folder: make it first")
     return path
-
-
-def save_npz(path: Path, **arrays) -> None:
-    """An `.npz` of the arrays; nothing stands under its name before all is written."""
-    partial = path.with_name(f".{path.stem}.partial.npz")
-    try:
-        np.savez(partial, **arrays)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def class_names(path: Path) -> list[str]:
-    """The classes' names in their order: the lines of a file, SpeechBrain's label_encoder.txt, or an image folder's
-    folders.
-    """
-    if path.is_dir():
-        return sorted(folder.name for folder in path.iterdir() if folder.is_dir())
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: give a file of names, one a line, or the image folder")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines or not ENCODED.fullmatch(lines[0]):
-        return lines
-    encoded = filter(None, map(ENCODED.fullmatch, takewhile(ENCODED.fullmatch, lines)))  # its settings come behind
-    return [name for _, name in sorted((int(match[2]), match[1]) for match in encoded)]

@@ -2,7 +2,7 @@
 
 For alpha > 1 only a few classes a sample have a probability, so no (B, C) tensor is needed: the classes
 are streamed in chunks, and what is kept is a list of (row, column, logit) candidates that shrinks to the
-exact support (DESIGN 2.1). For alpha = 1 every class counts, and the logits are held as a whole.
+exact support (mathematics, section 1). For alpha = 1 every class counts, and the logits are held as a whole.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._checks import check_finite, check_labels, check_norms
-from .._sharding import ClassShard
+from .._checks import EPS, check_labels, check_norms, check_training_embeddings
+from .._sharding import Shard
 from ..losses.divergence import reduce_loss
 from ..losses.margin_loss import MarginLoss
-from .step import BLOCK, DenseHead, GradientMemory, SparseHead
-from .streaming import EPS
+from .dense import DenseHead
+from .gradient_memory import GradientMemory
+from .sparse import SparseHead
+from .step import BLOCK, Step
 
 
 class PrototypeHead(torch.nn.Module):
@@ -75,7 +77,7 @@ class PrototypeHead(torch.nn.Module):
             raise ValueError(f"the loss has psi for {len(psi)} classes, the head {num_classes}: make them agree")
         self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
         self.loss = loss
-        self.shard = ClassShard(self.num_classes, process_group)
+        self.shard = Shard(self.num_classes, process_group)
         self.weight = torch.nn.Parameter(_initial_prototypes(self.shard, self.embedding_size))
         self._gradient_memory = GradientMemory()
         self.active_classes = self.zero_loss = torch.tensor(math.nan)
@@ -88,11 +90,11 @@ class PrototypeHead(torch.nn.Module):
         weight: Tensor = self.weight
         if self.training and self.sample_rate < 1.0:
             weight, column = self._sample(column)
-        step = (unit, weight, labels, column, self.loss, self.shard, self._gradient_memory)
+        step = Step(labels, column, self.loss, self.shard, self._gradient_memory)
         if self.loss.alpha == 1.0:
-            loss = DenseHead.apply(*step)
+            loss = DenseHead.apply(unit, weight, step)
         else:
-            loss, statistics = SparseHead.apply(*step)
+            loss, statistics = SparseHead.apply(unit, weight, step)
             if self.training:
                 self.active_classes, self.zero_loss = statistics
         return reduce_loss(loss, self.loss.reduction)
@@ -105,21 +107,8 @@ class PrototypeHead(torch.nn.Module):
         return f"embedding_size={self.embedding_size}, num_classes={self.num_classes}, ranks={self.shard.ranks}"
 
     def _checked(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if embeddings.dim() != 2 or embeddings.shape[1] != self.embedding_size:
-            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: give (B, {self.embedding_size})")
-        if embeddings.device != self.weight.device:
-            raise ValueError(
-                f"the embeddings are on {embeddings.device}, the prototypes on {self.weight.device}: "
-                "move the head with .to(); in a SpeechBrain recipe, list it under modules"
-            )
-        if self.weight.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"the prototypes are {self.weight.dtype}: keep the head in float32; autocast and half-precision "
-                "embeddings are fine"
-            )
+        embeddings = check_training_embeddings(embeddings, self.embedding_size, self.weight, "head")
         labels = check_labels(labels, len(embeddings), self.num_classes, embeddings.device)
-        check_finite("embedding values", embeddings)
-        embeddings = embeddings.to(self.weight.dtype)
         norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         check_norms(norm.squeeze(1))
         return embeddings / norm.clamp_min(EPS), labels
@@ -134,7 +123,7 @@ class PrototypeHead(torch.nn.Module):
         return self.weight[index], column
 
 
-def _initial_prototypes(shard: ClassShard, embedding_size: int) -> Tensor:
+def _initial_prototypes(shard: Shard, embedding_size: int) -> Tensor:
     """Normal with deviation 0.01, a generator for each block of classes, so that every rank draws only its own."""
     seed = int(torch.randint(2**62, ()))
     blocks = []

@@ -1,4 +1,4 @@
-"""The classes that may have a probability, found by streaming over all of them (DESIGN 2.1).
+"""The classes that may have a probability, found by streaming over all of them (mathematics, section 1).
 
 A list of (row, column, logit) candidates stands in for the (B, C) logits; it shrinks to the exact support.
 """
@@ -11,38 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import check_prototypes
-from .._sharding import ClassShard
-from ..losses.divergence import mass_and_slope, settle, solvable, solve_threshold, upper_threshold
-from ..losses.margin_loss import MarginLoss
+from .._checks import EPS, check_prototypes
+from .._sharding import Shard
+from ..losses.divergence import mass_and_slope, remove_residual, solvable, solve_threshold, upper_threshold
+from .step import Step
+from .target import Target
 
-EPS = 1e-12  # as in torch.nn.functional.normalize
 GROUP = 64  # columns
-
-
-class Target:
-    """The target entries of a batch, computed where their classes live and known on every rank."""
-
-    def __init__(
-        self,
-        unit: Tensor,
-        weight: Tensor,
-        label: Tensor,
-        column: Tensor,
-        loss: MarginLoss,
-        shard: ClassShard,
-        differentiate: bool,
-    ):
-        self.owned = column >= 0
-        self.column = column
-        rows = weight[column.clamp_min(0)]
-        cosine = ((unit * rows).sum(1) / torch.linalg.vector_norm(rows, dim=1).clamp_min(EPS)).clamp(-1.0, 1.0)
-        with torch.set_grad_enabled(differentiate):
-            logit, log_q = loss.target(cosine.requires_grad_(differentiate), label)
-            self.slope = torch.zeros_like(cosine)  # d theta_y / d c_y
-            if differentiate:
-                (self.slope,) = torch.autograd.grad(logit.sum(), cosine)
-        self.logit, self.log_q = shard.sum(torch.stack([logit.detach(), log_q.detach()]) * self.owned)
 
 
 @dataclass
@@ -78,35 +53,36 @@ class Threshold:
         others = mass_and_slope(self.x - delta[self.row], self.alpha)
         return *others, *mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
 
-    def total(self, delta: Tensor, shard: ClassShard) -> tuple[Tensor, Tensor]:
+    def total(self, delta: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
         """sum_j p_j and its slope, over the candidates of all ranks of the shard and the target."""
         p, slope, p_y, slope_y = self.mass(delta)
         total, total_slope = shard.sum(self.row_sum(torch.stack([p, slope])))
         return total + p_y, total_slope + slope_y
 
-    def solve(self, shard: ClassShard) -> Tensor:
+    def solve(self, shard: Shard) -> Tensor:
         """tau - lower."""
         highest = shard.max(self.x_y.scatter_reduce(0, self.row, self.x, "amax"))
-        upper = upper_threshold(highest, self.log_q, shard.num_classes, self.alpha)
+        upper = upper_threshold(highest, self.log_q, shard.total, self.alpha)
         return solve_threshold(lambda delta: self.total(delta, shard), upper, self.alpha)
 
-    def probabilities(self, delta: Tensor, shard: ClassShard) -> tuple[Tensor, Tensor]:
+    def probabilities(self, delta: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
         """p of this rank's candidates, and p_y."""
         total, total_slope = self.total(delta, shard)
         p, slope, p_y, slope_y = self.mass(delta)
-        p = settle(p, slope, total[self.row], total_slope[self.row], self.alpha)
-        return p, settle(p_y, slope_y, total, total_slope, self.alpha)
+        p = remove_residual(p, slope, total[self.row], total_slope[self.row], self.alpha)
+        return p, remove_residual(p_y, slope_y, total, total_slope, self.alpha)
 
 
 def stream(
-    unit: Tensor, weight: Tensor, target: Target, lower: Tensor, loss: MarginLoss, alone: ClassShard
+    unit: Tensor, weight: Tensor, target: Target, lower: Tensor, step: Step
 ) -> tuple[Candidates, Tensor, Tensor]:
     """The other classes of `weight` that may be active, a lower bound (B,) of tau, and the norms of `weight`.
 
     The threshold of the classes seen so far is a lower bound of the threshold of all, so it is solved for
     again, and the list pruned, whenever the list has doubled.
     """
-    width = 1.0 / (loss.alpha - 1.0)
+    alpha, scale, width = step.loss.alpha, step.loss.scale, 1.0 / (step.loss.alpha - 1.0)
+    here = Shard(step.shard.total, None)  # the bound is of this rank's classes alone
     listed: list[Candidates] = []
     size, pruned_size = 0, 4 * len(unit)
     norm = weight.new_empty(len(weight))
@@ -116,7 +92,7 @@ def stream(
         part, part_norm = weight[start : start + chunk], norm[start : start + chunk]
         torch.linalg.vector_norm(part, dim=1, out=part_norm).clamp_min_(EPS)
         logit = buffer[: len(unit) * len(part)].view(len(unit), len(part))
-        torch.mm(unit, part.t(), out=logit).mul_(loss.scale / part_norm)
+        torch.mm(unit, part.t(), out=logit).mul_(scale / part_norm)
         if start == 0:  # with the target's bound alone, most of the first chunk would be listed
             lower = torch.maximum(lower, _highest_other(logit, target.column))
             bound = (lower - width)[:, None]
@@ -125,7 +101,7 @@ def stream(
         size += len(row)
         if size > 2 * pruned_size:
             found = _merge(listed, target)
-            lower = lower + Threshold(found, target, lower, loss.alpha).solve(alone).to(lower)
+            lower = lower + Threshold(found, target, lower, alpha).solve(here).to(lower)
             listed, bound = [found.above(lower - width)], (lower - width)[:, None]
             size = len(listed[0])
             pruned_size = max(size, pruned_size)

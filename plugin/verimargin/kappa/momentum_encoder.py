@@ -1,14 +1,34 @@
-"""The momentum encoder of KappaFace: a slow copy of the network in training (DESIGN 2.3)."""
+"""The momentum encoder of KappaFace: a slow copy of the network in training (mathematics, section 3)."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import uuid
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .._checks import check_at_least
+
+
+class _OptimizerSteps:
+    """How often any optimiser of this process has stepped; one hook for all encoders, which it does not know."""
+
+    def __init__(self) -> None:
+        self.process, self.count = uuid.uuid4().hex, 0  # a pickled encoder may meet an equal count elsewhere
+        self.handle = register_optimizer_step_post_hook(self._note_step)
+
+    def now(self) -> tuple[str, int]:
+        return self.process, self.count
+
+    def _note_step(self, *_: object) -> None:
+        self.count += 1
+
+
+_STEPS = _OptimizerSteps()
 
 
 class MomentumEncoder(torch.nn.Module):
@@ -39,8 +59,7 @@ class MomentumEncoder(torch.nn.Module):
         if momentum >= 1.0:
             raise ValueError(f"momentum is {momentum}: give a number in [0, 1); at 1 the copy would never move")
         self.started = False
-        self._stepped = True  # an optimiser, since the last `follow`
-        register_optimizer_step_post_hook(self._note_step)
+        self._followed: tuple[str, int] | None = None  # the optimisers' steps when `follow` last moved the copy
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -62,15 +81,12 @@ class MomentumEncoder(torch.nn.Module):
         """`update`, if an optimiser has stepped since the last call: not while gradients accumulate, nor after a step
         that a gradient scaler skipped.
         """
-        if self._stepped:
+        if self._followed != _STEPS.now():
             self.update(encoder)
-            self._stepped = False
-
-    def _note_step(self, *_) -> None:
-        self._stepped = True
+            self._followed = _STEPS.now()
 
     @torch.no_grad()
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.encoder(*args, **kwargs)
 
     def train(self, mode: bool = True) -> MomentumEncoder:
@@ -85,5 +101,5 @@ class MomentumEncoder(torch.nn.Module):
         self.started = state["started"]
 
 
-def _tensors(module: torch.nn.Module):
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     return itertools.chain(module.parameters(), module.buffers())

@@ -1,23 +1,27 @@
-"""KappaFace's tracking: the concentration of each class, and from it and its size the class's margin (DESIGN 2.3)."""
+"""KappaFace's tracking: each class's concentration, and its margin from that and its size (mathematics, section 3)."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional as F
 
-from .._checks import check_at_least, check_finite, check_labels, check_norms, check_sample_ids
-from .._sharding import ClassShard
-from ..head.streaming import EPS
+from .._checks import EPS, check_integer, check_labels, check_norms, check_share, check_training_embeddings
+from .._sharding import Shard
+from .estimators import EpochSums, SampleMemory
 
 logger = logging.getLogger(__name__)
 
 LARGEST_R = 0.999  # kappa is at most some 500 d: beyond, float32 sums carry no digits of 1 - r^2
 SMALLEST_SPREAD = 1e-4  # of the mean kappa: a smaller std is rounding, and is not to be blown up
-CLASS_BLOCK, ROW_BLOCK = 2**15, 2**14  # what end_epoch() sums at a time: 64 and 32 MiB at d = 512
+ESTIMATORS = ("momentum", "memory")
+MEMORY_ARGUMENTS = ("num_samples", "memory_momentum", "memory_dtype", "memory_device")
+ESTIMATOR_STATE = ("sums", "counts", "memory", "memory_class")
 
 
 def concentration(r: Tensor, embedding_size: int) -> Tensor:
@@ -71,12 +75,8 @@ class KappaTracker(torch.nn.Module):
     Args:
         class_counts: (C,) samples of each class in the training set, integers >= 1.
         embedding_size: d.
-        estimator: "momentum" sums the embeddings given through an epoch; they are those of a momentum encoder.
-            "memory" keeps a vector for each training sample, z <- normalize(a z + (1 - a) z_new), and sums
-            these when the epoch ends, each once, also those not seen in this epoch. A sample's first vector is
-            taken as it is. Copies of a sample in one batch enter as one, by their mean direction.
-        num_samples: sample ids are below it; for "memory" alone.
-        memory_momentum: a, the share of the old vector, in [0, 1).
+        estimator: "momentum" sums the embeddings given through an epoch (`EpochSums`); they are those of a
+            `MomentumEncoder`. "memory" keeps a vector for each training sample (`SampleMemory`).
         temperature: T, in (0, 1).
         gamma: in [0, 1]; 0 looks at the sizes alone, 1 at the concentrations alone.
         warmup_epochs: epochs in which psi stays 1; the first is always one.
@@ -84,15 +84,14 @@ class KappaTracker(torch.nn.Module):
             and `end_epoch`, holds the sums of its classes, or the vectors of its part of the sample ids, and gets
             psi and kappa of all classes. Keep the tracker outside DistributedDataParallel, which copies rank 0's
             buffers to the others.
-        memory_dtype: of the kept vectors, such as torch.float16.
-        memory_device: "cpu" keeps them there wherever the tracker moves; a step then waits for its embeddings.
+        memory: `SampleMemory`'s arguments, for "memory" alone: num_samples, which it needs, memory_momentum (0.3),
+            memory_dtype and memory_device.
 
     Attributes, all in the state dict, of shapes that never change:
         psi, kappa: (C,); kappa is 0 before the first epoch's end.
         epoch: (), the epochs ended.
         class_counts: (C,); a state dict of other counts is refused.
-        sums, counts: (local classes, d) and (local classes,), for "momentum".
-        memory, memory_class: (local samples, d) and their classes, -1 if never seen, for "memory".
+        estimator: what has been taken in, a module.
         skipped: (), this rank's samples left out in this epoch for nan, inf or all-zero embeddings. Only on an
             accelerator, where raising would stall the step; on the CPU they are refused.
 
@@ -112,56 +111,32 @@ class KappaTracker(torch.nn.Module):
     epoch: Tensor
     class_counts: Tensor
     skipped: Tensor
-    sums: Tensor
-    counts: Tensor
-    memory: Tensor | None
-    memory_class: Tensor
 
     def __init__(
         self,
-        class_counts,
+        class_counts: Tensor | Sequence[int],
         embedding_size: int,
         *,
         estimator: str = "momentum",
-        num_samples: int | None = None,
-        memory_momentum: float = 0.3,
         temperature: float = 0.4,
         gamma: float = 0.7,
         warmup_epochs: int = 0,
-        process_group=None,
-        memory_dtype: torch.dtype = torch.float32,
-        memory_device: str | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        **memory: Any,
     ):
         super().__init__()
-        if estimator not in ("momentum", "memory"):
-            raise ValueError(f'estimator is {estimator!r}: give "momentum" or "memory"')
-        if memory_device not in (None, "cpu") or not getattr(memory_dtype, "is_floating_point", False):
-            raise ValueError(
-                f'memory_device is {memory_device!r}, memory_dtype {memory_dtype!r}: give "cpu" or None, and a '
-                "floating-point type such as torch.float16"
-            )
         class_counts = _checked_counts(class_counts)
-        self.embedding_size = _checked_integer("embedding_size", embedding_size, 1)
-        self.warmup_epochs = _checked_integer("warmup_epochs", warmup_epochs, 0)
-        self.estimator, self.memory_device = estimator, memory_device
-        self.memory_momentum = _checked_share("memory_momentum", memory_momentum, "[0, 1)")
-        self.temperature = _checked_share("temperature", temperature, "(0, 1)")
-        self.gamma = _checked_share("gamma", gamma, "[0, 1]")
-        self.classes = ClassShard(len(class_counts), process_group)
+        self.embedding_size = check_integer("embedding_size", embedding_size, 1)
+        self.warmup_epochs = check_integer("warmup_epochs", warmup_epochs, 0)
+        self.temperature = check_share("temperature", temperature, "(0, 1)")
+        self.gamma = check_share("gamma", gamma, "[0, 1]")
+        self.classes = Shard(len(class_counts), process_group)
         self.register_buffer("psi", torch.ones(len(class_counts)))
         self.register_buffer("kappa", torch.zeros(len(class_counts)))
         self.register_buffer("epoch", torch.tensor(0))
         self.register_buffer("class_counts", class_counts)
         self.register_buffer("skipped", torch.tensor(0))
-        self.register_buffer("memory", None)
-        if estimator == "momentum":
-            self.register_buffer("sums", torch.zeros(self.classes.size, embedding_size))
-            self.register_buffer("counts", torch.zeros(self.classes.size, dtype=torch.long))
-        else:
-            self.samples = ClassShard(_checked_num_samples(num_samples, class_counts), process_group)
-            # zeros, not random vectors: an unseen sample has no direction
-            self.register_buffer("memory", torch.zeros(self.samples.size, embedding_size, dtype=memory_dtype))
-            self.register_buffer("memory_class", torch.full((self.samples.size,), -1))
+        self.estimator = _estimator(estimator, self.classes, class_counts, self.embedding_size, memory)
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor, sample_ids: Tensor | None = None) -> None:
@@ -173,10 +148,7 @@ class KappaTracker(torch.nn.Module):
             return
         unit, index = self._checked(embeddings, labels, sample_ids)
         unit, index = self.classes.gather_batch(unit, index)
-        if self.memory is None:
-            self._accumulate(unit, index[:, 0])
-        else:
-            self._remember(self.memory, *(x.to(self.memory.device) for x in (unit, *index.unbind(1))))
+        self.estimator.update(unit, *index.unbind(1))
 
     @torch.no_grad()
     def end_epoch(self) -> None:
@@ -187,7 +159,7 @@ class KappaTracker(torch.nn.Module):
         """
         if self.skipped:
             logger.warning("%d embeddings were nan, inf or all zero and were left out", int(self.skipped))
-        length, n = self._length_of_sums() if self.memory is None else self._length_of_memory(self.memory)
+        length, n = self.estimator.lengths(like=self.psi)
         length, n = length.cpu().double(), n.cpu()
         due = int(self.epoch) + 1 >= self.warmup_epochs
         if due and not bool(n.any()):
@@ -206,36 +178,20 @@ class KappaTracker(torch.nn.Module):
             self.psi.copy_((1.0 - self.gamma) * w_s + self.gamma * w_k)
         self.epoch += 1
         self.skipped.zero_()
-        if self.memory is None:
-            self.sums.zero_()
-            self.counts.zero_()
+        self.estimator.begin_epoch()
 
     def extra_repr(self) -> str:
         return (
-            f"classes={len(self.psi)}, embedding_size={self.embedding_size}, estimator={self.estimator!r}, "
-            f"temperature={self.temperature:g}, gamma={self.gamma:g}, warmup_epochs={self.warmup_epochs}"
+            f"classes={len(self.psi)}, embedding_size={self.embedding_size}, temperature={self.temperature:g}, "
+            f"gamma={self.gamma:g}, warmup_epochs={self.warmup_epochs}"
         )
 
     def _checked(self, embeddings: Tensor, labels: Tensor, sample_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         """Unit embeddings, zero where there is no direction, and class ids and sample ids, (B, 1 or 2)."""
-        if embeddings.dim() != 2 or embeddings.shape[1] != self.embedding_size:
-            raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: give (B, {self.embedding_size})")
-        if embeddings.device != self.psi.device:
-            raise ValueError(
-                f"the embeddings are on {embeddings.device}, the tracker on {self.psi.device}: move it with .to(); "
-                "in a SpeechBrain recipe, list it under modules"
-            )
-        if self.psi.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"the tracker is {self.psi.dtype}: keep it in float32; memory_dtype makes the memory smaller"
-            )
-        index = [check_labels(labels, len(embeddings), len(self.psi), embeddings.device)]
-        if self.memory is not None:
-            if sample_ids is None:
-                raise ValueError('sample_ids are missing: estimator "memory" needs them, "momentum" does not')
-            index += [check_sample_ids(sample_ids, len(embeddings), self.samples.num_classes, embeddings.device)]
-        check_finite("embedding values", embeddings)
-        embeddings = embeddings.to(self.psi.dtype)
+        embeddings = check_training_embeddings(embeddings, self.embedding_size, self.psi, "tracker")
+        size, device = len(embeddings), embeddings.device
+        index = [check_labels(labels, size, len(self.psi), device)]
+        index += self.estimator.check_ids(sample_ids, size, device)
         norm = torch.linalg.vector_norm(embeddings, dim=1)
         check_norms(norm)
         usable = torch.isfinite(norm) & (norm > 0)
@@ -243,71 +199,9 @@ class KappaTracker(torch.nn.Module):
         unit = torch.where(usable[:, None], embeddings / norm.clamp_min(EPS)[:, None], 0.0)
         return unit, torch.stack(index, 1)
 
-    def _accumulate(self, unit: Tensor, label: Tensor) -> None:
-        column = label - self.classes.start
-        if self.classes.ranks > 1:
-            mine = (column >= 0) & (column < self.classes.size)
-            unit, column = unit[mine], column[mine]
-        self.sums.index_add_(0, column, unit)
-        self.counts.index_add_(0, column, unit.any(1).long())
-
-    def _remember(self, memory: Tensor, unit: Tensor, label: Tensor, sample_id: Tensor) -> None:
-        row = sample_id - self.samples.start
-        if self.samples.ranks > 1:
-            mine = (row >= 0) & (row < self.samples.size)
-            unit, label, row = unit[mine], label[mine], row[mine]
-        self._check_classes_kept(label, row)
-        first = torch.searchsorted(row.sort().values, row)  # the same for all copies of a sample
-        new = F.normalize(torch.zeros_like(unit).index_add_(0, first, unit), eps=EPS)[first]
-        old = memory[row].to(unit.dtype)
-        mixed = F.normalize(self.memory_momentum * old + (1.0 - self.memory_momentum) * new, eps=EPS)
-        memory[row] = mixed.to(memory.dtype)
-        self.memory_class.scatter_reduce_(0, row, torch.where(unit.any(1), label, -1), "amax")
-
-    def _check_classes_kept(self, label: Tensor, row: Tensor) -> None:
-        before = self.memory_class[row]
-        kept = (before < 0) | (before == label)
-        if row.device.type != "cpu":
-            torch._assert_async(kept.all(), "a sample has changed its class")
-        elif not bool(kept.all()):
-            i = int((~kept).nonzero()[0])
-            raise ValueError(
-                f"sample id {int(row[i]) + self.samples.start} comes with class {int(label[i])} and came with class "
-                f"{int(before[i])}: give each training sample an id of its own, the same in every epoch"
-            )
-
-    def _length_of_sums(self) -> tuple[Tensor, Tensor]:
-        """|sum z| and n of all classes, (C,), of which each rank knows its own."""
-        mine = slice(self.classes.start, self.classes.start + self.classes.size)
-        length, n = torch.zeros_like(self.psi), torch.zeros_like(self.class_counts)
-        length[mine], n[mine] = torch.linalg.vector_norm(self.sums, dim=1), self.counts
-        return self.classes.sum(length), self.classes.sum(n)
-
-    def _length_of_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """|sum z| and n of all classes, (C,): each rank sums its samples, a block of classes at a time."""
-        length, n = torch.zeros_like(self.psi), torch.zeros_like(self.class_counts)
-        for start in range(0, len(n), CLASS_BLOCK):
-            size = min(CLASS_BLOCK, len(n) - start)
-            rows = ((self.memory_class >= start) & (self.memory_class < start + size)).nonzero().squeeze(1)
-            column = self.memory_class[rows] - start
-            sums = torch.zeros(size, self.embedding_size, dtype=self.psi.dtype, device=memory.device)
-            for row, place in zip(rows.split(ROW_BLOCK), column.split(ROW_BLOCK)):
-                sums.index_add_(0, place, memory[row].to(sums.dtype))
-            sums = self.classes.sum(sums.to(self.psi.device))
-            length[start : start + size] = torch.linalg.vector_norm(sums, dim=1)
-            n[start : start + size] = column.bincount(minlength=size)
-        return length, self.classes.sum(n)
-
-    def _apply(self, fn, recurse=True):
-        """Moves the memory, if it may move, and keeps its dtype."""
-        kept = {} if self.memory is None else {"memory": self.memory, "memory_class": self.memory_class}
-        self._buffers.update(dict.fromkeys(kept))
-        super()._apply(fn, recurse)
-        for name, value in kept.items():
-            self._buffers[name] = value if self.memory_device == "cpu" else fn(value).to(value.dtype)
-        return self
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, strict: bool, missing: list, unexpected: list, errors: list
+    ) -> None:
         saved = state_dict.get(prefix + "class_counts")
         if saved is not None and not torch.equal(saved.cpu(), self.class_counts.cpu()):
             errors.append(
@@ -315,11 +209,41 @@ class KappaTracker(torch.nn.Module):
                 f"({len(self.class_counts)} classes, {int(self.class_counts.sum())} samples): the training set or the "
                 "order of its classes has changed; resume with the same, or start afresh"
             )
+            ours = self.estimator.state_dict(prefix=prefix + "estimator.")
+            state_dict.update(ours)  # what is loaded next: nothing of a state that is refused
             return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        for key in [prefix + name for name in ESTIMATOR_STATE if prefix + name in state_dict]:
+            state_dict[current_key(key)] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
 
-def _checked_counts(class_counts) -> Tensor:
+def current_key(key: str) -> str:
+    """The state dict's key of what an older checkpoint has under `key`: its estimator was no module of its own."""
+    owner, dot, name = key.rpartition(".")
+    return f"{owner}{dot}estimator.{name}" if name in ESTIMATOR_STATE and not owner.endswith("estimator") else key
+
+
+def _estimator(
+    kind: str, classes: Shard, class_counts: Tensor, embedding_size: int, memory: dict[str, Any]
+) -> EpochSums | SampleMemory:
+    if kind not in ESTIMATORS:
+        raise ValueError(f'estimator is {kind!r}: give "momentum" or "memory"')
+    if unknown := [name for name in memory if name not in MEMORY_ARGUMENTS]:
+        known = ", ".join(MEMORY_ARGUMENTS)
+        raise TypeError(f"KappaTracker has no argument {unknown[0]!r}: for the memory it has {known}")
+    if kind == "momentum":
+        if memory:
+            raise ValueError(f'{", ".join(memory)}: for estimator "memory" alone, and this one is "momentum"')
+        return EpochSums(classes, embedding_size)
+    num_samples, total = memory.get("num_samples"), int(class_counts.sum())
+    if num_samples is None:
+        raise ValueError('num_samples is missing: estimator "memory" keeps a vector for each training sample')
+    if num_samples < total:
+        raise ValueError(f"num_samples is {num_samples}, class_counts add up to {total}: take both from one data set")
+    return SampleMemory(classes, embedding_size, **memory)
+
+
+def _checked_counts(class_counts: Tensor | Sequence[int]) -> Tensor:
     counts = torch.as_tensor(class_counts).cpu()
     if counts.dim() != 1 or len(counts) == 0 or counts.is_floating_point():
         raise ValueError(
@@ -332,25 +256,3 @@ def _checked_counts(class_counts) -> Tensor:
             f"class {c} has {int(counts[c])} samples: give each class at least one, or leave it out of the classes"
         )
     return counts.long().clone()
-
-
-def _checked_num_samples(num_samples: int | None, class_counts: Tensor) -> int:
-    if num_samples is None:
-        raise ValueError('num_samples is missing: estimator "memory" keeps a vector for each training sample')
-    num_samples, total = _checked_integer("num_samples", num_samples, 1), int(class_counts.sum())
-    if num_samples < total:
-        raise ValueError(f"num_samples is {num_samples}, class_counts add up to {total}: take both from one data set")
-    return num_samples
-
-
-def _checked_integer(name: str, value: int, least: int) -> int:
-    if int(value) != value or value < least:
-        raise ValueError(f"{name} is {value!r}: give an integer >= {least}")
-    return int(value)
-
-
-def _checked_share(name: str, value: float, interval: str) -> float:
-    value = check_at_least(name, value, 0.0, strict=interval[0] == "(")
-    if value > 1.0 or (value == 1.0 and interval[-1] == ")"):
-        raise ValueError(f"{name} is {value}: give a number in {interval}")
-    return value

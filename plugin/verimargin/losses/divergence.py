@@ -1,6 +1,6 @@
-"""The alpha-divergence's softargmax and loss (DESIGN 2.1), on logits that are held as a whole.
+"""The alpha-divergence's softargmax and loss (mathematics, section 1), on logits that are held as a whole.
 
-The head that streams its classes (`head.py`) solves the same threshold with the functions here.
+The head that streams its classes (`verimargin.head`) solves the same threshold with the functions here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mass_and_slope(x: Tensor, alpha: float, log_q: Tensor | float = 0.0) -> tupl
     return p, torch.where(base > 0, p / base, 0.0)
 
 
-def settle(p: Tensor, slope: Tensor, total: Tensor, total_slope: Tensor, alpha: float) -> Tensor:
+def remove_residual(p: Tensor, slope: Tensor, total: Tensor, total_slope: Tensor, alpha: float) -> Tensor:
     """p with what is left of S - 1 taken out, by a move of tau, (S - 1) / K, below its own resolution.
 
     It matters where very many classes share little probability: there an error in tau adds up. For
@@ -201,7 +201,7 @@ class _AlphaSoftargmax(torch.autograd.Function):
 
             delta = solve_threshold(mass, upper, alpha)
             p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
-            p = settle(p, slope, p.sum(1, keepdim=True), slope.sum(1, keepdim=True), alpha)
+            p = remove_residual(p, slope, p.sum(1, keepdim=True), slope.sum(1, keepdim=True), alpha)
         share = slope / slope.sum(1, keepdim=True)
         ctx.save_for_backward(as_dtype(share, logits.dtype), as_dtype(slope, logits.dtype))
         return as_dtype(p, logits.dtype), lower.squeeze(1) + as_dtype(delta, logits.dtype)
@@ -243,8 +243,8 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
             residual, slope = mass_and_slope(x - delta[:, None], alpha)
             target_p, target_slope = mass_and_slope(x_y - delta, alpha, target_log_q)
             total, total_slope = residual.sum(1) + target_p, slope.sum(1) + target_slope
-            residual = settle(residual, slope, total[:, None], total_slope[:, None], alpha)
-            target_p = settle(target_p, target_slope, total, total_slope, alpha)
+            residual = remove_residual(residual, slope, total[:, None], total_slope[:, None], alpha)
+            target_p = remove_residual(target_p, target_slope, total, total_slope, alpha)
             expected = torch.where(residual > 0, residual * x, 0.0).sum(1) + target_p * x_y
             loss = divergence_loss_value(expected, delta, x_y, log_q_y, alpha)
         residual = residual.scatter(1, column, (target_p - 1.0)[:, None])

@@ -1,4 +1,4 @@
-"""Margins (DESIGN 2.2): each turns a target cosine and its class into (target logit, log q_y).
+"""Margins (mathematics, section 2): each turns a target cosine and its class into (target logit, log q_y).
 
 The other classes' logits stay scale * cosine, with q = 1. To add a margin, subclass `Margin` and
 give it a `forward`.
@@ -49,7 +49,7 @@ class Margin(torch.nn.Module):
             raise ValueError(f"margin is {m:g}: give at most {self.largest_m:g} to {type(self).__name__}")
         self._m = m
 
-    def of(self, label: Tensor, cosine: Tensor) -> Tensor | float:
+    def class_margin(self, label: Tensor, cosine: Tensor) -> Tensor | float:
         """psi_y m for each sample."""
         if self.psi is None:
             return self.m
@@ -79,18 +79,18 @@ class Margin(torch.nn.Module):
 class NoMargin(Margin):
     """theta_y = s c_y, q_y = 1: the plain softmax, entmax or sparsemax of the cosines."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(0.0)
 
-    def forward(self, cosine, label, scale):
+    def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return scale * cosine, torch.zeros_like(cosine)
 
 
 class CosMargin(Margin):
     """theta_y = s (c_y - psi_y m): CosFace, arXiv 1801.09414, eq. 4."""
 
-    def forward(self, cosine, label, scale):
-        return scale * (cosine - self.of(label, cosine)), torch.zeros_like(cosine)
+    def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return scale * (cosine - self.class_margin(label, cosine)), torch.zeros_like(cosine)
 
 
 class ArcMargin(Margin):
@@ -103,8 +103,8 @@ class ArcMargin(Margin):
 
     largest_m = math.pi / 2
 
-    def forward(self, cosine, label, scale):
-        m = torch.as_tensor(self.of(label, cosine), dtype=cosine.dtype, device=cosine.device)
+    def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        m = torch.as_tensor(self.class_margin(label, cosine), dtype=cosine.dtype, device=cosine.device)
         edge = 1.0 - (1e-7 if cosine.dtype == torch.float32 else 1e-12)  # the sine's slope at 1 is infinite
         cosine = cosine.clamp(-edge, edge)
         sine = ((1.0 - cosine) * (1.0 + cosine)).sqrt()
@@ -115,5 +115,5 @@ class ArcMargin(Margin):
 class QMargin(Margin):
     """theta_y = s c_y, log q_y = -s psi_y m: the margin in the reference measure, arXiv 2606.31664."""
 
-    def forward(self, cosine, label, scale):
-        return scale * cosine, torch.zeros_like(cosine) - scale * self.of(label, cosine)
+    def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        return scale * cosine, torch.zeros_like(cosine) - scale * self.class_margin(label, cosine)

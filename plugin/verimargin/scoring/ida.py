@@ -1,4 +1,4 @@
-"""IDA: verification scores that look at each embedding's inter-class neighbours (DESIGN 2.4).
+"""IDA: verification scores that look at each embedding's inter-class neighbours (mathematics, section 4).
 
 The density F is computed once per embedding. A pair then costs its cosine and one logarithm more.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import check_at_least, check_norms, check_pairs
+from .._checks import check_at_least, check_pairs, unit_rows
 from .neighbours import nearest_cosines
 from .pairs import cosine_pairs, mutual_likelihood, mutual_likelihood_pairs, slices
 
@@ -214,14 +214,6 @@ class IDAScorer(DensityScorer):
             )
         with torch.autocast(unit.device.type, enabled=False):
             return self(unit, own.to(unit.device))
-
-
-def unit_rows(f: Tensor, owner: str) -> Tensor:
-    """Embeddings (..., d) at norm 1, in float32 at least; refuses those without a direction, by their index."""
-    f = f.to(torch.promote_types(f.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
-    check_norms(norm.flatten().cpu(), owner)
-    return f / norm
 
 
 def _variance(variance: Tensor, unit: Tensor) -> Tensor:

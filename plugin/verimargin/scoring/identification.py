@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ida import unit_rows
+from .._checks import unit_rows
 from .methods import Method, statistics
 from .pairs import cosine_pairs
 

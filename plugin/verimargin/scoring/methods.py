@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ida import DensityScorer, dao, unit_rows
+from .._checks import unit_rows
+from .ida import DensityScorer, dao
 from .pairs import cosine_pairs
 from .score_norm import ScoreNorm
 

@@ -1,10 +1,9 @@
-"""IDA-L: the density predicted from the embedding alone, so that scoring needs no anchors (DESIGN 2.4)."""
+"""IDA-L: the density predicted from the embedding alone, so that scoring needs no anchors (mathematics, section 4)."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._checks import check_at_least
-from ..files.whole import new_file
 from .ida import DensityScorer
 
 
@@ -180,48 +178,3 @@ class SupportSetRegressor(DensityScorer):
             n = int((~good).nonzero()[0])
             raise ValueError(f"density {n} is {float(densities[n]):g}: give positive ones, as IDAScorer.density() does")
         return densities.double().log().to(self.linear1.weight.dtype)
-
-
-def save_regressor(
-    path: str | Path, regressor: SupportSetRegressor, encoder: str = "", source: dict | None = None
-) -> None:
-    """Write a fitted regressor with all that its scores depend on; the file appears when it is complete.
-
-    Args:
-        path: a new .pt file.
-        encoder: `fingerprint` of the encoder whose embeddings it was fitted to.
-        source: what else is to be known of it, such as the anchors' source.
-    """
-    path = new_file(path, ".pt")
-    regressor.check_fitted()
-    partial = path.with_name(f".{path.name}.partial")
-    saved = {
-        "embedding_size": regressor.embedding_size,
-        "hidden": regressor.linear1.out_features,
-        "state_dict": regressor.state_dict(),
-        "encoder": encoder,
-        "source": source or {},
-    }
-    try:
-        torch.save(saved, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def load_regressor(path: str | Path, encoder: str = "") -> SupportSetRegressor:
-    """The regressor of a file of `save_regressor`, refused if it is of another encoder, where both are known."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        regressor = SupportSetRegressor(saved["embedding_size"], saved["hidden"])
-        regressor.load_state_dict(saved["state_dict"])
-    except OSError:
-        raise
-    except Exception as error:  # pickle's, zipfile's and torch's own
-        raise ValueError(f"{path} holds no regressor: give a file that verimargin train-ssr wrote") from error
-    if encoder and saved["encoder"] and encoder != saved["encoder"]:
-        raise ValueError(
-            f"the regressor in {path} is of the encoder {saved['encoder'][:12]}, the embeddings of {encoder[:12]}: fit "
-            "one to the encoder of the embeddings"
-        )
-    return regressor

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._checks import check_pairs
-from .ida import unit_rows
+from .._checks import check_pairs, unit_rows
 from .neighbours import nearest_cosines
 from .pairs import cosine_pairs
 

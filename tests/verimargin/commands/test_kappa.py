@@ -7,7 +7,8 @@ import verimargin as vm
 pytest.importorskip("typer", reason="typer is not installed: pip install 'verimargin[cli]'")
 from typer.testing import CliRunner
 from verimargin.commands import kappa as kappa_report
-from verimargin.files.whole import class_names
+from verimargin.files.class_names import read_class_names
+from verimargin.files.kappa_state import read_kappa
 
 
 def tracker(epochs=1):
@@ -64,25 +65,25 @@ def test_names_are_shown_as_they_are(tmp_path):
 
 def test_names_come_from_a_file_or_a_folder(tmp_path):
     path = saved(tmp_path, tracker().state_dict())
-    assert [row.name for row in kappa_report.read(path)] == ["0", "1", "2", "3"]
+    assert [row.name for row in read_kappa(path)] == ["0", "1", "2", "3"]
     (tmp_path / "names").write_text("d\nc\nb\na\n")
-    assert class_names(tmp_path / "names") == ["d", "c", "b", "a"]
+    assert read_class_names(tmp_path / "names") == ["d", "c", "b", "a"]
     (tmp_path / "label_encoder.txt").write_text("'b b' => 1\n'a' => 0\n'c' => 2\n=====\n'starting_index' => 0\n")
-    assert class_names(tmp_path / "label_encoder.txt") == ["a", "b b", "c"]
+    assert read_class_names(tmp_path / "label_encoder.txt") == ["a", "b b", "c"]
     for name in "dbca":
         (tmp_path / "faces" / name).mkdir(parents=True)
-    assert [row.name for row in kappa_report.read(path, class_names(tmp_path / "faces"))] == [*"abcd"]
+    assert [row.name for row in read_kappa(path, read_class_names(tmp_path / "faces"))] == [*"abcd"]
 
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="holds 0 KappaFace states"):
-        kappa_report.read(saved(tmp_path, {"weight": torch.ones(2)}))
+        read_kappa(saved(tmp_path, {"weight": torch.ones(2)}))
     with pytest.raises(ValueError, match="before the first epoch ended"):
-        kappa_report.read(saved(tmp_path, tracker(epochs=0).state_dict()))
+        read_kappa(saved(tmp_path, tracker(epochs=0).state_dict()))
     with pytest.raises(ValueError, match="there are 2 names"):
-        kappa_report.read(saved(tmp_path, tracker().state_dict()), ["a", "b"])
+        read_kappa(saved(tmp_path, tracker().state_dict()), ["a", "b"])
     (tmp_path / "text").write_text("no checkpoint")
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        kappa_report.read(tmp_path / "text")
+        read_kappa(tmp_path / "text")
     with pytest.raises(ValueError, match="does not exist"):
-        class_names(tmp_path / "none")
+        read_class_names(tmp_path / "none")

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from verimargin.commands import report
 from verimargin.commands.compare import compare
 from verimargin.commands.score import score
-from verimargin.files.embeddings import write_embeddings
+from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.files.scorers import write_regressor
 from verimargin.metrics import DetCurve
-from verimargin.scoring.regressor import save_regressor
 
 SPEAKERS, UTTERANCES = 12, 4
 
@@ -24,10 +24,10 @@ def task(tmp_path):
     voices = torch.randn(SPEAKERS, 1, 6, generator=draw)
     rows = (voices + 0.8 * torch.randn(SPEAKERS, UTTERANCES, 6, generator=draw)).reshape(-1, 6)
     ids = [f"id{k // UTTERANCES}/a/{k % UTTERANCES}" for k in range(len(rows))]
-    write_embeddings(tmp_path / "embeddings.npz", [*ids, "unused"], torch.cat([rows, rows[:1]]))
+    write_embeddings(tmp_path / "embeddings.npz", Embeddings([*ids, "unused"], torch.cat([rows, rows[:1]])))
     for name, size in (("cohort", 30), ("distractors", 25)):
         others = torch.randn(size, 6, generator=draw)
-        write_embeddings(tmp_path / f"{name}.npz", [f"{name}{k}" for k in range(size)], others)
+        write_embeddings(tmp_path / f"{name}.npz", Embeddings([f"{name}{k}" for k in range(size)], others))
     pairs = [(a, b) for a in range(len(ids)) for b in range(a)]
     lines = [f"{a // UTTERANCES == b // UTTERANCES:d} {ids[a]}.wav {ids[b]}.wav\n" for a, b in pairs]
     (tmp_path / "trials.txt").write_text("".join(lines))
@@ -52,7 +52,7 @@ def test_scores_figures_and_files_of_each_method(task):
     regressor = vm.SupportSetRegressor(6, hidden=4, k=5, tau=2.0)
     f = torch.from_numpy(rows).float()
     regressor.fit(f, vm.IDAScorer(f, k=5, tau=2.0).density(f), epochs=2)
-    save_regressor(folder / "regressor.pt", regressor)
+    write_regressor(folder / "regressor.pt", regressor)
     others = ("--cohort", "--anchors", "--distractors", "--regressor")
     files = [folder / name for name in ("cohort.npz", "cohort.npz", "distractors.npz", "regressor.pt")]
     options = [part for pair in zip(others, files) for part in pair]
@@ -140,22 +140,28 @@ def test_a_setting_is_varied(task, setting, values):
         (["--anchors", "cohort.npz", "--k", 31], "k is 31, and there are 30 anchors"),
         (["--anchors", "cohort.npz", "--tau", 0], r"tau is 0\.0"),
         (["--anchors", "other.npz"], r"vectors in other\.npz have 5 numbers, the embeddings 6"),
-        (["--anchors", "foreign.npz"], r"vectors in foreign\.npz are of the encoder beef, the embeddings of cafe"),
+        (
+            ["--anchors", "foreign.npz"],
+            r"foreign\.npz .* with the encoder beef, and the embeddings are of cafe",
+        ),
         (["--cohort", "other.npz", "--cohort-size", 2], "the vectors in other.npz have 5 numbers, the embeddings 6"),
-        (["--regressor", "foreign.pt"], r"regressor in foreign\.pt is of the encoder beef, the embeddings of cafe"),
+        (
+            ["--regressor", "foreign.pt"],
+            r"foreign\.pt .* with the encoder beef, and the embeddings are of cafe",
+        ),
         (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
     ],
 )
 def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, monkeypatch):
     folder, _, _ = task
-    write_embeddings(folder / "other.npz", ["a", "b", "c"], torch.randn(3, 5))
+    write_embeddings(folder / "other.npz", Embeddings(["a", "b", "c"], torch.randn(3, 5)))
     with np.load(folder / "embeddings.npz") as held:
         arrays = dict(held)
-    np.savez(folder / "embeddings.npz", **arrays, encoder="cafe")
-    np.savez(folder / "foreign.npz", **arrays, encoder="beef")
+    np.savez(folder / "embeddings.npz", **{**arrays, "encoder": "cafe"})
+    np.savez(folder / "foreign.npz", **{**arrays, "encoder": "beef"})
     regressor = vm.SupportSetRegressor(6, hidden=4)
     regressor.fit(torch.randn(5, 6), torch.ones(5), epochs=1)
-    save_regressor(folder / "foreign.pt", regressor, "beef")
+    write_regressor(folder / "foreign.pt", regressor, "beef")
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=message):
         run(score, *given(folder), *options, *(["--k", 2] if options[1] == "other.npz" else []))

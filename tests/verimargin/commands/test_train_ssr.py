@@ -3,10 +3,11 @@ import pytest
 import torch
 import verimargin as vm
 from torch import nn
-from verimargin.commands import train_ssr as ssr_command
-from verimargin.files import anchors
+from verimargin.commands.export_onnx import export_onnx
+from verimargin.commands.train_ssr import train_ssr
 from verimargin.files import onnx as onnx_graph
-from verimargin.scoring.regressor import load_regressor, save_regressor
+from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.files.scorers import read_regressor, write_regressor
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -24,7 +25,7 @@ def training_set(tmp_path):
     embeddings = centre[labels] + 0.6 * seeded(len(labels), SIZE, seed=1)
     np.savez(tmp_path / "train.npz", embeddings=embeddings.numpy(), labels=labels.numpy(), encoder="abc")
     names = [str(c) for c in range(CLASSES)]
-    anchors.save_anchors(tmp_path / "anchors.npz", anchors.Anchors(names, centre, {"kind": "fc"}, "abc"))
+    write_embeddings(tmp_path / "anchors.npz", Embeddings(names, centre, encoder="abc", source={"kind": "fc"}))
     return embeddings, labels, centre
 
 
@@ -38,29 +39,30 @@ def fitted(size=SIZE, tau=1.5):
 def test_train_ssr_fits_densities_without_the_own_anchor(training_set, tmp_path, capsys):
     embeddings, labels, centre = training_set
     out = tmp_path / "ssr.pt"
-    ssr_command.train_ssr(out, tmp_path / "train.npz", tmp_path / "anchors.npz", k=5, tau=2.0, hidden=64, seed=3)
+    train_ssr(out, tmp_path / "train.npz", tmp_path / "anchors.npz", k=5, tau=2.0, hidden=64, seed=3)
     assert "fitted to 800 embeddings, 800 of them with an anchor of their own" in capsys.readouterr().out
-    regressor, scorer = load_regressor(out, encoder="abc"), vm.IDAScorer(centre, 5, 2.0)
+    regressor, scorer = read_regressor(out).scorer, vm.IDAScorer(centre, 5, 2.0)
     assert (regressor.k, regressor.tau) == (5, 2.0)
     predicted, others = regressor.log_density(embeddings), scorer.log_density(embeddings, labels)
     assert float((predicted - others).square().mean() / others.var()) < 0.3
     assert float((predicted - scorer.log_density(embeddings)).square().mean() / others.var()) > 1
-    with pytest.raises(ValueError, match="is of the encoder abc, the embeddings of xyz"):
-        load_regressor(out, encoder="xyz")
+    read_regressor(out).check_encoder("abc")
+    with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
+        read_regressor(out).check_encoder("xyz")
     with pytest.raises(FileExistsError, match="exists already"):
-        ssr_command.train_ssr(out, tmp_path / "train.npz", tmp_path / "anchors.npz")
+        train_ssr(out, tmp_path / "train.npz", tmp_path / "anchors.npz")
 
 
 def test_files_of_other_encoders_or_kinds_are_refused(training_set, tmp_path):
     np.savez(tmp_path / "other.npz", embeddings=seeded(5, SIZE), labels=range(5), encoder="xyz")
-    with pytest.raises(ValueError, match="are of the encoder abc, the embeddings of xyz"):
-        ssr_command.train_ssr(tmp_path / "ssr.pt", tmp_path / "other.npz", tmp_path / "anchors.npz")
+    with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
+        train_ssr(tmp_path / "ssr.pt", tmp_path / "other.npz", tmp_path / "anchors.npz")
     assert not (tmp_path / "ssr.pt").exists()
     torch.save({"weight": seeded(2, 2)}, tmp_path / "no.pt")
     with pytest.raises(ValueError, match="holds no regressor"):
-        load_regressor(tmp_path / "no.pt")
+        read_regressor(tmp_path / "no.pt")
     with pytest.raises(RuntimeError, match="not fitted"):
-        save_regressor(tmp_path / "ssr.pt", vm.SupportSetRegressor(SIZE, 4))
+        write_regressor(tmp_path / "ssr.pt", vm.SupportSetRegressor(SIZE, 4))
 
 
 class Net(nn.Module):
@@ -76,18 +78,18 @@ class Net(nn.Module):
 def test_one_graph_gives_embedding_and_log_density(form, tmp_path):
     torch.manual_seed(0)
     net, regressor, out = Net(), fitted(), tmp_path / "both.onnx"
-    save_regressor(tmp_path / "ssr.pt", regressor)
+    write_regressor(tmp_path / "ssr.pt", regressor)
     if form == "module":
         onnx_graph.export_with_density(net, regressor, out, (3, 9, 9))
         assert net.training
     elif form == "torchscript":
         torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, 9, 9)), tmp_path / "net.pt")
-        ssr_command.export_onnx(out, str(tmp_path / "net.pt"), tmp_path / "ssr.pt", "3x9x9")
+        export_onnx(out, str(tmp_path / "net.pt"), tmp_path / "ssr.pt", "3x9x9")
     else:
         opset = int(form.split()[-1]) if form[-1].isdigit() else 17
         export = onnx_graph.dynamic_batch(torch.onnx.export)
         export(net, torch.zeros(1, 3, 9, 9), tmp_path / "net.onnx", output_names=["feature"], opset_version=opset)
-        ssr_command.export_onnx(out, str(tmp_path / "net.onnx"), tmp_path / "ssr.pt")
+        export_onnx(out, str(tmp_path / "net.onnx"), tmp_path / "ssr.pt")
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == [
         "feature" if "onnx" in form else "embedding",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from verimargin.commands.anchors import anchors as command
 from verimargin.commands.anchors import fc
 from verimargin.files import anchors as core
-from verimargin.files.embeddings import read_embeddings
+from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
 from verimargin.files.networks import fingerprint, load_network
 
 SIZE = 6
@@ -151,7 +151,7 @@ class TestGenerator:
             ({"latent_size": 0}, "latent_size is 0"),
             ({"latent_size": []}, "latent_size is 0"),
             ({"truncation": 0.0}, r"truncation is 0\.0"),
-            ({"encoder": lambda x: 0 * x[:, 0]}, "generated sample 0 has norm 0"),
+            ({"encoder": lambda x: 0 * x[:, 0]}, r"generated sample 0 \(and 1 more\) has norm 0"),
         ],
     )
     def test_bad_input_is_named(self, options, message):
@@ -163,9 +163,9 @@ class TestGenerator:
 
 class TestFile:
     def test_comes_back_as_it_was_and_reads_as_embeddings(self, tmp_path):
-        saved = core.Anchors(["a", "b"], seeded(2, SIZE), {"kind": "real", "seed": 4}, "f" * 64)
-        core.save_anchors(tmp_path / "a.npz", saved)
-        loaded = core.load_anchors(tmp_path / "a.npz", SIZE, "f" * 64)
+        saved = Embeddings(["a", "b"], seeded(2, SIZE), encoder="f" * 64, source={"kind": "real", "seed": 4})
+        write_embeddings(tmp_path / "a.npz", saved)
+        loaded = core.read_anchors(tmp_path / "a.npz", SIZE, "f" * 64)
         assert (loaded.ids, loaded.source, loaded.encoder) == (saved.ids, saved.source, saved.encoder)
         assert torch.equal(loaded.vectors, saved.vectors)
         assert read_embeddings(tmp_path / "a.npz").ids == ["a", "b"]
@@ -173,18 +173,18 @@ class TestFile:
 
     def test_is_refused_with_another_encoders_embeddings(self, tmp_path):
         path = tmp_path / "a.npz"
-        core.save_anchors(path, core.Anchors(["a"], seeded(1, SIZE), {}, fingerprint(ENCODER)))
+        write_embeddings(path, Embeddings(["a"], seeded(1, SIZE), encoder=fingerprint(ENCODER)))
         with pytest.raises(ValueError, match="have 6 numbers, the embeddings 7: make them"):
-            core.load_anchors(path, 7)
-        with pytest.raises(ValueError, match=f"are of the encoder {fingerprint(ENCODER)[:12]}, the embeddings of 0000"):
-            core.load_anchors(path, encoder="0" * 64)
+            core.read_anchors(path, 7)
+        with pytest.raises(ValueError, match=f"{fingerprint(ENCODER)[:12]}, and the embeddings are of 0000"):
+            core.read_anchors(path, encoder="0" * 64)
 
     def test_nothing_is_overwritten_or_half_written(self, tmp_path, monkeypatch):
-        anchors = core.Anchors(["a"], seeded(1, SIZE), {})
+        anchors = Embeddings(["a"], seeded(1, SIZE))
         with pytest.raises(ValueError, match=r"to be an \.npz"):
-            core.save_anchors(tmp_path / "a.pt", anchors)
+            write_embeddings(tmp_path / "a.pt", anchors)
         with pytest.raises(ValueError, match="is not a folder"):
-            core.save_anchors(tmp_path / "no" / "a.npz", anchors)
+            write_embeddings(tmp_path / "no" / "a.npz", anchors)
 
         def full(path, **_):
             path.write_bytes(b"half")
@@ -192,11 +192,11 @@ class TestFile:
 
         monkeypatch.setattr(np, "savez", full)
         with pytest.raises(OSError, match="disk full"):
-            core.save_anchors(tmp_path / "a.npz", anchors)
+            write_embeddings(tmp_path / "a.npz", anchors)
         assert not list(tmp_path.iterdir())
         (tmp_path / "a.npz").touch()
         with pytest.raises(FileExistsError, match="exists already"):
-            core.save_anchors(tmp_path / "a.npz", anchors)
+            write_embeddings(tmp_path / "a.npz", anchors)
 
 
 def test_a_fingerprint_tells_weights_and_shapes_apart():
@@ -234,7 +234,7 @@ class TestCommand:
             f"3 anchors of 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
             in output
         )
-        assert core.load_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
+        assert core.read_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
         with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
             fc(tmp_path / "b.npz", [tmp_path / "classifier.ckpt"], names=None, exclude=tmp_path / "test", encoder=None)
 
@@ -242,10 +242,10 @@ class TestCommand:
         path = tmp_path / "train.npz"
         np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")
         assert "3 anchors of 6" in run("real", tmp_path / "a.npz", path, "--seed", 2)
-        assert core.load_anchors(tmp_path / "a.npz").encoder == "abc"
+        assert core.read_anchors(tmp_path / "a.npz").encoder == "abc"
         np.savez(path, embeddings=seeded(3, SIZE), ids=["id1/x/0", "id1/y/1", "id2/x/0"])
         assert "2 anchors of 6" in run("real", tmp_path / "b.npz", path)
-        assert core.load_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
+        assert core.read_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
         np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
         with pytest.raises(ValueError, match="doesn't tell the identities"):
             run("real", tmp_path / "c.npz", path)
@@ -269,7 +269,7 @@ class TestCommand:
                 )
         options = ["--latent-size", "4", "--number", "7", "--truncation", "1.5", "--seed", "5", "--batch-size", "3"]
         run("fake", tmp_path / "a.npz", names["made"], names["read"], *options)
-        found = core.load_anchors(tmp_path / "a.npz", SIZE)
+        found = core.read_anchors(tmp_path / "a.npz", SIZE)
         wanted = core.anchors_from_generator(made, ENCODER, 4, 7, truncation=1.5, seed=5).vectors
         torch.testing.assert_close(found.vectors, wanted, rtol=1e-5, atol=1e-5)
         assert found.encoder == fingerprint(names["read"] if form == "onnx" else ENCODER)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from verimargin.files.embeddings import read_embeddings, write_embeddings
+from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
 from verimargin.files.templates import read_templates
 
 IDS = ["id1/a/0", "id1/a/1", "id2/b/0"]
@@ -15,7 +15,7 @@ def same(read, ids=IDS):
 
 
 def test_each_format(tmp_path):
-    write_embeddings(tmp_path / "own.npz", IDS, torch.from_numpy(ROWS))
+    write_embeddings(tmp_path / "own.npz", Embeddings(IDS, torch.from_numpy(ROWS)))
     same(read_embeddings(tmp_path / "own.npz"))
     np.savez(tmp_path / "numbers.npz", ids=np.array([7, 8, 9]), embeddings=ROWS)
     same(read_embeddings(tmp_path / "numbers.npz"), ["7", "8", "9"])
@@ -48,10 +48,10 @@ def changed(value):
     ("file", "message"),
     [
         (npz(ids=["a", "b", "a"], embeddings=ROWS), "has the id a more than once"),
-        (npz(ids=IDS, embeddings=changed(0)), r"embedding of id1/a/1 in .* has norm 0 \(1 such\)"),
-        (npz(ids=IDS, embeddings=changed(np.nan)), "embedding of id1/a/1 in .* has norm nan"),
+        (npz(ids=IDS, embeddings=changed(0)), "embedding of id1/a/1 has norm 0"),
+        (npz(ids=IDS, embeddings=changed(np.nan)), "embedding of id1/a/1 has norm nan"),
         (npz(ids=IDS[:2], embeddings=ROWS), r"has 2 ids and float64 embeddings of shape \(3, 2\)"),
-        (npz(ids=IDS, embeddings=ROWS[None]), "give one row of numbers an id"),
+        (npz(ids=IDS, embeddings=ROWS[None]), "give one row of numbers per id"),
         (npz(ids=IDS, features=ROWS), "holds ids, features: save it with `ids` and `embeddings`"),
         (npz(ids=np.array(IDS, dtype=object), embeddings=ROWS), "save `ids` as strings or integers"),
         (npz(ids=[], embeddings=np.zeros((0, 2))), "has 0 ids"),

@@ -9,6 +9,7 @@ import torch
 import verimargin as vm
 from distributed import on_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
+from verimargin import _checks
 from verimargin.kappa.tracker import concentration, concentration_weight
 
 COUNTS = [1, 2, 5, 9, 14, 3, 8, 2]
@@ -30,6 +31,8 @@ def epoch(seed, dtype=torch.float32, samples=SAMPLES, batch_size=14):
 def tracker_of(estimator, **options):
     if estimator == "memory":
         options["num_samples"] = SAMPLES + 1
+    else:
+        options.pop("memory_momentum", None)
     return vm.KappaTracker(options.pop("counts", COUNTS), SIZE, estimator=estimator, **options)
 
 
@@ -97,7 +100,8 @@ def test_finds_the_concentration_of_sampled_classes(estimator):
     means = np.linalg.qr(rng.standard_normal((d, 3)))[0].T
     samples = np.concatenate([reference.von_mises_fisher(m, k, n, rng) for m, k in zip(means, kappas)])
     labels, ids = torch.arange(3).repeat_interleave(n), torch.randperm(3 * n)
-    tracker = vm.KappaTracker([n] * 3, d, estimator=estimator, num_samples=3 * n)
+    size = {"num_samples": 3 * n} if estimator == "memory" else {}
+    tracker = vm.KappaTracker([n] * 3, d, estimator=estimator, **size)
     track(tracker, [(torch.tensor(samples).float()[i], labels[i], i) for i in ids.split(500)])
     # the approximation's bound, and the sampling error of r, well below 1 % for 2,000 vectors of 64 numbers
     np.testing.assert_allclose(tracker.kappa.numpy(), kappas, rtol=2 / (d - 2) + 0.01)
@@ -139,10 +143,10 @@ def test_the_memory_keeps_its_share_of_the_old_vector():
     tracker = tracker_of("memory")
     first, second = torch.eye(SIZE)[:1] * 5, torch.eye(SIZE)[1:2] * 0.1
     tracker.update(first, torch.tensor([2]), torch.tensor([7]))
-    torch.testing.assert_close(tracker.memory[7], torch.eye(SIZE)[0])
+    torch.testing.assert_close(tracker.estimator.memory[7], torch.eye(SIZE)[0])
     tracker.update(second, torch.tensor([2]), torch.tensor([7]))
-    torch.testing.assert_close(tracker.memory[7, :2], torch.tensor([0.3, 0.7]) / math.hypot(0.3, 0.7))
-    assert int(tracker.memory.any(1).sum()) == 1
+    torch.testing.assert_close(tracker.estimator.memory[7, :2], torch.tensor([0.3, 0.7]) / math.hypot(0.3, 0.7))
+    assert int(tracker.estimator.memory.any(1).sum()) == 1
 
 
 def test_r_is_over_the_vectors_really_summed():
@@ -209,8 +213,8 @@ def test_embeddings_without_a_direction(estimator, bad, monkeypatch, caplog):
         tracker.update(spoilt, y, ids)
     torch.testing.assert_close(tracker.state_dict(), before, rtol=0, atol=0)
     with monkeypatch.context() as accelerator:
-        for check in ("check_finite", "check_norms"):
-            accelerator.setitem(vm.KappaTracker._checked.__globals__, check, lambda *_: None)
+        accelerator.setattr(_checks, "check_finite", lambda *_: None)
+        accelerator.setitem(vm.KappaTracker._checked.__globals__, "check_norms", lambda *_: None)
         track(tracker, [(spoilt, y, ids), *batches[1:]])
     keep = torch.arange(len(e)) != 3
     left_out = track(tracker_of(estimator), [(e[keep], y[keep], ids[keep]), *batches[1:]])
@@ -282,13 +286,13 @@ def test_memory_in_half_precision_and_on_the_cpu():
     for seed in range(3):
         for tracker in (full, half.to("cpu").double().float()):
             track(tracker, epoch(seed))
-    assert half.memory.dtype == half.state_dict()["memory"].dtype == torch.float16
+    assert half.estimator.memory.dtype == half.state_dict()["estimator.memory"].dtype == torch.float16
     assert_close(half, full.kappa.double().numpy(), full.psi.double().numpy(), 2e-3)
     assert float(half.psi.sub(full.psi).abs().max()) > 0
-    assert tracker_of("memory", memory_dtype=torch.float16).double().memory.dtype == torch.float16
+    assert tracker_of("memory", memory_dtype=torch.float16).double().estimator.memory.dtype == torch.float16
     half.to("meta")
-    assert half.memory.device.type == half.memory_class.device.type == "cpu"
-    assert half.psi.device.type == full.to("meta").memory.device.type == "meta"
+    assert half.estimator.memory.device.type == half.estimator.memory_class.device.type == "cpu"
+    assert half.psi.device.type == full.to("meta").estimator.memory.device.type == "meta"
 
 
 def test_autocast_and_half_precision_embeddings():
@@ -342,11 +346,12 @@ def test_sharded_equals_unsharded(ranks, sizes):
             torch.testing.assert_close(kappa, alone.kappa, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(head_loss, expected_loss)
         for name in ("sums", "counts") if estimator == "momentum" else ("memory", "memory_class"):
-            parts = [result[estimator][2][name] for result in by_rank]
-            assert max(map(len, parts)) == -(-len(state[name]) // ranks)  # no rank holds everything
-            torch.testing.assert_close(torch.cat(parts), state[name])
+            parts = [result[estimator][2][f"estimator.{name}"] for result in by_rank]
+            assert max(map(len, parts)) == -(-len(state[f"estimator.{name}"]) // ranks)  # no rank holds everything
+            torch.testing.assert_close(torch.cat(parts), state[f"estimator.{name}"])
 
 
+MEMORY = {"estimator": "memory", "num_samples": 2}
 TRACKER = vm.KappaTracker([2, 3, 1], 4, estimator="memory", num_samples=6)
 TRACKER.update(torch.ones(1, 4), torch.tensor([2]), torch.tensor([5]))
 E, Y, IDS = torch.ones(2, 4), torch.tensor([0, 1]), torch.tensor([0, 1])
@@ -382,14 +387,24 @@ OTHER_ORDER = vm.KappaTracker([3, 2, 1], 4, estimator="memory", num_samples=6)
         (lambda: vm.KappaTracker([2], 4, estimator="mean"), 'estimator is \'mean\': give "momentum" or "memory"'),
         (lambda: vm.KappaTracker([2], 4, estimator="memory"), "num_samples is missing"),
         (lambda: vm.KappaTracker([2, 3], 4, estimator="memory", num_samples=4), "class_counts add up to 5"),
-        (lambda: vm.KappaTracker([2], 4, memory_momentum=1.0), r"memory_momentum is 1.0: give a number in \[0, 1\)"),
+        (
+            lambda: vm.KappaTracker([2], 4, **MEMORY, memory_momentum=1.0),
+            r"memory_momentum is 1.0: give a number in \[0, 1\)",
+        ),
         (lambda: vm.KappaTracker([2], 4, temperature=0.0), "temperature is 0.0"),
         (lambda: vm.KappaTracker([2], 4, temperature=1.0), r"temperature is 1.0: give a number in \(0, 1\)"),
         (lambda: vm.KappaTracker([2], 4, gamma=-0.1), "gamma is -0.1"),
+        (lambda: vm.KappaTracker([2], 4, memory_dtype=torch.float16), 'memory_dtype: for estimator "memory" alone'),
         (lambda: vm.KappaTracker([2], 4, gamma=1.5), r"gamma is 1.5: give a number in \[0, 1\]"),
         (lambda: vm.KappaTracker([2], 4, gamma=math.nan), "gamma is nan"),
-        (lambda: vm.KappaTracker([2], 4, memory_device="cuda"), "memory_device is 'cuda'"),
-        (lambda: vm.KappaTracker([2], 4, memory_dtype=torch.int8), "memory_dtype torch.int8"),
+        (
+            lambda: vm.KappaTracker([2], 4, **MEMORY, memory_device="cuda"),
+            "memory_device is 'cuda'",
+        ),
+        (
+            lambda: vm.KappaTracker([2], 4, **MEMORY, memory_dtype=torch.int8),
+            "memory_dtype torch.int8",
+        ),
         (
             lambda: vm.PrototypeHead(4, 5, vm.MarginLoss(vm.ArcMargin(0.8, psi=TRACKER.psi), scale=64.0)),
             "psi for 3 classes, the head 5",

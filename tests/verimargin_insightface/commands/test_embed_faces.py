@@ -7,7 +7,7 @@ import pytest
 import torch
 from verimargin.files.networks import fingerprint
 from verimargin_insightface.commands import embed_faces as module
-from verimargin_insightface.commands.embed_faces import choose, embed_faces, open_images
+from verimargin_insightface.commands.embed_faces import embed_faces, open_images
 from verimargin_insightface.commands.pack import pack_folder
 from verimargin_insightface.recordio import IRHeader, RecordWriter, pack
 
@@ -54,24 +54,15 @@ def test_embeds_each_image_and_its_mirror_image(data, tmp_path, kind, names):
     assert json.loads(str(found["source"])) == {"data": kind, "per_identity": 0, "seed": 0}
 
 
-def test_chooses_some_of_each_identity():
-    for seed in range(5):
-        chosen = choose(LABELS, 2, seed)
-        assert np.bincount(LABELS[chosen]).tolist() == [2, 1, 2]
-        assert len(set(chosen)) == 5
-        assert (np.diff(chosen) > 0).all()
-    assert len({tuple(choose(LABELS, 1, seed)) for seed in range(200)}) == 12  # 3 * 1 * 4
-    np.testing.assert_array_equal(choose(LABELS, 1, 3), choose(LABELS, 1, 3))
-
-
 def test_a_set_without_class_ranges(data, tmp_path):
     with RecordWriter(tmp_path / "train.idx", tmp_path / "train.rec") as writer:
         for key, label in enumerate([7, 5, 7]):
             image = (data / "folder" / "cid" / f"{key}.png").read_bytes()
             writer.write_idx(key, pack(IRHeader(0, float(label), key, 0), image))
-    names, labels, read = open_images(tmp_path)
-    assert names[labels].tolist() == ["7", "5", "7"]
-    assert module.decode(read(1))[0, 0, 0] == 50
+    images = open_images(tmp_path)
+    assert images.names[images.labels].tolist() == ["7", "5", "7"]
+    assert len(set(images.ids)) == 3
+    assert module.decode(images.read(1))[0, 0, 0] == 50
 
 
 def test_a_model_pt_of_train_v2(data, tmp_path, monkeypatch):

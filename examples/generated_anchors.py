@@ -1,14 +1,29 @@
-"""A small generator of samples, for anchors where there is none at hand: a variational autoencoder."""
+"""Anchors for IDA from generated speech, where no training identity may be shipped.
+
+A variational autoencoder learns pieces of a corpus's log-mel features; its samples go through the recipe's own encoder.
+The generator is small: in the project's own measurements (docs/results.md) its anchors do harm, and a better generator
+belongs in its place. It is an example of the steps, not a part of the package.
+
+    python examples/generated_anchors.py DATA RUN OUT.npz --number 1000
+
+DATA is a folder laid out as VoxCeleb with `veri_test.txt`, whose speakers are left out; RUN is the folder of a training
+by `verimargin demo`, such as demo/qmargin.
+"""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-from ._checks import check_finite
+from verimargin._checks import check_finite
+from verimargin.files.anchors import anchors_from_generator
+from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin_speechbrain.corpus import read_trials, recordings, speaker_of, speakers
+from verimargin_speechbrain.experiment import SpeakerBrain, read_wav, train
 
 
 class SampleGenerator(nn.Module):
@@ -43,7 +58,7 @@ def fit_generator(
 
     Encoder and decoder have one hidden layer; each number is standardised over the samples. The decoder's
     variance, one for all numbers, is at its maximum-likelihood value in each batch. The same seed gives the
-    same weights. `on_epoch` is called with the epoch, from 1, and the mean loss in nats a sample.
+    same weights. `on_epoch` is called with the epoch, from 1, and the mean loss in nats per sample.
 
     Source: Kingma and Welling, arXiv 1312.6114; the variance: Rybkin et al., arXiv 2006.13202, section 4.
 
@@ -81,7 +96,7 @@ def fit_generator(
 
 
 def _loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
-    """The negative evidence lower bound of standardised samples (B, D), in nats a sample."""
+    """The negative evidence lower bound of standardised samples (B, D), in nats per sample."""
     mean, log_variance = encoder(x).chunk(2, dim=1)
     latents = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
     error = (decoder(latents) - x).square().mean().clamp_min(1e-6)
@@ -92,3 +107,54 @@ def _loss(encoder: nn.Module, decoder: nn.Module, x: Tensor) -> Tensor:
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+@torch.no_grad()
+def features(brain: SpeakerBrain, data: Path, frames: int = 100) -> Tensor:
+    """Pieces (N, frames, n_mels) of the training speakers' normalised features, cut one after the other.
+
+    Args:
+        data: a folder laid out as VoxCeleb with `veri_test.txt`, whose speakers are left out.
+    """
+    tested = recordings(read_trials(data / "veri_test.txt"))
+    brain.modules.eval()
+    pieces: list[Tensor] = []
+    for who in speakers(data, map(speaker_of, tested)):
+        for path in sorted((data / "wav" / who).glob("*/*.wav")):
+            rows = brain.modules.compute_features(read_wav(path)[None])
+            rows = brain.modules.mean_var_norm(rows, torch.ones(1))[0]
+            pieces += [piece for piece in rows.split(frames) if len(piece) == frames]
+    if not pieces:
+        raise ValueError(f"no training recording in {data} has {frames} frames: give fewer, or longer recordings")
+    return torch.stack(pieces)
+
+
+def generated_anchors(
+    brain: SpeakerBrain, generator: SampleGenerator, number: int, *, truncation: float | None = None, seed: int = 0
+) -> Embeddings:
+    """Embeddings, by the brain's `embedding_model`, of features that the generator makes."""
+    brain.modules.eval()
+    encoder, size = brain.modules.embedding_model, generator.latent_size
+    return anchors_from_generator(generator, encoder, size, number, truncation=truncation, seed=seed)
+
+
+def train_generator(brain: SpeakerBrain, data: Path, seed: int = 0, **options) -> SampleGenerator:
+    """`fit_generator(**options)` on the `features` of the corpus that the brain was trained on."""
+    return fit_generator(features(brain, data), seed=seed, **options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--number", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1986)
+    options = parser.parse_args()
+    brain = train(options.data, options.run, options.run.name, options.seed)  # finished: it is only loaded
+    generator = train_generator(brain, options.data, options.seed)
+    write_embeddings(options.out, generated_anchors(brain, generator, options.number, seed=options.seed))
+
+
+if __name__ == "__main__":
+    main()

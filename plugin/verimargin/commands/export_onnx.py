@@ -1,0 +1,34 @@
+"""`verimargin export-onnx`: an encoder and its regressor as one ONNX graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..files.networks import load_network
+from ..files.onnx import export_with_density
+from ..files.scorers import read_regressor
+from ..files.whole import new_file
+from .options import sizes_of
+
+
+def export_onnx(
+    out: Annotated[Path, typer.Argument(help="a new .onnx")],
+    encoder: Annotated[str, typer.Argument(help="an .onnx file, a TorchScript file or module:name of a torch module")],
+    regressor: Annotated[Path, typer.Argument(help="a file of verimargin train-ssr")],
+    input_shape: Annotated[str, typer.Option(help="of one sample, such as 3x112x112; for torch's")] = "",
+) -> None:
+    """The ENCODER and the REGRESSOR's density as one ONNX graph OUT: outputs embedding and log density."""
+    new_file(out, ".onnx")
+    network, _ = load_network(encoder)
+    density = read_regressor(regressor).scorer
+    if encoder.endswith(".onnx"):
+        export_with_density(encoder, density, out)
+    elif isinstance(network, torch.nn.Module):
+        export_with_density(network, density, out, sizes_of("input_shape", input_shape))
+    else:
+        raise ValueError(f"{encoder} is no torch module: give one, a TorchScript file or an .onnx file")
+    print(f"{out}: score pairs by {density.tau:g} * cosine + logaddexp of the two log densities")

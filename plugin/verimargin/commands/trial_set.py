@@ -1,0 +1,67 @@
+"""What the scoring commands are given: the embeddings that a list of trials names, and whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files.anchors import read_anchors
+from ..files.embeddings import Embeddings, read_embeddings
+from ..files.templates import holds_images, read_templates
+from ..files.trials import Trials, identities, read_trials
+from ..scoring.methods import Method, score_trials
+from . import report
+from .progress import Progress
+
+
+class TrialSet(NamedTuple):
+    embeddings: Embeddings  # those that trials name
+    trials: Trials  # as positions among them
+    identity: np.ndarray  # a number for each embedding
+    title: str
+
+    @property
+    def identities(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of both sides of each trial."""
+        return self.identity[self.trials.enrol], self.identity[self.trials.test]
+
+    def anchors(self, path: Path) -> Tensor:
+        """The anchors or the cohort of a file, which must be of the embeddings' size and, where known, encoder."""
+        return read_anchors(path, self.embeddings.vectors.shape[1], self.embeddings.encoder).vectors
+
+    def scores(self, methods: Sequence[Method], device: str, progress: Progress) -> dict[str, np.ndarray]:
+        """Each method's scores of the trials, by its name."""
+        i, j = (torch.from_numpy(side).to(device) for side in (self.trials.enrol, self.trials.test))
+        scores = score_trials(methods, self.embeddings.vectors.to(device), i, j, progress)
+        return {name: values.cpu().numpy() for name, values in scores.items()}
+
+    def evaluate(
+        self, method: Method, scores: np.ndarray, resamples: int, progress: Progress, far: float | None = None
+    ) -> report.Result:
+        shown = partial(progress, title=f"Intervals, {method.title}")
+        return report.evaluate(scores, self.trials.same, self.identities, resamples, far, shown)
+
+    def note(self, resamples: int) -> str:
+        return report.note(len(np.unique(self.identity)), resamples)
+
+
+def read_trial_set(embeddings: Path, trials: Path) -> TrialSet:
+    """The trial set of two files; errors as `read_embeddings`, `read_templates` and `read_trials` have them."""
+    given = read_templates(embeddings, trials) if holds_images(embeddings) else read_embeddings(embeddings)
+    listed = read_trials(trials, given.ids)
+    used = np.zeros(len(given.ids), dtype=bool)
+    used[listed.enrol] = used[listed.test] = True
+    place = np.cumsum(used, dtype=np.int32) - 1
+    ids = [name for name, u in zip(given.ids, used) if u]
+    named = replace(given, ids=ids, vectors=given.vectors[torch.from_numpy(used)], labels=[])
+    listed = listed._replace(enrol=place[listed.enrol], test=place[listed.test])
+    targets = int(listed.same.sum())
+    title = f"{trials.name}: {targets:,} target and {len(listed.same) - targets:,} non-target trials"
+    return TrialSet(named, listed, identities(listed, ids), title)

@@ -1,0 +1,22 @@
+"""The names of a training set's classes, in class order."""
+
+from __future__ import annotations
+
+import re
+from itertools import takewhile
+from pathlib import Path
+
+ENCODED = re.compile(r"'(.*)' => (\d+)")  # a line of SpeechBrain's label encoder
+
+
+def read_class_names(path: Path) -> list[str]:
+    """The lines of a file, the speakers of SpeechBrain's label_encoder.txt, or the folders of an image folder."""
+    if path.is_dir():
+        return sorted(folder.name for folder in path.iterdir() if folder.is_dir())
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give a file with one name per line, or the image folder")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines or not ENCODED.fullmatch(lines[0]):
+        return lines
+    encoded = filter(None, map(ENCODED.fullmatch, takewhile(ENCODED.fullmatch, lines)))  # its settings come behind
+    return [name for _, name in sorted((int(match[2]), match[1]) for match in encoded)]

@@ -1,0 +1,63 @@
+"""KappaFace's state in a checkpoint of either toolkit: each class's kappa and psi."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+
+class ClassKappa(NamedTuple):
+    """A class's line of the table; `margin` of the loss is psi times its m."""
+
+    class_id: int
+    name: str
+    samples: int
+    kappa: float
+    psi: float
+
+
+def read_kappa(checkpoint: Path, names: list[str] | None = None) -> list[ClassKappa]:
+    """The classes of a checkpoint that holds a `KappaTracker`'s state anywhere in it.
+
+    Raises:
+        ValueError: not a checkpoint, none or several trackers in it, none after an epoch, or another number of names.
+    """
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{checkpoint} is not a checkpoint that torch.load opens safely: {error}") from None
+    found = list(_trackers(content, None))
+    if len(found) != 1:
+        raise ValueError(
+            f"{checkpoint} holds {len(found)} KappaFace states: give SpeechBrain's kappa.ckpt, or a checkpoint of "
+            "arcface_torch trained with config.kappa"
+        )
+    state, saved_names = found[0]
+    if not int(state["epoch"]):
+        raise ValueError(f"{checkpoint} was saved before the first epoch ended: there is no kappa yet")
+    names = names or saved_names or [str(i) for i in range(len(state["psi"]))]
+    if len(names) != len(state["psi"]):
+        raise ValueError(f"there are {len(names)} names, {checkpoint} has {len(state['psi'])} classes: give those")
+    values = (state[key].tolist() for key in ("class_counts", "kappa", "psi"))
+    return [ClassKappa(*row) for row in zip(range(len(names)), names, *values)]
+
+
+def _trackers(content: Any, names: list[str] | None) -> Iterator[tuple[dict[str, torch.Tensor], list[str] | None]]:
+    """Each KappaTracker's state in nested state dicts, with the names of its classes if they are beside it."""
+    if not isinstance(content, Mapping):
+        return
+    names = next(
+        (value["class_names"] for value in content.values() if isinstance(value, Mapping) and "class_names" in value),
+        names,
+    )
+    keys = ("psi", "kappa", "epoch", "class_counts")
+    for key in content:
+        prefix = str(key).removesuffix("class_counts")
+        if prefix != str(key) and all(prefix + name in content for name in keys):
+            yield {name: content[prefix + name] for name in keys}, names
+    for value in content.values():
+        yield from _trackers(value, names)

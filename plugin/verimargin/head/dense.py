@@ -1,0 +1,57 @@
+"""One step of the head for alpha = 1, forward and backward: every class has a probability.
+
+The gradient of a prototype is taken through its normalisation here, that of an embedding by autograd.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .._checks import EPS, check_prototypes
+from .step import BLOCK, Step, differentiates, remove_radial_part_
+from .target import Target
+
+
+class DenseHead(torch.autograd.Function):
+    """The loss of each sample, (B,), from unit embeddings and prototypes of any norm."""
+
+    @staticmethod
+    def forward(ctx: Any, unit: Tensor, weight: Tensor, step: Step) -> Tensor:
+        scale, shard = step.loss.scale, step.shard
+        with torch.autocast(unit.device.type, enabled=False):
+            target = Target(unit, weight, step, differentiates(ctx))
+            norm = torch.linalg.vector_norm(weight, dim=1).clamp_min_(EPS)
+            check_prototypes(norm)
+            p = torch.mm(unit, weight.t()).mul_(scale / norm)
+            row, column = target.owned.nonzero().squeeze(1), step.column[target.owned]
+            own = target.logit + target.log_q
+            p[row, column] = own[row]
+            highest = shard.max(p.amax(1))
+            p.sub_(highest[:, None]).exp_()
+            total = shard.sum(p.sum(1))
+            p.div_(total[:, None])
+        target_slope = (p[row, column] - 1.0) * target.slope[row] / norm[column]
+        slope = p.mul_(scale / norm)  # d loss / d cosine, over the prototype's norm
+        slope[row, column] = target_slope
+        ctx.save_for_backward(unit, weight, norm, slope)
+        ctx.memory = step.memory
+        return highest + total.log() - own
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        unit, weight, norm, slope = ctx.saved_tensors
+        grad_loss = grad_loss[:, None]
+        with torch.autocast(unit.device.type, enabled=False):
+            grad_unit = torch.mm(slope, weight).mul_(grad_loss)
+            if not ctx.needs_input_grad[1]:
+                return grad_unit, None, None
+            grad_weight = torch.mm(slope.t(), unit * grad_loss, out=ctx.memory.zeros_like(weight))
+            for start in range(0, len(weight), BLOCK):
+                block = slice(start, start + BLOCK)
+                remove_radial_part_(grad_weight[block], weight[block], norm[block])
+        return grad_unit, grad_weight, None

@@ -1,0 +1,34 @@
+"""The memory of the prototypes' gradient, lent out again from step to step."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class GradientMemory:
+    """The memory of the prototypes' gradient, used again once nobody holds the last gradient.
+
+    On a CPU, first touching a fresh (C, d) gradient costs as much as the matrix product of the step.
+    """
+
+    def __init__(self) -> None:
+        self._array: np.ndarray | None = None
+        self._kind: tuple | None = None  # its shape and dtype
+        self._lent: weakref.ref = weakref.ref(self)  # any object; below, the view whose life is the gradient's
+
+    def zeros_like(self, weight: Tensor) -> Tensor:
+        if weight.device.type != "cpu":
+            return torch.zeros_like(weight)
+        shape = tuple(weight.shape)
+        if self._array is None or self._lent() is not None or self._kind != (shape, weight.dtype):
+            self._array, self._kind = torch.empty_like(weight).numpy(), (shape, weight.dtype)
+        view = self._array[:]
+        self._lent = weakref.ref(view)
+        return torch.from_numpy(view).zero_()
+
+    def __reduce__(self) -> tuple:
+        return GradientMemory, ()  # a copy of the head starts with memory of its own

@@ -1,0 +1,79 @@
+"""One step of the head for alpha > 1, forward and backward: only the classes that have a probability are kept.
+
+The gradient of a prototype is taken through its normalisation here, that of an embedding by autograd.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from ..losses.divergence import as_dtype, divergence_loss_value, q_logarithm
+from .step import BLOCK, Step, differentiates, remove_radial_part_
+from .streaming import Threshold, stream
+from .target import Target
+
+
+class SparseHead(torch.autograd.Function):
+    """The loss of each sample, (B,), from unit embeddings and prototypes of any norm, and statistics, (2,).
+
+    The statistics are the mean number of active classes and the share of samples without a loss.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, unit: Tensor, weight: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        alpha, scale, shard = step.loss.alpha, step.loss.scale, step.shard
+        with torch.autocast(unit.device.type, enabled=False):
+            target = Target(unit, weight, step, differentiates(ctx))
+            ln_q_y = q_logarithm(target.log_q, alpha)
+            found, lower, norm = stream(unit, weight, target, target.logit + ln_q_y, step)
+            lower = shard.max(lower)
+            found = found.above(lower - 1.0 / (alpha - 1.0))
+            threshold = Threshold(found, target, lower, alpha)
+            delta = threshold.solve(shard)
+            p, p_y = threshold.probabilities(delta, shard)
+            expected, active = shard.sum(threshold.row_sum(torch.stack([p * threshold.x, (p > 0).to(p)])))
+        expected = expected + p_y * threshold.x_y
+        value = as_dtype(divergence_loss_value(expected, delta, threshold.x_y, ln_q_y, alpha), unit.dtype)
+        statistics = torch.stack([(active + (p_y > 0)).mean(), (active == 0).to(p).mean()])
+
+        # the entries with a gradient, and d loss / d cosine
+        row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])
+        slope = torch.cat([p * scale, (p_y - 1.0) * target.slope * target.owned]).to(unit.dtype)
+        used = slope != 0
+        ctx.save_for_backward(unit, weight, norm, row[used], torch.cat([found.column, step.column])[used], slope[used])
+        ctx.memory = step.memory
+        ctx.mark_non_differentiable(statistics)
+        return value, statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        unit, weight, norm, row, column, slope = ctx.saved_tensors
+        slope = slope * grad_loss[row] / norm[column]
+        with torch.autocast(unit.device.type, enabled=False):
+            order = row.argsort()
+            grad_unit = _weighted_sums(weight, row[order], column[order], slope[order], len(unit))
+            if not ctx.needs_input_grad[1]:
+                return grad_unit, None, None
+            grad_weight = ctx.memory.zeros_like(weight)
+            order = column.argsort()
+            row, column, slope = row[order], column[order], slope[order]
+            classes, index, counts = column.unique_consecutive(return_inverse=True, return_counts=True)
+            starts = [*(counts.cumsum(0) - counts)[::BLOCK].tolist(), len(row)]
+            for block, (a, b) in enumerate(itertools.pairwise(starts)):
+                part = classes[block * BLOCK : (block + 1) * BLOCK]
+                grad = _weighted_sums(unit, index[a:b] - block * BLOCK, row[a:b], slope[a:b], len(part))
+                grad_weight[part] = remove_radial_part_(grad, weight[part], norm[part])
+        return grad_unit, grad_weight, None
+
+
+def _weighted_sums(source: Tensor, group: Tensor, index: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """out[group_k] += weight_k source[index_k], (groups, d), for rising groups: the gathered rows are never stored."""
+    offsets = torch.searchsorted(group, torch.arange(groups, device=group.device))
+    return F.embedding_bag(index, source, offsets, mode="sum", per_sample_weights=weight)

@@ -1,0 +1,31 @@
+"""The target entries of a batch: their logits, their reference measure and the margin's slope."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._checks import EPS
+from .step import Step
+
+
+class Target:
+    """The target entries, computed on the rank that holds each class and known on every rank.
+
+    Attributes, all (B,):
+        owned: whether this rank holds the sample's class.
+        column: as in `Step`.
+        logit, log_q: theta_y and log q_y of the margin.
+        slope: d theta_y / d c_y; 0 if nothing is differentiated.
+    """
+
+    def __init__(self, unit: Tensor, weight: Tensor, step: Step, differentiate: bool):
+        self.column, self.owned = step.column, step.column >= 0
+        rows = weight[step.column.clamp_min(0)]
+        cosine = ((unit * rows).sum(1) / torch.linalg.vector_norm(rows, dim=1).clamp_min(EPS)).clamp(-1.0, 1.0)
+        with torch.set_grad_enabled(differentiate):
+            logit, log_q = step.loss.target(cosine.requires_grad_(differentiate), step.label)
+            self.slope = torch.zeros_like(cosine)
+            if differentiate:
+                (self.slope,) = torch.autograd.grad(logit.sum(), cosine)
+        self.logit, self.log_q = step.shard.sum(torch.stack([logit.detach(), log_q.detach()]) * self.owned)

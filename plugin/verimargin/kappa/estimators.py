@@ -1,0 +1,159 @@
+"""Where KappaFace's mean resultant lengths come from: the sums of an epoch, or a memory of every training sample.
+
+An estimator takes in unit embeddings, zero where there is no direction, and gives |sum z| and n of each class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .._checks import EPS, check_integer, check_sample_ids, check_share
+from .._sharding import Shard
+
+CLASS_BLOCK, ROW_BLOCK = 2**15, 2**14  # what SampleMemory.lengths sums at a time: 64 and 32 MiB at d = 512
+
+
+class EpochSums(torch.nn.Module):
+    """The sums of each class's embeddings since the epoch began, for "momentum".
+
+    Args:
+        classes: this rank's part of the classes.
+        embedding_size: d.
+
+    Attributes: sums (local classes, d), counts (local classes,).
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, classes: Shard, embedding_size: int):
+        super().__init__()
+        self.classes = classes
+        self.register_buffer("sums", torch.zeros(classes.size, embedding_size))
+        self.register_buffer("counts", torch.zeros(classes.size, dtype=torch.long))
+
+    def check_ids(self, sample_ids: Tensor | None, batch_size: int, device: torch.device) -> list[Tensor]:
+        return []  # which sample is which does not matter
+
+    def update(self, unit: Tensor, label: Tensor) -> None:
+        column = label - self.classes.start
+        if self.classes.ranks > 1:
+            mine = (column >= 0) & (column < self.classes.size)
+            unit, column = unit[mine], column[mine]
+        self.sums.index_add_(0, column, unit)
+        self.counts.index_add_(0, column, unit.any(1).long())
+
+    def lengths(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """|sum z| and n of all classes, (C,), with the dtype and on the device of `like` (C,)."""
+        mine = slice(self.classes.start, self.classes.start + self.classes.size)
+        length, n = torch.zeros_like(like), torch.zeros_like(like, dtype=torch.long)
+        length[mine], n[mine] = torch.linalg.vector_norm(self.sums, dim=1), self.counts
+        return self.classes.sum(length), self.classes.sum(n)
+
+    def begin_epoch(self) -> None:
+        self.sums.zero_()
+        self.counts.zero_()
+
+
+class SampleMemory(torch.nn.Module):
+    """A unit vector for each training sample, z <- normalize(a z + (1 - a) z_new), for "memory".
+
+    The sums are taken over all vectors, each once, also those not seen in this epoch. A sample's first vector is
+    taken as it is. Copies of a sample in one batch enter as one, by their mean direction.
+
+    Args:
+        classes: this rank's part of the classes.
+        embedding_size: d.
+        num_samples: sample ids are below it.
+        memory_momentum: a, the share of the old vector, in [0, 1).
+        memory_dtype: of the kept vectors, such as torch.float16.
+        memory_device: "cpu" keeps them there wherever the module moves; a step then waits for its embeddings.
+
+    Attributes: memory (local samples, d), memory_class (local samples,), -1 if a sample was never seen.
+    """
+
+    memory: Tensor
+    memory_class: Tensor
+
+    def __init__(
+        self,
+        classes: Shard,
+        embedding_size: int,
+        num_samples: int,
+        memory_momentum: float = 0.3,
+        memory_dtype: torch.dtype = torch.float32,
+        memory_device: str | None = None,
+    ):
+        super().__init__()
+        if memory_device not in (None, "cpu") or not getattr(memory_dtype, "is_floating_point", False):
+            raise ValueError(
+                f'memory_device is {memory_device!r}, memory_dtype {memory_dtype!r}: give "cpu" or None, and a '
+                "floating-point type such as torch.float16"
+            )
+        self.memory_momentum = check_share("memory_momentum", memory_momentum, "[0, 1)")
+        self.memory_device = memory_device
+        self.classes, self.samples = classes, Shard(check_integer("num_samples", num_samples, 1), classes.group)
+        # zeros, not random vectors: a sample that was not seen has no direction
+        self.register_buffer("memory", torch.zeros(self.samples.size, embedding_size, dtype=memory_dtype))
+        self.register_buffer("memory_class", torch.full((self.samples.size,), -1))
+
+    def check_ids(self, sample_ids: Tensor | None, batch_size: int, device: torch.device) -> list[Tensor]:
+        if sample_ids is None:
+            raise ValueError('sample_ids are missing: estimator "memory" needs them, "momentum" does not')
+        return [check_sample_ids(sample_ids, batch_size, self.samples.total, device)]
+
+    def update(self, unit: Tensor, label: Tensor, sample_id: Tensor) -> None:
+        unit, label, row = (x.to(self.memory.device) for x in (unit, label, sample_id - self.samples.start))
+        if self.samples.ranks > 1:
+            mine = (row >= 0) & (row < self.samples.size)
+            unit, label, row = unit[mine], label[mine], row[mine]
+        self._check_classes_kept(label, row)
+        first = torch.searchsorted(row.sort().values, row)  # the same for all copies of a sample
+        new = F.normalize(torch.zeros_like(unit).index_add_(0, first, unit), eps=EPS)[first]
+        old = self.memory[row].to(unit.dtype)
+        mixed = F.normalize(self.memory_momentum * old + (1.0 - self.memory_momentum) * new, eps=EPS)
+        self.memory[row] = mixed.to(self.memory.dtype)
+        self.memory_class.scatter_reduce_(0, row, torch.where(unit.any(1), label, -1), "amax")
+
+    def lengths(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """|sum z| and n of all classes, (C,), with the dtype and on the device of `like` (C,)."""
+        length, n = torch.zeros_like(like), torch.zeros_like(like, dtype=torch.long)
+        for start in range(0, len(n), CLASS_BLOCK):
+            size = min(CLASS_BLOCK, len(n) - start)
+            rows = ((self.memory_class >= start) & (self.memory_class < start + size)).nonzero().squeeze(1)
+            column = self.memory_class[rows] - start
+            sums = torch.zeros(size, self.memory.shape[1], dtype=like.dtype, device=self.memory.device)
+            for row, place in zip(rows.split(ROW_BLOCK), column.split(ROW_BLOCK)):
+                sums.index_add_(0, place, self.memory[row].to(sums.dtype))
+            sums = self.classes.sum(sums.to(like.device))
+            length[start : start + size] = torch.linalg.vector_norm(sums, dim=1)
+            n[start : start + size] = column.bincount(minlength=size)
+        return length, self.classes.sum(n)
+
+    def begin_epoch(self) -> None:
+        pass  # the memory outlives the epochs
+
+    def _check_classes_kept(self, label: Tensor, row: Tensor) -> None:
+        before = self.memory_class[row]
+        kept = (before < 0) | (before == label)
+        if row.device.type != "cpu":
+            torch._assert_async(kept.all(), "a sample has changed its class")
+        elif not bool(kept.all()):
+            i = int((~kept).nonzero()[0])
+            raise ValueError(
+                f"sample id {int(row[i]) + self.samples.start} comes with class {int(label[i])} and came with class "
+                f"{int(before[i])}: give each training sample an id of its own, the same in every epoch"
+            )
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> SampleMemory:
+        """Moves the memory, if it may move, and keeps its dtype."""
+        kept = {"memory": self.memory, "memory_class": self.memory_class}
+        self._buffers.clear()
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            self._buffers[name] = value if self.memory_device == "cpu" else fn(value).to(value.dtype)
+        return self
