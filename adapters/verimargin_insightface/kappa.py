@@ -26,7 +26,7 @@ class KappaFace(torch.nn.Module):
     """The tracker and, for "momentum", the slow copy of the backbone: a part of `PartialFC` and of its state dict.
 
     Args:
-        run: the settings, the backbone and the data of the running script.
+        script: the settings, the backbone and the data of the running script.
         embedding_size: d.
         num_classes: C, over all ranks.
 
@@ -39,22 +39,22 @@ class KappaFace(torch.nn.Module):
 
     fingerprint: Tensor
 
-    def __init__(self, run: Run, embedding_size: int, num_classes: int):
+    def __init__(self, script: TrainingScript, embedding_size: int, num_classes: int):
         super().__init__()
-        self.run = run
-        counts = class_counts(run.labels, num_classes)
-        options = {"num_samples": len(run.labels), "process_group": dist.group.WORLD}
-        self.tracker, self.encoder = build(run.settings, counts, embedding_size, run.backbone, **options)
-        self.register_buffer("fingerprint", torch.tensor(run.fingerprint))
+        self.script = script
+        counts = class_counts(script.labels, num_classes)
+        options = {"num_samples": len(script.labels), "process_group": dist.group.WORLD}
+        self.tracker, self.encoder = build(script.settings, counts, embedding_size, script.backbone, **options)
+        self.register_buffer("fingerprint", torch.tensor(script.fingerprint))
 
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
         """Take in the embeddings (B, d) and global class ids (B,) of the batch that the script took last."""
-        if self.run.images is None:
+        if self.script.images is None:
             raise RuntimeError("the script took no batch from get_dataloader(): config.kappa finds its images there")
         if self.encoder is not None:
-            self.encoder.follow(self.run.backbone)
-            embeddings = self.encoder(self.run.images)
-        self.tracker.update(embeddings.detach(), labels, self.run.sample_ids)
+            self.encoder.follow(self.script.backbone)
+            embeddings = self.encoder(self.script.images)
+        self.tracker.update(embeddings.detach(), labels, self.script.sample_ids)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
         saved = state_dict.get(prefix + "fingerprint")
@@ -66,7 +66,7 @@ class KappaFace(torch.nn.Module):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
 
-class Run:
+class TrainingScript:
     """What a running train_v2.py shows of itself by the names that `replacements` puts into it.
 
     Attributes:
@@ -118,7 +118,7 @@ class Run:
 
     def follow(self, loader):
         """The loader itself, which now shows its batches here, and the end of each epoch."""
-        run, numbered = self, isinstance(loader, DataLoader)
+        script, numbered = self, isinstance(loader, DataLoader)
         if numbered:  # not by assignment, which a DataLoader refuses; the length and the order stay
             vars(loader)["dataset"] = Numbered(loader.dataset)
 
@@ -127,10 +127,10 @@ class Run:
                 try:
                     batch = super().__next__()
                 except StopIteration:
-                    run.end_epoch()
+                    script.end_epoch()
                     raise
                 images, labels, *ids = batch
-                run.images, run.sample_ids = images, ids[0] if numbered else None
+                script.images, script.sample_ids = images, ids[0] if numbered else None
                 return images, labels
 
         loader.__class__ = Followed
@@ -144,10 +144,10 @@ class Run:
             return
         epoch, line = int(tracker.epoch), []
         for name, values in (("kappa", tracker.kappa), ("margin", tracker.psi * self.margin.m)):
-            for of, value in (("mean", values.mean()), ("min", values.min()), ("max", values.max())):
-                line.append(f"{name} {of} {float(value):.4g}")
+            for kind, value in (("mean", values.mean()), ("min", values.min()), ("max", values.max())):
+                line.append(f"{name} {kind} {float(value):.4g}")
                 if self.writer is not None:
-                    self.writer.add_scalar(f"{name}/{of}", float(value), epoch)
+                    self.writer.add_scalar(f"{name}/{kind}", float(value), epoch)
         logging.info("KappaFace after epoch %d: %s", epoch, ", ".join(line))  # the root logger's is training.log
 
 

@@ -9,14 +9,14 @@ import runpy
 import sys
 from collections.abc import Callable
 
-from .mends import MENDS, Mend
+from .compat import FIXES, Fix
 
 logger = logging.getLogger(__name__)
 
 USAGE = """python -m verimargin_insightface [--ida FILE] SCRIPT [ARGS ...]
        torchrun [...] -m verimargin_insightface SCRIPT [ARGS ...]"""
 ABOUT = """Run a script of InsightFace's recognition/arcface_torch or recognition/_evaluation_/ijb as it is, after
-mending what today's libraries or a machine without a GPU lack, each said in one line. The mends are:
+supplying what today's libraries or a machine without a GPU lack. Each fix that is applied is logged. The fixes are:
 
 """
 
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     _log_to_stderr()
     sys.argv[:] = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
-    mend_all(MENDS, script)
+    apply_fixes(FIXES, script)
     if with_ida:
         with_ida()
     else:
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         usage=USAGE,
-        epilog=ABOUT + "".join(f"  {mend.name:<24}{mend.why}\n" for mend in MENDS),
+        epilog=ABOUT + "".join(f"  {fix.name:<24}{fix.why}\n" for fix in FIXES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -73,14 +73,14 @@ def _ida(options: argparse.Namespace) -> Callable[[], None]:
     return lambda: ida.run(options.script, code, scorer)
 
 
-def mend_all(mends: tuple[Mend, ...], script: str = "") -> list[str]:
-    """Apply the mends that are needed here, in order, and return their names."""
+def apply_fixes(fixes: tuple[Fix, ...], script: str = "") -> list[str]:
+    """Apply the fixes that are needed here, in order, and return their names."""
     applied = []
-    for mend in mends:
-        if mend.needed(script):
-            mend.apply(script)
-            logger.info("mended %s: %s", mend.name, mend.why)
-            applied.append(mend.name)
+    for fix in fixes:
+        if fix.needed(script):
+            fix.apply(script)
+            logger.info("applied %s: %s", fix.name, fix.why)
+            applied.append(fix.name)
     return applied
 
 

@@ -1,4 +1,4 @@
-"""The names of mxnet that arcface_torch's scripts use, on OpenCV and our RecordIO: see mends.py."""
+"""The names of mxnet that arcface_torch's scripts use, on OpenCV and our RecordIO: see compat.py."""
 
 from __future__ import annotations
 

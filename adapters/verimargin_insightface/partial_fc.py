@@ -11,7 +11,7 @@ import verimargin as vm
 from torch import Tensor
 from verimargin.kappa.tracker import current_key
 
-from .kappa import KappaFace, Run
+from .kappa import KappaFace, TrainingScript
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ class PartialFC(vm.PrototypeHead):
             of each rank's classes in all. For alpha > 1 leave it at 1: most classes have probability 0
             there and cost one product, so that leaving them out saves little and makes the loss inexact.
         fp16: accepted for `PartialFC_V2`'s sake. The head computes in the prototypes' precision.
-        run: a train_v2.py with ``config.kappa``: each training step goes to its `KappaFace`, here `kappa`, which
-            scales the loss's margin for each class.
+        script: a running train_v2.py with ``config.kappa``: each training step goes to its `KappaFace`, here
+            `kappa`, which scales the loss's margin for each class.
 
     Shapes: local_embeddings (B, d), local_labels (B,) or (B, 1) global class ids; B may be 0 and may
     differ by rank and by step. `weight` is (local classes, d).
@@ -61,14 +61,14 @@ class PartialFC(vm.PrototypeHead):
         num_classes: int,
         sample_rate: float = 1.0,
         fp16: bool = False,
-        run: Run | None = None,
+        script: TrainingScript | None = None,
     ):
         if not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group() first")
         super().__init__(embedding_size, num_classes, margin_loss, sample_rate, dist.group.WORLD)
         self.kappa: KappaFace | None = None
-        if run is not None:
-            self.kappa = run.kappa = KappaFace(run, embedding_size, num_classes)
+        if script is not None:
+            self.kappa = script.kappa = KappaFace(script, embedding_size, num_classes)
         self._tie_psi()
 
     def forward(self, local_embeddings: Tensor, local_labels: Tensor) -> Tensor:  # type: ignore[override]

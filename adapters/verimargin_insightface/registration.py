@@ -11,7 +11,7 @@ from typing import Any
 
 import verimargin as vm
 
-from .kappa import Run
+from .kappa import TrainingScript
 from .partial_fc import PartialFC
 from .recordio import RecordReader, class_count
 
@@ -53,7 +53,7 @@ def register(config: Any) -> None:
     if missing:
         raise ValueError(f"the config has no {', '.join(missing)}: set config.{missing[0]} before register(config)")
     check_data(config.rec, config.num_classes)
-    run = _kappa_run(config, loss)
+    observed = _observed_script(config, loss)
 
     given = config.get("kappa")
 
@@ -70,12 +70,13 @@ def register(config: Any) -> None:
     script = _running_script()
     names = {**script.__dict__, "get_model": _named(script.__dict__["get_model"])}
     ours = {"PartialFC_V2": PartialFC, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
-    if run is not None:
-        ours |= {**run.replacements(names), "PartialFC_V2": partial(PartialFC, run=run)}
+    if observed is not None:
+        ours |= {**observed.replacements(names), "PartialFC_V2": partial(PartialFC, script=observed)}
     script.__dict__.update(ours)
 
 
-def _kappa_run(config: Any, loss: vm.MarginLoss) -> Run | None:
+def _observed_script(config: Any, loss: vm.MarginLoss) -> TrainingScript | None:
+    """What config.kappa has to see of the running script; None without it."""
     if config.get("kappa") is None:
         psi = loss.margin.psi
         if psi is not None and bool((psi == 1).all()):
@@ -86,7 +87,7 @@ def _kappa_run(config: Any, loss: vm.MarginLoss) -> Run | None:
         return None
     if config.rec == "synthetic":
         raise ValueError("config.kappa has no classes to look at in synthetic data: give config.rec real data")
-    return Run(config.kappa, loss)
+    return TrainingScript(config.kappa, loss)
 
 
 def check_data(rec: str, num_classes: int) -> None:

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 import verimargin as vm
 from verimargin_insightface import PartialFC
-from verimargin_insightface.launcher import mend_all
-from verimargin_insightface.mends import MENDS
+from verimargin_insightface.compat import FIXES
+from verimargin_insightface.launcher import apply_fixes
 
 SIZE = 16
 # name: (loss, upstream's CombinedMarginLoss arguments, classes, sample_rate, samples on rank r)
@@ -46,7 +46,7 @@ def step(head, embeddings, labels) -> dict:
 
 
 def main(out: str) -> None:
-    mend_all(MENDS)
+    apply_fixes(FIXES)
     dist.init_process_group("gloo")
     rank, results, upstream = dist.get_rank(), {}, None
     if os.environ.get("ARCFACE_TORCH_HOME"):

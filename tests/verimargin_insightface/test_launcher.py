@@ -22,10 +22,10 @@ def test_runs_a_script_as_main_in_its_folder(python, tmp_path):
     done = python("-m", "verimargin_insightface", "up/script.py", "--x", "1", cwd=tmp_path, check=False)
     assert done.returncode == 7, done.stderr
     assert done.stdout == "next to it ['up/script.py', '--x', '1'] [3] (4, 2, 3)\n"
-    lines = [line for line in done.stderr.splitlines() if line.startswith("mended")]
+    lines = [line for line in done.stderr.splitlines() if line.startswith("applied")]
     assert len(lines) == len(set(lines))
-    assert any(line.startswith("mended mxnet: mxnet is not installed") for line in lines)
-    assert torch.cuda.is_available() or any(line.startswith("mended nccl: there is no GPU") for line in lines)
+    assert any(line.startswith("applied mxnet: mxnet is not installed") for line in lines)
+    assert torch.cuda.is_available() or any(line.startswith("applied nccl: there is no GPU") for line in lines)
 
 
 def test_under_torchrun_the_first_rank_says_it_and_the_ranks_talk(python, tmp_path):
@@ -40,7 +40,7 @@ def test_under_torchrun_the_first_rank_says_it_and_the_ranks_talk(python, tmp_pa
         pytest.skip("two ranks would need two GPUs")
     done = python("-m", "verimargin_insightface", tmp_path / "script.py", ranks=2)
     assert done.stdout.count("sum 2.0") == 2
-    assert done.stderr.count("mended nccl") == 1
+    assert done.stderr.count("applied nccl") == 1
 
 
 def test_help_lists_the_mends(python):

@@ -104,9 +104,9 @@ def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path)
     options = {"data_folder": voxceleb_layout, "pretrain_path": checkpoint, "channels": 16, "emb_dim": 24}
     save = tmp_path / "scored" / "save"
     embed.embed_speech(
-        tmp_path / "tested.npz",
         recipes.path("verify_ecapa_small.yaml"),
         [save / "enrol.csv", save / "test.csv"],
+        tmp_path / "tested.npz",
         [f"{key}={value}" for key, value in options.items()],
     )
     tested = read_embeddings(tmp_path / "tested.npz")

@@ -24,18 +24,16 @@ SIDE = 112  # pixels
 
 
 def embed_faces(
-    out: Annotated[Path, typer.Argument(help="a new .npz, for verimargin anchors real and train-ssr")],
-    data: Annotated[
-        Path, typer.Argument(help="a folder with train.rec and train.idx, or with a folder for each class")
-    ],
+    data: Annotated[Path, typer.Argument(help="a folder with train.rec and train.idx, or with a folder per class")],
     encoder: Annotated[Path, typer.Argument(help="model.pt or an .onnx file: the one that is to be evaluated")],
+    out: Annotated[Path, typer.Argument(help="a new .npz, for verimargin anchors real and train-ssr")],
     network: Annotated[str, typer.Option(help="of a model.pt, such as r50; run in arcface_torch's folder then")] = "",
     per_identity: Annotated[int, typer.Option(min=0, help="random images of each identity; 0: all")] = 0,
     seed: SeedOption = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Embed the training images of DATA by the ENCODER into OUT, with the identity of each.
+    """Embed the training images of DATA with the ENCODER, and write them to OUT with their identities.
 
     An image's embedding is the sum of its own and its mirror image's, as the evaluators have it. Labels are those that
     training used: class numbers of a RecordIO set, folder names of an image folder.

@@ -15,7 +15,7 @@ LARGEST_INDEX = 2**24  # labels are float32: larger integers would be rounded
 
 
 def pack_folder(folder: Path, out: Path) -> None:
-    """Pack FOLDER, with a folder of aligned 112 x 112 images for each class, into OUT/train.rec and OUT/train.idx.
+    """Pack an image FOLDER, one folder of aligned 112 x 112 images per class, into OUT/train.rec and OUT/train.idx.
 
     Classes and images keep the order, and so the labels, that arcface_torch gives them from the folder;
     the images' own bytes are kept. Nothing stands under the two names before all is written.

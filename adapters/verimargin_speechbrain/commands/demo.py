@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 from verimargin.commands import plots, report
+from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
 from verimargin.files.embeddings import save_npz
 from verimargin.files.whole import whole
@@ -27,13 +29,15 @@ CORPUS = {"train_speakers": 72, "test_speakers": 40, "utterances": 12, "test_utt
 RESAMPLES = 500
 
 
-def demo(output: Path = Path("demo"), seed: int = 1986) -> None:
+def demo(
+    out: Annotated[Path, typer.Argument(help="a folder of its own")] = Path("demo"), seed: SeedOption = 1986
+) -> None:
     """Make a small speech corpus, train ArcFace, CosFace and Q-Margin on it, and compare them.
 
-    Interrupted, it goes on where it stopped when run again with the same OUTPUT; what is done is not done
+    Interrupted, it goes on where it stopped when run again with the same OUT; what is done is not done
     again. About six minutes on two CPU cores.
     """
-    run(output, seed, CORPUS, number_of_epochs=10)
+    run(out, seed, CORPUS, number_of_epochs=10)
 
 
 def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[str, report.Result]:
@@ -72,12 +76,12 @@ def _same_settings(output: Path, settings: dict) -> None:
     path = output / "settings.json"
     if path.exists():
         if json.loads(path.read_text()) != settings:
-            raise ValueError(f"{output} holds a demo with other settings ({path}): give another --output")
+            raise ValueError(f"{output} holds a demo with other settings ({path}): give another folder")
         return
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: give a folder as --output")
+        raise ValueError(f"{output} is a file: give a folder")
     if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no demo: give another --output")
+        raise ValueError(f"{output} is not empty and holds no demo: give another folder")
     output.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")

@@ -21,11 +21,11 @@ from verimargin.files.whole import new_file
 
 
 def embed_speech(
-    out: Annotated[Path, typer.Argument(help="a new .npz of ids, labels and embeddings")],
     recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
     annotations: Annotated[
         list[Path], typer.Argument(help="train.csv, or enrol.csv and test.csv: ID, wav, start, stop and spk_id")
     ],
+    out: Annotated[Path, typer.Argument(help="a new .npz of ids, labels and embeddings")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, such as pretrain_path=results/...")
     ] = None,
@@ -33,9 +33,9 @@ def embed_speech(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
-    """OUT from the recordings of the ANNOTATIONS through the RECIPE's features and embedding model, each by itself.
+    """Embed the recordings of the ANNOTATIONS, one at a time, with the features and the model of a verification RECIPE.
 
-    For `verimargin anchors real`, `train-ssr` and `score`. Run again, it goes on where it was interrupted.
+    OUT is for `verimargin anchors real`, `train-ssr` and `score`. Run again after an interruption, it continues.
     """
     new_file(out, ".npz")
     listed = {row["ID"]: row for annotation in annotations for row in read_annotation(annotation)}

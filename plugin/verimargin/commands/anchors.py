@@ -29,10 +29,10 @@ EncoderOption = Annotated[
 
 @anchors.command()
 def fc(
-    out: OutArgument,
     checkpoints: Annotated[
         list[Path], typer.Argument(help="classifier.ckpt, all ranks' checkpoint_gpu_<rank>.pt, or their folder")
     ],
+    out: OutArgument,
     names: Annotated[
         Path | None,
         typer.Option(help="the classes' identities: label_encoder.txt, a file with one per line, or the image folder"),
@@ -40,7 +40,7 @@ def fc(
     exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
 ) -> None:
-    """OUT from a classifier's prototypes, which lie among the embeddings they were trained with."""
+    """Write the prototypes of a classifier as anchors: they lie among the embeddings they were trained with."""
     new_file(out, ".npz")
     excluded = _lines(exclude)
     if named := [line for line in excluded if not names and not line.isdecimal()]:
@@ -51,13 +51,13 @@ def fc(
 
 @anchors.command()
 def real(
-    out: OutArgument,
     embeddings: TrainingArgument,
+    out: OutArgument,
     seed: SeedOption = 0,
     exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
 ) -> None:
-    """OUT from training EMBEDDINGS, a random one of each identity."""
+    """Write a random one of the training EMBEDDINGS of each identity as an anchor."""
     new_file(out, ".npz")
     given = read_embeddings(embeddings)
     if not given.labels:
@@ -72,9 +72,9 @@ def real(
 
 @anchors.command()
 def fake(
-    out: OutArgument,
     generator: Annotated[str, typer.Argument(help=f"latents to samples: {FORMS}")],
     encoder: Annotated[str, typer.Argument(help="samples to embeddings: likewise")],
+    out: OutArgument,
     latent_size: Annotated[str, typer.Option(help="of a latent, such as 512 or 100x1x1")] = "512",
     number: Annotated[int, typer.Option(help="of anchors")] = 50_000,
     truncation: Annotated[float | None, typer.Option(help="bound on each number of a latent; none by default")] = None,
@@ -82,7 +82,7 @@ def fake(
     batch_size: Annotated[int, typer.Option(help="samples at a time")] = 64,
     device: DeviceOption = "cpu",
 ) -> None:
-    """OUT from samples of the GENERATOR, through the ENCODER whose embeddings are to be scored."""
+    """Write embeddings of generated samples as anchors, by the ENCODER whose embeddings are to be scored."""
     new_file(out, ".npz")
     sampler, _ = load_network(generator, device)
     network, known = load_network(encoder, device)

@@ -16,12 +16,12 @@ from .options import sizes_of
 
 
 def export_onnx(
-    out: Annotated[Path, typer.Argument(help="a new .onnx")],
     encoder: Annotated[str, typer.Argument(help="an .onnx file, a TorchScript file or module:name of a torch module")],
     regressor: Annotated[Path, typer.Argument(help="a file of verimargin train-ssr")],
+    out: Annotated[Path, typer.Argument(help="a new .onnx")],
     input_shape: Annotated[str, typer.Option(help="of one sample, such as 3x112x112; for torch's")] = "",
 ) -> None:
-    """The ENCODER and the REGRESSOR's density as one ONNX graph OUT: outputs embedding and log density."""
+    """Join the ENCODER and the REGRESSOR into one ONNX graph that outputs the embedding and its log density."""
     new_file(out, ".onnx")
     network, _ = load_network(encoder)
     density = read_regressor(regressor).scorer

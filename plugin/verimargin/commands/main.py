@@ -38,9 +38,15 @@ def main() -> None:
         sys.exit(f"verimargin: {error}")
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and stop.")] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         print(f"verimargin {__version__}")
         raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+    ] = False,
+) -> None:
+    pass

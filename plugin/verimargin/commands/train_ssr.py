@@ -18,9 +18,9 @@ from .options import DeviceOption, KOption, SeedOption, TauOption, TrainingArgum
 
 
 def train_ssr(
-    out: Annotated[Path, typer.Argument(help="a new .pt")],
     embeddings: TrainingArgument,
     anchors: Annotated[Path, typer.Argument(help="a file of verimargin anchors")],
+    out: Annotated[Path, typer.Argument(help="a new .pt")],
     k: KOption = 10,
     tau: TauOption = 1.0,
     hidden: Annotated[int, typer.Option(help="units of the hidden layer")] = 512,
@@ -29,9 +29,9 @@ def train_ssr(
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Fit IDA-L's regressor to the densities of EMBEDDINGS among ANCHORS, into OUT.
+    """Fit IDA-L's regressor to the densities of EMBEDDINGS among ANCHORS, and write it to OUT.
 
-    An embedding whose identity (label) has an anchor doesn't count that one.
+    The anchor of an embedding's own identity is left out of that embedding's density.
     """
     from tqdm import tqdm
 

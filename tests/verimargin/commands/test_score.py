@@ -8,8 +8,8 @@ import typer
 import verimargin as vm
 from typer.testing import CliRunner
 from verimargin.commands import report
-from verimargin.commands.compare import compare
 from verimargin.commands.score import score
+from verimargin.commands.sweep import sweep
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.scorers import write_regressor
 from verimargin.metrics import DetCurve
@@ -115,7 +115,17 @@ def test_pairs_put_right_and_wrong(task):
 @pytest.mark.parametrize(("setting", "values"), [("k", [2, 30]), ("anchors", [10, 30]), ("tau", [0.5, 200])])
 def test_a_setting_is_varied(task, setting, values):
     folder, rows, pairs = task
-    run(compare, *given(folder), setting, *values, "--anchors", folder / "cohort.npz", "--resamples", 0)
+    run(
+        sweep,
+        *given(folder)[:2],
+        setting,
+        *values,
+        given(folder)[2],
+        "--anchors",
+        folder / "cohort.npz",
+        "--resamples",
+        0,
+    )
     table: dict[str, dict[str, float]] = {}
     with open(folder / "out" / "table.csv", newline="") as file:
         for r in csv.DictReader(file):
@@ -130,7 +140,7 @@ def test_a_setting_is_varied(task, setting, values):
         row = table[f"{setting} {value}"]
         assert row["EER %"] == pytest.approx(100 * vm.metrics.eer(s[same], s[~same])[0], rel=1e-5)
         assert row["minDCF x 100"] == pytest.approx(100 * vm.metrics.min_dcf(s[same], s[~same])[0], rel=1e-5)
-    assert (folder / "out" / "compare.png").exists()
+    assert (folder / "out" / "sweep.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -179,8 +189,9 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, m
 )
 def test_values_are_checked_before_any_is_scored(task, setting, values, message):
     folder, _, _ = task
+    embeddings, trials, out = given(folder)
     with pytest.raises(ValueError, match=message):
-        run(compare, *given(folder), setting, *values, "--anchors", folder / "cohort.npz", "--k", 5)
+        run(sweep, embeddings, trials, setting, *values, out, "--anchors", folder / "cohort.npz", "--k", 5)
     assert not [p for p in folder.iterdir() if p.is_dir()]
 
 

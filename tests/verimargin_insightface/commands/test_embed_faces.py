@@ -46,7 +46,7 @@ def expected(n: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("kind", "names"), [("folder", list(COUNTS)), ("rec", ["0", "1", "2"])])
 def test_embeds_each_image_and_its_mirror_image(data, tmp_path, kind, names):
-    embed_faces(tmp_path / "all.npz", data / kind, data / "mean.pt", batch_size=3)
+    embed_faces(data / kind, data / "mean.pt", tmp_path / "all.npz", batch_size=3)
     found = np.load(tmp_path / "all.npz")
     np.testing.assert_allclose(found["embeddings"], expected(np.arange(8)), atol=1e-5)
     assert found["labels"].tolist() == [names[label] for label in LABELS]
@@ -76,12 +76,12 @@ def test_a_model_pt_of_train_v2(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "backbones", raising=False)
-    embed_faces(tmp_path / "out.npz", data / "folder", tmp_path / "model.pt", network="mbf", per_identity=1)
+    embed_faces(data / "folder", tmp_path / "model.pt", tmp_path / "out.npz", network="mbf", per_identity=1)
     found = np.load(tmp_path / "out.npz")["embeddings"]
     assert found.shape == (3, 2)
     np.testing.assert_allclose(found[:, 1] - found[:, 0], 10.0, atol=1e-4)
     with pytest.raises(ValueError, match=r"model\.pt is no TorchScript file.*give --network"):
-        embed_faces(tmp_path / "more.npz", data / "folder", tmp_path / "model.pt")
+        embed_faces(data / "folder", tmp_path / "model.pt", tmp_path / "more.npz")
 
 
 def test_an_onnx_file_that_scales_pixels_itself_gets_them_unscaled(data, tmp_path):
@@ -106,7 +106,7 @@ def test_an_onnx_file_that_scales_pixels_itself_gets_them_unscaled(data, tmp_pat
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8),
         tmp_path / "m.onnx",
     )
-    embed_faces(tmp_path / "out.npz", data / "folder", tmp_path / "m.onnx")
+    embed_faces(data / "folder", tmp_path / "m.onnx", tmp_path / "out.npz")
     np.testing.assert_allclose(
         np.load(tmp_path / "out.npz")["embeddings"], expected(np.arange(8)) * 127.5 / 128, atol=1e-4
     )
@@ -116,10 +116,10 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left(data, tmp_path):
     (tmp_path / "bad" / "x").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "bad" / "x" / "0.png"), np.zeros((50, 60, 3), np.uint8))
     with pytest.raises(ValueError, match=r"0\.png is 60 x 50: align the faces"):
-        embed_faces(tmp_path / "out.npz", tmp_path / "bad", data / "mean.pt")
+        embed_faces(tmp_path / "bad", data / "mean.pt", tmp_path / "out.npz")
     with pytest.raises(ValueError, match="is not a folder"):
-        embed_faces(tmp_path / "out.npz", tmp_path / "none", data / "mean.pt")
+        embed_faces(tmp_path / "none", data / "mean.pt", tmp_path / "out.npz")
     (tmp_path / "bad" / "train.rec").touch()
     with pytest.raises(ValueError, match=r"has only one of train\.rec and train\.idx"):
-        embed_faces(tmp_path / "out.npz", tmp_path / "bad", data / "mean.pt")
+        embed_faces(tmp_path / "bad", data / "mean.pt", tmp_path / "out.npz")
     assert not list(tmp_path.glob("*.npz"))

@@ -40,12 +40,13 @@ def corpus(tmp_path):
     return tmp_path
 
 
-def run(corpus, *options, out="out.npz"):
+def run(corpus, *options, annotations=("train.csv",), out="out.npz"):
     import typer
 
     app = typer.Typer()
     app.command()(embed.embed_speech)
-    arguments = [corpus / out, corpus / "recipe.yaml", corpus / "train.csv", *options, "--set", f"data_folder={corpus}"]
+    files = [corpus / name for name in ("recipe.yaml", *annotations, out)]
+    arguments = [*files, *options, "--set", f"data_folder={corpus}"]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
@@ -76,7 +77,7 @@ def test_embeds_each_recording_by_itself_and_says_whose_it_is(corpus):
 def test_takes_several_annotations_and_each_recording_once(corpus):
     rows = (corpus / "train.csv").read_text().splitlines()
     (corpus / "more.csv").write_text("\n".join([rows[0], rows[2], "d-6, 0.05, $data_root/0.wav, 0, 600, d"]))
-    assert run(corpus, corpus / "more.csv").exit_code == 0
+    assert run(corpus, annotations=("train.csv", "more.csv")).exit_code == 0
     made = np.load(corpus / "out.npz")
     assert made["ids"].tolist() == ["a-0", "a-1", "b-2", "b-3", "b-4", "c-5", "d-6"]
     assert made["embeddings"].shape == (7, 4)

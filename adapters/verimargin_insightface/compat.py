@@ -1,6 +1,6 @@
-"""What the launcher mends before it runs an upstream script: the one place for all of it.
+"""What today's libraries lack for upstream's scripts, supplied by the launcher before it runs one: all of it is here.
 
-Each `Mend` is named, says why it is there, tests whether the behaviour is missing on this machine, and
+Each `Fix` has a name, says why it is there, tests whether the behaviour is missing on this machine, and
 supplies it. Nothing is touched where the installed library still behaves as the scripts expect.
 `torch.load`'s weights_only default is not here: all that the scripts load, their own files, opens with it.
 """
@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import lr_scheduler
 
 
-class Mend(NamedTuple):
+class Fix(NamedTuple):
     name: str
     why: str
     needed: Callable[[str], bool]  # both are given the script's path
@@ -261,49 +261,49 @@ def _load_to_cpu(_: str) -> None:
     _set(torch, load=load)
 
 
-MENDS = (
-    Mend("numpy.int", "NumPy 1.24 took np.int and np.float away", _numpy_names_missing, _add_numpy_names),
-    Mend("mxnet", "mxnet is not installed; its RecordIO and image functions are ours", _missing("mxnet"), _add_mxnet),
-    Mend("menpo", "menpo is not installed; its colour samples come from matplotlib", _missing("menpo"), _add_menpo),
-    Mend(
+FIXES = (
+    Fix("numpy.int", "NumPy 1.24 took np.int and np.float away", _numpy_names_missing, _add_numpy_names),
+    Fix("mxnet", "mxnet is not installed; its RecordIO and image functions are ours", _missing("mxnet"), _add_mxnet),
+    Fix("menpo", "menpo is not installed; its colour samples come from matplotlib", _missing("menpo"), _add_menpo),
+    Fix(
         "insightface",
         "insightface is not installed; the checkout's python-package is used",
         _insightface_is_only_there,
         _add_insightface,
     ),
-    Mend("LRScheduler.verbose", "torch 2.7 took LRScheduler(verbose=) away", _scheduler_lacks_verbose, _accept_verbose),
-    Mend(
+    Fix("LRScheduler.verbose", "torch 2.7 took LRScheduler(verbose=) away", _scheduler_lacks_verbose, _accept_verbose),
+    Fix(
         "SimilarityTransform",
         "scikit-image took SimilarityTransform.estimate away",
         _no_estimate,
         _add_estimate,
     ),
-    Mend(
+    Fix(
         "interp1d.slinear",
         "scipy refuses ties in interp1d(kind='slinear'), which false accept rates have",
         _slinear_refuses_ties,
         _slinear_is_linear,
     ),
-    Mend(
+    Fix(
         "torch.onnx.export",
         "torch 2.9 exports by dynamo, without opset 11; traced instead, for any batch size",
         _export_is_dynamo,
         _export_by_tracing,
     ),
-    Mend(
+    Fix(
         "multiprocessing.fork",
         "Python 3.14 forks no workers by default; the scripts' local functions need it",
         _start_method_is_not_fork,
         lambda _: multiprocessing.set_start_method("fork", force=True),
     ),
-    Mend(
+    Fix(
         "reader thread",
         "an unreadable sample ends dataset.py's thread, and training would wait for ever; it ends the run",
         _threads_fail_alone,
         _end_with_the_reader,
     ),
-    Mend("cuda", "there is no GPU; .cuda(), streams and device=local_rank mean the CPU", _no_gpu, _cuda_is_cpu),
-    Mend("nccl", "there is no GPU; the ranks talk by gloo", _no_gpu, _gloo_for_nccl),
-    Mend("DDP.device_ids", "there is no GPU; the backbone is on the CPU", _no_gpu, _ddp_without_device_ids),
-    Mend("torch.load", "there is no GPU; what was saved on one is loaded to the CPU", _no_gpu, _load_to_cpu),
+    Fix("cuda", "there is no GPU; .cuda(), streams and device=local_rank mean the CPU", _no_gpu, _cuda_is_cpu),
+    Fix("nccl", "there is no GPU; the ranks talk by gloo", _no_gpu, _gloo_for_nccl),
+    Fix("DDP.device_ids", "there is no GPU; the backbone is on the CPU", _no_gpu, _ddp_without_device_ids),
+    Fix("torch.load", "there is no GPU; what was saved on one is loaded to the CPU", _no_gpu, _load_to_cpu),
 )

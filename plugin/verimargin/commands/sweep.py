@@ -1,4 +1,4 @@
-"""`verimargin compare`: IDA-R with one of its settings varied, in one table and figure."""
+"""`verimargin sweep`: IDA-R with one of its settings varied, in one table and figure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Setting(str, Enum):
     tau = "tau"
 
 
-def compare(
+def sweep(
     embeddings: EmbeddingsArgument,
     trials: TrialsArgument,
-    out: FolderArgument,
     setting: Annotated[Setting, typer.Argument(help="what to vary: k, tau, or the number of anchors")],
     values: Annotated[list[float], typer.Argument(help="its values, such as 1 2 5 10 20")],
+    out: FolderArgument,
     anchors: Annotated[Path, typer.Option(help="anchors")],
     k: KOption = 10,
     tau: TauOption = 1.0,
@@ -46,7 +46,7 @@ def compare(
 ) -> None:
     """Score the TRIALS of EMBEDDINGS by IDA-R at each of the VALUES of a SETTING, and by the cosine; report in OUT.
 
-    Fewer anchors are drawn at random, once: a smaller number takes part of a larger number's.
+    Where fewer than all anchors are wanted, they are drawn at random once: a smaller number is a part of a larger one.
     """
     from rich.console import Console
 
@@ -71,8 +71,8 @@ def compare(
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress)
         rows = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress).figures for m in methods}
-        parts = [report.write_table(folder, rows, trial_set.note(resamples)), "![Error rates](compare.png)"]
-        plot(folder / "compare.png", setting.value, values, rows)
+        parts = [report.write_table(folder, rows, trial_set.note(resamples)), "![Error rates](sweep.png)"]
+        plot(folder / "sweep.png", setting.value, values, rows)
         report.write_markdown(folder, trial_set.title, parts)
     console = Console()
     report.print_table(console, trial_set.title, rows)

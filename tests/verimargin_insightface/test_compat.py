@@ -1,4 +1,4 @@
-"""Each mend: not needed where the library still behaves, and what it supplies where not."""
+"""Each fix: not needed where the library still behaves, and what it supplies where not."""
 
 import importlib.util
 import inspect
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
-from verimargin_insightface import mends
-from verimargin_insightface.launcher import mend_all
+from verimargin_insightface import compat
+from verimargin_insightface.launcher import apply_fixes
 
-BY_NAME = {mend.name: mend for mend in mends.MENDS}
+BY_NAME = {fix.name: fix for fix in compat.FIXES}
 
 
 class OldScheduler:
@@ -24,15 +24,15 @@ def old_export(model, args, f, *, dynamo=False):
     pass
 
 
-OLD_LIBRARIES = {  # mend: (owner, attribute, what an old library has there)
+OLD_LIBRARIES = {  # fix: (owner, attribute, what an old library has there)
     "LRScheduler.verbose": (lr_scheduler, "LRScheduler", OldScheduler),
     "torch.onnx.export": (torch.onnx, "export", old_export),
     "cuda": (torch.cuda, "is_available", lambda: True),
     "nccl": (torch.cuda, "is_available", lambda: True),
     "DDP.device_ids": (torch.cuda, "is_available", lambda: True),
     "torch.load": (torch.cuda, "is_available", lambda: True),
-    "multiprocessing.fork": (mends.multiprocessing, "get_start_method", lambda: "fork"),
-    "reader thread": (mends.threading, "excepthook", lambda args: None),
+    "multiprocessing.fork": (compat.multiprocessing, "get_start_method", lambda: "fork"),
+    "reader thread": (compat.threading, "excepthook", lambda args: None),
     **{
         name: (importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin="there"))
         for name in ("mxnet", "menpo", "insightface")
@@ -56,7 +56,7 @@ def test_numpy_names_are_left_as_they_are(monkeypatch):
 def test_a_numpy_name_that_is_there_is_kept(monkeypatch):
     monkeypatch.delattr(np, "int", raising=False)
     monkeypatch.setattr(np, "float", "the library's", raising=False)
-    assert mend_all((BY_NAME["numpy.int"],)) == ["numpy.int"]
+    assert apply_fixes((BY_NAME["numpy.int"],)) == ["numpy.int"]
     assert (np.int, np.float) == (int, "the library's")
     assert not BY_NAME["numpy.int"].needed("")
 
@@ -66,9 +66,9 @@ def test_scheduler_takes_verbose(monkeypatch):
         self.seen = (optimizer, last_epoch)
 
     monkeypatch.setattr(lr_scheduler.LRScheduler, "__init__", new)
-    assert mend_all((BY_NAME["LRScheduler.verbose"],)) == ["LRScheduler.verbose"]
+    assert apply_fixes((BY_NAME["LRScheduler.verbose"],)) == ["LRScheduler.verbose"]
     assert lr_scheduler.LRScheduler("an optimizer", last_epoch=3, verbose=True).seen == ("an optimizer", 3)
-    assert mend_all((BY_NAME["LRScheduler.verbose"],)) == [], "and once is enough"
+    assert apply_fixes((BY_NAME["LRScheduler.verbose"],)) == [], "and once is enough"
 
 
 def test_similarity_transform_estimates_again(monkeypatch):
@@ -84,7 +84,7 @@ def test_similarity_transform_estimates_again(monkeypatch):
                 raise AttributeError(name)
             return super().__getattribute__(name)
 
-    monkeypatch.setattr(mends, "_similarity", lambda: Later)
+    monkeypatch.setattr(compat, "_similarity", lambda: Later)
     BY_NAME["SimilarityTransform"].apply("")
     found = Later()
     assert found.estimate(source, moved) is True
@@ -94,17 +94,17 @@ def test_similarity_transform_estimates_again(monkeypatch):
 
 def test_similarity_transform_is_left_where_it_estimates():
     pytest.importorskip("skimage")
-    assert BY_NAME["SimilarityTransform"].needed("") is not hasattr(mends._similarity(), "estimate")
+    assert BY_NAME["SimilarityTransform"].needed("") is not hasattr(compat._similarity(), "estimate")
 
 
 def test_slinear_interpolation_takes_ties(monkeypatch):
     interpolate = pytest.importorskip("scipy.interpolate")
     monkeypatch.setattr(interpolate, "interp1d", interpolate.interp1d)
-    mend = BY_NAME["interp1d.slinear"]
-    mend.apply("")
+    fix = BY_NAME["interp1d.slinear"]
+    fix.apply("")
     between = interpolate.interp1d([0.0, 0.0, 0.5, 1.0, 1.0], [0.0, 1.0, 2.0, 4.0, 5.0], kind="slinear")
     assert [float(between(x)) for x in (0.25, 0.75)] == [1.5, 3.0]
-    assert not mend.needed("")
+    assert not fix.needed("")
 
 
 def test_a_folder_of_its_name_is_no_installation(tmp_path, monkeypatch):
@@ -118,11 +118,11 @@ def test_a_folder_of_its_name_is_no_installation(tmp_path, monkeypatch):
 def test_insightface_is_found_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    mend, script = BY_NAME["insightface"], str(tmp_path / "recognition" / "arcface_torch" / "onnx_ijbc.py")
-    assert not mend.needed(script), "without one there is nothing to supply"
+    fix, script = BY_NAME["insightface"], str(tmp_path / "recognition" / "arcface_torch" / "onnx_ijbc.py")
+    assert not fix.needed(script), "without one there is nothing to supply"
     (tmp_path / "python-package" / "insightface").mkdir(parents=True)
-    assert mend.needed(script)
-    mend.apply(script)
+    assert fix.needed(script)
+    fix.apply(script)
     assert sys.path[-1] == str(tmp_path / "python-package")
 
 
@@ -142,9 +142,9 @@ def test_a_reader_thread_that_fails_ends_the_run(python, name, code):
         "-c",
         f"""
 import threading
-from verimargin_insightface.mends import MENDS
-(mend,) = [mend for mend in MENDS if mend.name == "reader thread"]
-mend.apply("")
+from verimargin_insightface.compat import FIXES
+(fix,) = [fix for fix in FIXES if fix.name == "reader thread"]
+fix.apply("")
 class {name}(threading.Thread):
     def run(self):
         raise ValueError("record 7")
@@ -159,20 +159,20 @@ thread.join()
 
 
 def test_every_mend_is_named_once_and_says_why():
-    assert len(BY_NAME) == len(mends.MENDS)
-    assert all(mend.why and inspect.isfunction(mend.apply) for mend in mends.MENDS)
+    assert len(BY_NAME) == len(compat.FIXES)
+    assert all(fix.why and inspect.isfunction(fix.apply) for fix in compat.FIXES)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="these mends are for machines without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="these fixes are for machines without a GPU")
 def test_a_gpu_means_the_cpu(python):
     """In a process of its own, for these stay."""
     python(
         "-c",
         """
 import tempfile, torch, torch.distributed as dist
-from verimargin_insightface.launcher import mend_all
-from verimargin_insightface.mends import MENDS
-mend_all(MENDS)
+from verimargin_insightface.launcher import apply_fixes
+from verimargin_insightface.compat import FIXES
+apply_fixes(FIXES)
 x = torch.ones(2)
 assert x.cuda() is x and x.to(device=0, non_blocking=True) is x and x.to("cuda").device.type == "cpu"
 assert x.to(torch.float64).dtype == torch.float64 and x.to("cpu", torch.float16).dtype == torch.float16
@@ -190,6 +190,6 @@ with tempfile.NamedTemporaryFile() as file:
     torch.save(x, file.name)
     assert torch.equal(torch.load(file.name), x)
     assert torch.equal(torch.load(file.name, "cpu"), x)
-assert mend_all(MENDS[:10]) == []
+assert apply_fixes(FIXES[:10]) == []
 """,
     )

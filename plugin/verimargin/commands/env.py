@@ -1,0 +1,50 @@
+"""`verimargin env`: what a bug report has to say of the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    *(
+        "verimargin",
+        "torch",
+        "torchaudio",
+        "torchvision",
+        "numpy",
+        "speechbrain",
+        "hyperpyyaml",
+        "insightface",
+        "mxnet",
+    ),
+    *("onnx", "onnxruntime", "opencv-python-headless", "scikit-image", "scipy"),
+)
+CHECKOUTS = ("SPEECHBRAIN_HOME", "ARCFACE_TORCH_HOME")
+
+
+def env() -> None:
+    """Show the versions of the packages that matter, the device, and the toolkits' checkouts: for bug reports."""
+    for name, value in describe().items():
+        print(f"{name:<24}{value}")
+
+
+def describe() -> dict[str, str]:
+    """The lines of the report, by their names."""
+    import torch
+
+    lines = {"Python": platform.python_version(), "platform": platform.platform()}
+    lines |= {name: _version(name) for name in PACKAGES}
+    lines["CUDA build of torch"] = torch.version.cuda or "none"
+    gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+    lines["GPUs"] = ", ".join(gpus) or "none"
+    lines["CPU threads of torch"] = str(torch.get_num_threads())
+    lines |= {name: os.environ.get(name, "not set") for name in CHECKOUTS}
+    return lines
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
