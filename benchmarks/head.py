@@ -23,7 +23,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import verimargin as vm
@@ -51,14 +53,14 @@ class DenseArcFace(torch.nn.Module):
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, labels):
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits.sub_(logits.amax(1, keepdim=True)).exp_()
         logits.div_(logits.sum(1, keepdim=True))
         ctx.save_for_backward(logits, labels)
         return -logits.gather(1, labels[:, None]).clamp_min(1e-30).log().mean()
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
         p, labels = ctx.saved_tensors
         p[torch.arange(len(labels)), labels] -= 1
         return p.div_(len(labels)).mul_(grad), None
@@ -74,13 +76,13 @@ def upstream_partial_fc(weight: torch.Tensor, home: str) -> torch.nn.Module:
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     if not torch.cuda.is_available():
-        torch.Tensor.cuda = lambda tensor, *_, **__: tensor
+        setattr(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)  # noqa: B010
     head = PartialFC_V2(ArcFace(64.0, 0.5), weight.shape[1], weight.shape[0])
     head.weight.data.copy_(weight)
     return head
 
 
-def prototype_head(weight: torch.Tensor) -> torch.nn.Module:
+def prototype_head(weight: torch.Tensor) -> vm.PrototypeHead:
     head = vm.PrototypeHead(weight.shape[1], weight.shape[0], vm.q_margin(alpha=1.25, scale=32.0, margin=0.2))
     head.weight.data.copy_(weight)
     return head
@@ -111,10 +113,10 @@ def one_step(head: torch.nn.Module, embeddings: torch.Tensor, labels: torch.Tens
 
 
 def paired_times(kind: str, other: str, sizes: argparse.Namespace) -> tuple[list[float], list[float], float]:
-    """Seconds of Q-Margin's steps and of the other side's, in turns, and Q-Margin's active classes a sample."""
+    """Seconds of Q-Margin's steps and of the other side's, in turns, and Q-Margin's active classes per sample."""
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
-    head = build("q-margin", weight)
-    steps = [lambda: one_step(head, embeddings, labels)]
+    head = prototype_head(weight)
+    steps: list[Callable[[], object]] = [lambda: one_step(head, embeddings, labels)]
     if other == "product":
         product = torch.empty(sizes.batch, sizes.classes)
         steps.append(lambda: torch.mm(embeddings, weight.t(), out=product))
@@ -143,11 +145,15 @@ def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
     head = build(side, weight)
     del weight
-    peak = peak_of(lambda: [one_step(head, embeddings, labels) for _ in range(3)])
-    print(peak - head.weight.numel() * 4 / 2**20)
+
+    def three_steps() -> None:
+        for _ in range(3):
+            one_step(head, embeddings, labels)
+
+    print(peak_of(three_steps) - sizes.classes * sizes.size * 4 / 2**20)
 
 
-def peak_of(call) -> float:
+def peak_of(call: Callable[[], object]) -> float:
     """MiB that a call takes beyond what this process has."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory freed by the data's making would be used unseen
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -167,7 +173,8 @@ def main() -> None:
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     sizes = parser.parse_args()
     if sizes.measure_memory:
-        return measure_memory(*sizes.measure_memory, sizes)
+        kind, side = sizes.measure_memory
+        return measure_memory(kind, side, sizes)
     sides = {"dense ArcFace": "dense", "matrix product": "product"}
     if home := os.environ.get("ARCFACE_TORCH_HOME"):
         sides["PartialFC_V2"] = home

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -30,13 +31,14 @@ ENROLLED = 3531
 def cosine(features: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     score = np.empty(len(i))
     for first in range(0, len(i), BATCH):
-        some = slice(first, first + BATCH)
-        score[some] = np.sum(features[i[some]] * features[j[some]], -1)
+        batch = slice(first, first + BATCH)
+        score[batch] = np.sum(features[i[batch]] * features[j[batch]], -1)
     return score
 
 
 def ida(features: np.ndarray, i: np.ndarray, j: np.ndarray, anchors: torch.Tensor) -> np.ndarray:
-    return vm.IDAScorer(anchors).score_pairs(torch.from_numpy(features), i, j).numpy()
+    pairs = torch.from_numpy(i), torch.from_numpy(j)
+    return vm.IDAScorer(anchors).score_pairs(torch.from_numpy(features), *pairs).numpy()
 
 
 def data(order: str, sizes: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]:
@@ -67,7 +69,7 @@ def measure_memory(side: str, order: str, sizes: argparse.Namespace) -> None:
     print(peak_of(lambda: score(features, i, j)))
 
 
-def seconds(call) -> float:
+def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -81,7 +83,8 @@ def main() -> None:
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     sizes = parser.parse_args()
     if sizes.measure_memory:
-        return measure_memory(*sizes.measure_memory, sizes)
+        side, order = sizes.measure_memory
+        return measure_memory(side, order, sizes)
     print(
         f"{sizes.templates} templates of {sizes.size}, {sizes.pairs} pairs, {sizes.anchors} anchors, "
         f"torch {torch.__version__}, NumPy {np.__version__}"

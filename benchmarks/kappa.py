@@ -12,12 +12,16 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import verimargin as vm
 from head import data, one_step
+from verimargin.kappa.estimators import SampleMemory
 
-TRACKERS = {
+TRACKERS: dict[str, dict[str, Any]] = {
     "momentum": {"estimator": "momentum"},
     "memory": {"estimator": "memory"},
     "memory, float16": {"estimator": "memory", "memory_dtype": torch.float16},
@@ -27,14 +31,16 @@ TRACKERS = {
 def tracker_of(options: dict, sizes: argparse.Namespace) -> vm.KappaTracker:
     """A tracker in the middle of training: every sample has been seen; sample i is of class i modulo the classes."""
     counts = torch.full((sizes.classes,), sizes.samples_per_class)
-    tracker = vm.KappaTracker(counts, sizes.size, num_samples=int(counts.sum()), **options)
-    if tracker.memory is not None:
-        tracker.memory.normal_(0.0, sizes.size**-0.5)
-        tracker.memory_class.copy_(torch.arange(len(tracker.memory)) % sizes.classes)
+    if options["estimator"] == "memory":
+        options = {**options, "num_samples": int(counts.sum())}
+    tracker = vm.KappaTracker(counts, sizes.size, **options)
+    if isinstance(tracker.estimator, SampleMemory):
+        tracker.estimator.memory.normal_(0.0, sizes.size**-0.5)
+        tracker.estimator.memory_class.copy_(torch.arange(len(tracker.estimator.memory)) % sizes.classes)
     return tracker
 
 
-def seconds(call) -> float:
+def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -57,9 +63,9 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in (*heads, *trackers)}
     for round_ in range(sizes.rounds + 1):
         ids = torch.randint(sizes.classes * sizes.samples_per_class, (sizes.batch,))
-        step = {n: seconds(lambda head=head: one_step(head, embeddings, labels)) for n, head in heads.items()}
+        step = {n: seconds(partial(one_step, head, embeddings, labels)) for n, head in heads.items()}
         for name, tracker in trackers.items():
-            step[name] = seconds(lambda tracker=tracker: tracker.update(embeddings, ids % sizes.classes, ids))  # noqa: B023
+            step[name] = seconds(partial(tracker.update, embeddings, ids % sizes.classes, ids))
         if round_:  # the first is a warm-up
             for name, value in step.items():
                 taken[name].append(value)

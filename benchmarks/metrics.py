@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from speechbrain.utils.metric_stats import EER, minDCF
 from verimargin import metrics
 
+Metric = Callable[[Any, Any], tuple[float, float]]
 
-def measured(eer, min_dcf, positive, negative) -> tuple[float, float, list[float]]:
+
+def measured(eer: Metric, min_dcf: Metric, positive: Any, negative: Any) -> tuple[float, float, list[float]]:
     """Seconds, peak MiB of NumPy's memory, and the values."""
     tracemalloc.start()
     started = time.perf_counter()

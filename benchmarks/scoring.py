@@ -20,6 +20,7 @@ import verimargin as vm
 from torch import Tensor
 from verimargin.scoring.score_norm import ScoreNorm
 
+OneTrial = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 SIMILARITY = torch.nn.CosineSimilarity(dim=-1, eps=1e-6)
 
 
@@ -31,11 +32,13 @@ def nearest(side: Tensor, others: Tensor, k: int) -> Tensor:
 def normalised(enrol: Tensor, test: Tensor, cohort: Tensor, k: int) -> Tensor:
     score = SIMILARITY(enrol, test)[0]
     sides = [nearest(side, cohort, k) for side in (enrol, test)]
-    return sum((score - of.mean(0)) / of.std(0) for of in sides)[0] / 2
+    z, t = ((score - cosines.mean(0)) / cosines.std(0) for cosines in sides)
+    return (z + t)[0] / 2
 
 
 def log_dao(enrol: Tensor, test: Tensor, anchors: Tensor, k: int) -> Tensor:
-    density = sum(1 / nearest(side, anchors, k).exp().sum(0) for side in (enrol, test))
+    density1, density2 = (1 / nearest(side, anchors, k).exp().sum(0) for side in (enrol, test))
+    density = density1 + density2
     return SIMILARITY(enrol, test)[0] + density.log()[0]
 
 
@@ -73,8 +76,8 @@ def main() -> None:
     )
     for (name, method), (one_trial, others, k) in zip(ours.items(), loops):
 
-        def loop(of=one_trial, others=others, k=k) -> Tensor:
-            return torch.stack([of(f[i[t], None], f[j[t], None], others, k) for t in range(sizes.looped)])
+        def loop(one_trial: OneTrial = one_trial, others: Tensor = others, k: int = k) -> Tensor:
+            return torch.stack([one_trial(f[i[t], None], f[j[t], None], others, k) for t in range(sizes.looped)])
 
         seconds, scores = timed(method)
         looped, expected = timed(loop)

@@ -16,6 +16,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,7 @@ def generated_anchors(
     return anchors_from_generator(generator, encoder, size, number, truncation=truncation, seed=seed)
 
 
-def train_generator(brain: SpeakerBrain, data: Path, seed: int = 0, **options) -> SampleGenerator:
+def train_generator(brain: SpeakerBrain, data: Path, seed: int = 0, **options: Any) -> SampleGenerator:
     """`fit_generator(**options)` on the `features` of the corpus that the brain was trained on."""
     return fit_generator(features(brain, data), seed=seed, **options)
 

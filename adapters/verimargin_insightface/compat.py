@@ -19,7 +19,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class Fix(NamedTuple):
     apply: Callable[[str], None]
 
 
-def _set(owner, **values) -> None:
+def _set(owner: Any, **values: Any) -> None:
     for name, value in values.items():
         setattr(owner, name, value)
 
@@ -105,13 +105,15 @@ def _scheduler_lacks_verbose(_: str) -> bool:
 def _accept_verbose(_: str) -> None:
     original = lr_scheduler.LRScheduler.__init__
 
-    def __init__(self, optimizer, last_epoch=-1, verbose=False):
+    def __init__(
+        self: Any, optimizer: torch.optim.Optimizer, last_epoch: int = -1, verbose: bool | str = False
+    ) -> None:
         original(self, optimizer, last_epoch)
 
     _set(lr_scheduler.LRScheduler, __init__=__init__)
 
 
-def _similarity():
+def _similarity() -> Any:
     if importlib.util.find_spec("skimage") is None:
         return None
     return importlib.import_module("skimage.transform").SimilarityTransform
@@ -122,7 +124,7 @@ def _no_estimate(_: str) -> bool:
 
 
 def _add_estimate(_: str) -> None:
-    def estimate(self, src, dst) -> bool:
+    def estimate(self: Any, src: np.ndarray, dst: np.ndarray) -> bool:
         found = type(self).from_estimate(src, dst)
         if not found:  # a falsy failure object
             return False
@@ -146,7 +148,7 @@ def _slinear_is_linear(_: str) -> None:
     from scipy import interpolate
 
     class interp1d(interpolate.interp1d):  # the same piecewise linear function, and it takes ties
-        def __init__(self, x, y, kind="linear", **kwargs):
+        def __init__(self, x: np.ndarray, y: np.ndarray, kind: str = "linear", **kwargs: Any):
             super().__init__(x, y, "linear" if kind == "slinear" else kind, **kwargs)
 
     _set(interpolate, interp1d=interp1d)
@@ -172,7 +174,7 @@ def _threads_fail_alone(_: str) -> bool:
 
 
 def _end_with_the_reader(_: str) -> None:
-    def excepthook(args) -> None:
+    def excepthook(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
         if type(args.thread).__name__ == "BackgroundGenerator":  # dataset.py's
             sys.stdout.flush()
@@ -192,15 +194,15 @@ def _no_gpu(_: str) -> bool:
 def _cuda_is_cpu(_: str) -> None:
     """Every place of the scripts that names a GPU, made to mean the CPU."""
 
-    def stay(self, *args, **kwargs):
+    def stay(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self
 
-    def to(self, *args, **kwargs):
+    def to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args and _is_gpu(args[0]):
             args = ("cpu", *args[1:])
         return original_to(self, *args, **_on_cpu(kwargs))
 
-    def tensor(*args, **kwargs):
+    def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
         return original_tensor(*args, **_on_cpu(kwargs))
 
     original_to, original_tensor = torch.Tensor.to, torch.tensor
@@ -212,14 +214,14 @@ def _cuda_is_cpu(_: str) -> None:
 
 
 class _NoStream:
-    def __init__(self, device=None):
+    def __init__(self, device: Any = None):
         pass
 
-    def wait_stream(self, stream) -> None:
+    def wait_stream(self, stream: Any) -> None:
         pass
 
 
-def _is_gpu(device) -> bool:
+def _is_gpu(device: Any) -> bool:
     """A device as the scripts name one: "cuda", or the local rank."""
     return (isinstance(device, int) and not isinstance(device, bool)) or str(device).startswith("cuda")
 
@@ -231,7 +233,7 @@ def _on_cpu(kwargs: dict) -> dict:
 def _gloo_for_nccl(_: str) -> None:
     original = dist.init_process_group
 
-    def init_process_group(backend=None, *args, **kwargs):
+    def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
         original("gloo" if backend == "nccl" else backend, *args, **kwargs)
         atexit.register(_leave_group)  # the scripts do not, and gloo's threads abort a process that ends in a group
 
@@ -246,7 +248,7 @@ def _leave_group() -> None:
 def _ddp_without_device_ids(_: str) -> None:
     original = DistributedDataParallel.__init__
 
-    def __init__(self, module, device_ids=None, **kwargs):
+    def __init__(self: Any, module: torch.nn.Module, device_ids: Any = None, **kwargs: Any) -> None:
         original(self, module, **kwargs)
 
     _set(DistributedDataParallel, __init__=__init__)
@@ -255,7 +257,7 @@ def _ddp_without_device_ids(_: str) -> None:
 def _load_to_cpu(_: str) -> None:
     original = torch.load
 
-    def load(f, map_location="cpu", **kwargs):
+    def load(f: Any, map_location: Any = "cpu", **kwargs: Any) -> Any:
         return original(f, map_location, **kwargs)
 
     _set(torch, load=load)

@@ -171,7 +171,7 @@ class Probes:
     def __init__(self, features: np.ndarray, matrix: Callable[[np.ndarray, np.ndarray], np.ndarray]):
         self.features, self.matrix, self.shape = features, matrix, features.shape
 
-    def __array_function__(self, function, types, args, kwargs):
+    def __array_function__(self, function: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
         if function is np.dot and len(args) == 2 and args[0] is self and not kwargs:
             return self.matrix(self.features, args[1].T)
         return NotImplemented

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -56,14 +56,16 @@ class KappaFace(torch.nn.Module):
             embeddings = self.encoder(self.script.images)
         self.tracker.update(embeddings.detach(), labels, self.script.sample_ids)
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, strict: bool, missing: list, unexpected: list, errors: list
+    ) -> None:
         saved = state_dict.get(prefix + "fingerprint")
         if saved is not None and int(saved) != int(self.fingerprint):
             errors.append(
                 "the training set's labels, or the names or the order of its classes, are not those of the saved run: "
                 "resume on the data it began with, or start afresh"
             )
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
 
 class TrainingScript:
@@ -83,7 +85,7 @@ class TrainingScript:
     backbone: torch.nn.Module
     images: Tensor | None = None
     sample_ids: Tensor | None = None
-    writer = None
+    writer: Any = None
     kappa: KappaFace
 
     def __init__(self, settings: Mapping[str, Any], loss: vm.MarginLoss):
@@ -95,7 +97,7 @@ class TrainingScript:
             names[name] for name in ("get_dataloader", "get_model", "SummaryWriter")
         )
 
-        def dataloader(*args, **kwargs):
+        def dataloader(*args: Any, **kwargs: Any) -> Iterable:
             given = inspect.signature(get_dataloader).bind(*args, **kwargs).arguments
             if given.get("dali") and self.settings["estimator"] == "memory":
                 raise ValueError(
@@ -106,24 +108,26 @@ class TrainingScript:
             self.labels, self.fingerprint = training_labels(given["root_dir"], loader)
             return self.follow(loader)
 
-        def model(*args, **kwargs):
+        def model(*args: Any, **kwargs: Any) -> torch.nn.Module:
             self.backbone = get_model(*args, **kwargs)
             return self.backbone
 
-        def writer(*args, **kwargs):
+        def writer(*args: Any, **kwargs: Any) -> Any:
             self.writer = make_writer(*args, **kwargs)
             return self.writer
 
         return {"get_dataloader": dataloader, "get_model": model, "SummaryWriter": writer}
 
-    def follow(self, loader):
+    def follow(self, loader: Any) -> Any:
         """The loader itself, which now shows its batches here, and the end of each epoch."""
         script, numbered = self, isinstance(loader, DataLoader)
         if numbered:  # not by assignment, which a DataLoader refuses; the length and the order stay
             vars(loader)["dataset"] = Numbered(loader.dataset)
 
-        class Followed(type(loader)):
-            def __next__(self):
+        kind: Any = type(loader)
+
+        class Followed(kind):
+            def __next__(self) -> tuple[Tensor, Tensor]:
                 try:
                     batch = super().__next__()
                 except StopIteration:
@@ -182,7 +186,7 @@ def check_settings(settings: Mapping[str, Any], loss: vm.MarginLoss) -> dict[str
 
 
 def build(
-    settings: Mapping[str, Any], counts: Tensor, embedding_size: int, backbone: torch.nn.Module, **options
+    settings: Mapping[str, Any], counts: Tensor, embedding_size: int, backbone: torch.nn.Module, **options: Any
 ) -> tuple[vm.KappaTracker, vm.MomentumEncoder | None]:
     """The settings' tracker and, for "momentum", encoder."""
     settings = dict(settings)
@@ -193,7 +197,7 @@ def build(
     return tracker, vm.MomentumEncoder(backbone, **share) if settings["estimator"] == "momentum" else None
 
 
-def training_labels(rec: str, loader) -> tuple[np.ndarray, int]:
+def training_labels(rec: str, loader: Any) -> tuple[np.ndarray, int]:
     """The label of each training image in the loader's order, and a number that tells training sets apart."""
     names: list[str] = []
     if os.path.exists(os.path.join(rec, "train.rec")):

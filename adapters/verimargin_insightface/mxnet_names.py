@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def open_indexed(idx_path: str, uri: str, flag: str) -> RecordReader | RecordWri
     return RecordReader(idx_path, uri) if flag == "r" else RecordWriter(idx_path, uri)
 
 
-def imdecode(buf, flag: int = 1, to_rgb: bool = True) -> NDArray:
+def imdecode(buf: bytes | np.ndarray, flag: int = 1, to_rgb: bool = True) -> NDArray:
     """An encoded image, as bytes or an array of them, to (height, width, channels) uint8; flag 0 is grey."""
     import cv2
 
@@ -61,7 +62,7 @@ def flip(data: np.ndarray, axis: int) -> NDArray:
 def modules() -> dict[str, types.ModuleType]:
     """The modules for sys.modules; a name that is not here raises AttributeError with that name."""
 
-    def module(name: str, **content) -> types.ModuleType:
+    def module(name: str, **content: Any) -> types.ModuleType:
         made = types.ModuleType(name, "A part of mxnet's names, from verimargin_insightface")
         made.__dict__.update(content)
         return made

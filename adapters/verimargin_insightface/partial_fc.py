@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,7 +79,7 @@ class PartialFC(vm.PrototypeHead):
             self.kappa.update(local_embeddings, labels)
         return loss
 
-    def named_parameters(self, *args, **kwargs):
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The prototypes; the momentum encoder's are no optimiser's."""
         return ((name, p) for name, p in super().named_parameters(*args, **kwargs) if ".encoder." not in name)
 
@@ -86,12 +87,12 @@ class PartialFC(vm.PrototypeHead):
         if self.kappa is not None:
             self.loss.margin.psi = self.kappa.tracker.psi
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable, recurse: bool = True) -> PartialFC:
         super()._apply(fn, recurse)
         self._tie_psi()  # each was moved by itself
         return self
 
-    def state_dict(self, *args, **kwargs):
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """`weight` and the loss's tensors; the rest moves to the metadata, so that the keys stay upstream's."""
         state = super().state_dict(*args, **kwargs)
         if args or kwargs:  # as a part of another module: plain, for its load_state_dict
@@ -103,7 +104,7 @@ class PartialFC(vm.PrototypeHead):
         }
         return state
 
-    def load_state_dict(self, state_dict: Mapping, strict: bool = True, assign: bool = False):
+    def load_state_dict(self, state_dict: Mapping, strict: bool = True, assign: bool = False) -> Any:
         """Refuse another head's shard; restore the margin and the random generators if they were saved."""
         saved = getattr(state_dict, "_metadata", {}).get("", {}).get(METADATA, {})
         own = super().state_dict()

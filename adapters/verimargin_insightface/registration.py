@@ -57,7 +57,9 @@ def register(config: Any) -> None:
 
     given = config.get("kappa")
 
-    def margin_loss(s, m1, m2, m3, interclass_filtering_threshold=0):
+    def margin_loss(
+        s: float, m1: float, m2: float, m3: float, interclass_filtering_threshold: float = 0
+    ) -> vm.MarginLoss:
         if config.get("kappa") is not given:
             raise ValueError("config.kappa was set after register(config), which has not seen it: set it before")
         if interclass_filtering_threshold > 0:
@@ -125,7 +127,7 @@ def _running_script() -> ModuleType:
 def _named(get_model: Callable) -> Callable:
     """get_model whose bare ValueError() for an unknown network says which."""
 
-    def named(name, **kwargs):
+    def named(name: str, **kwargs: Any) -> Any:
         try:
             return get_model(name, **kwargs)
         except ValueError as error:

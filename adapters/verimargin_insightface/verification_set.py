@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from verimargin.files.whole import whole
@@ -56,14 +57,14 @@ def _check(path: str, images: Sequence[bytes], same: Sequence[bool]) -> None:
         raise ValueError(f"{path}: {len(images)} images for {len(same)} pairs; a pair has two")
 
 
-def _bytes(image) -> bytes:
+def _bytes(image: Any) -> bytes:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         raise ValueError(f"an image is a {type(image).__name__}, not bytes")
     return image.tobytes()
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no set needs")
         return super().find_class(module, name)

@@ -1,6 +1,7 @@
 """Drop-ins for SpeechBrain's speaker recipes, named from HyperPyYAML as `!new:verimargin_speechbrain.X`."""
 
 from importlib import import_module
+from typing import Any
 
 # Loaded when first named: importing SpeechBrain takes seconds, and the command line only needs its names.
 _HOME = {
@@ -20,7 +21,7 @@ _HOME = {
 __all__ = list(_HOME)
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"verimargin_speechbrain has no {name!r}: it has {', '.join(_HOME)}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)

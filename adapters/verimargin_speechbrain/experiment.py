@@ -10,12 +10,14 @@ import random
 import shutil
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.checkpoints import Checkpointer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -47,13 +49,13 @@ class Utterances(Dataset):
 class SpeakerBrain(sb.Brain):
     """Features, embedding, classifier and cost, as the recipe names them."""
 
-    def compute_forward(self, batch, stage):
+    def compute_forward(self, batch: tuple[Tensor, Tensor], stage: sb.Stage) -> Tensor:
         samples, _ = (part.to(self.device) for part in batch)
         lengths = torch.ones(len(samples), device=self.device)
         features = self.modules.mean_var_norm(self.modules.compute_features(samples), lengths)
         return self.modules.classifier(self.modules.embedding_model(features))
 
-    def compute_objectives(self, predictions, batch, stage):
+    def compute_objectives(self, predictions: Tensor, batch: tuple[Tensor, Tensor], stage: sb.Stage) -> Tensor:
         ids = batch[1].to(self.device)
         if stage == sb.Stage.TRAIN:
             self.hparams.lr_annealing.on_batch_end(self.optimizer)
@@ -62,10 +64,10 @@ class SpeakerBrain(sb.Brain):
             self.seen += len(ids)
         return self.hparams.compute_cost(predictions, ids)
 
-    def on_stage_start(self, stage, epoch=None):
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         self.wrong = self.seen = 0
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
+    def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
             return
@@ -75,7 +77,7 @@ class SpeakerBrain(sb.Brain):
         self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
 
 
-def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True, **overrides) -> SpeakerBrain:
+def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True, **overrides: Any) -> SpeakerBrain:
     """Trains the recipe with one of its costs ("qmargin", "arcface", "cosface"), or goes on where it stopped.
 
     Args:
@@ -110,7 +112,7 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
     return brain
 
 
-def drop_broken_checkpoints(checkpointer) -> None:
+def drop_broken_checkpoints(checkpointer: Checkpointer) -> None:
     """Remove what an interruption in the middle of saving left: SpeechBrain would prefer it, and fail on it."""
     for folder in Path(checkpointer.checkpoints_dir).glob("CKPT*"):
         files = {path.stem: path for path in folder.glob("*.ckpt")}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,16 +47,17 @@ class IDAEmbeddingModel(torch.nn.Module):
         self.scorer, self.model = self._file.scorer, model
         self._checked = False
 
-    def forward(self, *args, **kwargs) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         embeddings = self.model(*args, **kwargs)
         if not self._checked:  # the model is not filled yet when the recipe is loaded
             self._check(embeddings.shape[-1])
         return IDAEmbedding.wrap(embeddings, self.scorer, self.log)
 
-    def load_state_dict(self, state_dict, *args, **kwargs):
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Its own, or that of the model alone, which a recipe's pretrainer gives."""
         ours = all(name.startswith(("model.", "scorer.")) for name in state_dict)
-        return (super() if ours else self.model).load_state_dict(state_dict, *args, **kwargs)
+        load = super().load_state_dict if ours else self.model.load_state_dict
+        return load(state_dict, *args, **kwargs)
 
     def _check(self, size: int) -> None:
         self._file.check_size(size)
@@ -84,7 +87,9 @@ class IDAEmbedding(Tensor):
         return carrying
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
             if func is torch.nn.functional.cosine_similarity:
@@ -98,14 +103,15 @@ class IDAEmbedding(Tensor):
             moved = _moved(func, args, kwargs) if func in MOVES else None
             carrying = out.as_subclass(cls)
             carrying.scorer, carrying.as_log = first.scorer, first.as_log
-            fits = moved is not None and moved.shape == (*out.shape[:-1], 1)
-            carrying.log_density = moved[..., 0] if fits else None
+            if moved is not None and moved.shape != (*out.shape[:-1], 1):
+                moved = None
+            carrying.log_density = None if moved is None else moved[..., 0]
             return carrying
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return self.as_subclass(Tensor).__reduce_ex__(protocol)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> Tensor:
         return self.clone()
 
 
@@ -129,7 +135,7 @@ def _alters(name: str) -> bool:
     return operator or name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
-def _moved(func, args, kwargs) -> Tensor | None:
+def _moved(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
     """func of the densities (..., 1) in the place of the embeddings (..., d), if each has one."""
     parts = list(_embeddings((args, tuple(kwargs.values()))))
     tensors = [x for x in _flat((args, tuple(kwargs.values()))) if isinstance(x, Tensor) and x.is_floating_point()]
@@ -139,13 +145,13 @@ def _moved(func, args, kwargs) -> Tensor | None:
     return func(*args, **kwargs)
 
 
-def _replaced(value):
+def _replaced(value: Any) -> Any:
     if isinstance(value, IDAEmbedding):
         return value.log_density.unsqueeze(-1)  # type: ignore[union-attr]
     return type(value)(map(_replaced, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _flat(value):
+def _flat(value: Any) -> Iterator[Any]:
     if isinstance(value, (list, tuple)):
         for part in value:
             yield from _flat(part)
@@ -153,5 +159,5 @@ def _flat(value):
         yield value
 
 
-def _embeddings(value):
+def _embeddings(value: Any) -> Iterator[IDAEmbedding]:
     return (x for x in _flat(value) if isinstance(x, IDAEmbedding))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import verimargin as vm
+from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
 from torch import Tensor
@@ -57,12 +59,12 @@ class KappaFace(torch.nn.Module):
         self,
         embedding_model: torch.nn.Module,
         embedding_size: int,
-        epoch_counter,
+        epoch_counter: EpochCounter,
         training_samples: TrainingSamples,
         estimator: str = "momentum",
         momentum: float = 0.999,
         memory_dtype: str = "float32",
-        **tracker,
+        **tracker: Any,
     ):
         super().__init__()
         self.embedding_size, self.epoch_counter, self.samples = embedding_size, epoch_counter, training_samples
@@ -157,18 +159,19 @@ class KappaFace(torch.nn.Module):
             )
         self.open_epoch = state["open_epoch"]
 
-    def load_state_dict(self, *args, **kwargs):
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self.prepare()
         return super().load_state_dict(*args, **kwargs)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable, recurse: bool = True) -> KappaFace:
         # The Brain moves its modules when the data are prepared, and before data-loading processes are forked,
         # which then share the numbers of the samples.
         if self.samples.exist():
             self.prepare()
         super()._apply(fn, recurse)
-        for margin in self._margins if self.tracker is not None else ():
-            margin.psi = self.tracker.psi
+        if self.tracker is not None:
+            for margin in self._margins:
+                margin.psi = self.tracker.psi
         return self
 
     def _see(self, model: torch.nn.Module, args: tuple, kwargs: dict, embeddings: Tensor) -> None:
@@ -229,7 +232,9 @@ class KappaLogger(TrainLogger):
     def __init__(self, logger: TrainLogger, kappa: KappaFace):
         self.logger, self.kappa = logger, kappa
 
-    def log_stats(self, stats_meta, train_stats=None, *args, **kwargs):
+    def log_stats(
+        self, stats_meta: dict[str, Any], train_stats: dict[str, Any] | None = None, *args: Any, **kwargs: Any
+    ) -> None:
         if train_stats is not None:
             train_stats = {**train_stats, **self.kappa.statistics()}
         self.logger.log_stats(stats_meta, train_stats, *args, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -20,7 +21,7 @@ class RandomState:
     """
 
     @mark_as_saver
-    def save(self, path) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
         state = {
             "python": random.getstate(),
@@ -31,7 +32,7 @@ class RandomState:
         torch.save(state, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch: bool = True) -> None:
+    def load(self, path: str | os.PathLike, end_of_epoch: bool = True) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         random.setstate(state["python"])
         kind, keys, *rest = state["numpy"]

@@ -12,7 +12,7 @@ import itertools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class Espeak:
     SYNCHRONOUS, UTF8 = 2, 1  # the synthesis returns when its samples have been handed over
     SPEED, PITCH, RANGE = 1, 3, 4
 
-    def __init__(self):
+    def __init__(self) -> None:
         import espeakng_loader
 
         self._library = espeakng_loader.load_library()
@@ -133,7 +133,7 @@ class Espeak:
         played = round(self.rate / speaker.tract / 50) * 50
         return resample(speech, played, RATE).numpy()
 
-    def _receive(self, samples, count, _events) -> int:
+    def _receive(self, samples: Any, count: int, _events: Any) -> int:
         if samples and count > 0:
             self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0

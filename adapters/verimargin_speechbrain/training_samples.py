@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class TrainingSamples:
@@ -79,7 +83,7 @@ class TrainingSamples:
         packed.remainder_(len(self.names))
         return number
 
-    def _read(self, reader):
+    def _read(self, reader: Callable[[], T]) -> T:
         if not self.exist():
             missing = self.label_encoder if self.annotation.is_file() else self.annotation
             raise ValueError(

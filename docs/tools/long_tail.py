@@ -22,14 +22,14 @@ parser.add_argument("--trials", type=Path)
 parser.add_argument("--seed", type=int, default=0)
 
 
-def main(options):
+def main(options: argparse.Namespace) -> None:
     wav = options.trials is not None
     source, target = (folder / "wav" if wav else folder for folder in (options.folder, options.out))
     tested = {part.split("/")[0] for part in options.trials.read_text().split() if "/" in part} if wav else set()
     classes = sorted(path for path in source.iterdir() if path.is_dir() and path.name not in tested)
     draw = random.Random(options.seed)
     draw.shuffle(classes)
-    counts = collections.Counter()
+    counts: collections.Counter[int] = collections.Counter()
     for place, folder in enumerate(classes):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         share = (options.fewest / options.most) ** (place / (len(classes) - 1))
@@ -44,7 +44,7 @@ def main(options):
     print(dict(sorted(counts.items(), reverse=True)))
 
 
-def copy(files, source, target):
+def copy(files: list[Path], source: Path, target: Path) -> None:
     for path in files:
         to = target / path.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)

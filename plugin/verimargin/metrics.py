@@ -8,10 +8,12 @@ too, which is what resampling the speakers (`confidence_interval`) needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+Weights = ArrayLike | None  # one per trial
 
 
 class DetCurve(NamedTuple):
@@ -52,8 +54,8 @@ class DetCurve(NamedTuple):
 def det_curve(
     positive: ArrayLike,
     negative: ArrayLike,
-    positive_weight: ArrayLike | None = None,
-    negative_weight: ArrayLike | None = None,
+    positive_weight: Weights = None,
+    negative_weight: Weights = None,
 ) -> DetCurve:
     """The detection error tradeoff: every pair of error rates that some threshold gives.
 
@@ -84,7 +86,9 @@ def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray) -> DetCurve
     return DetCurve(false_accept, missed / missed[-1], np.append(-np.inf, scores[last]))
 
 
-def eer(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None) -> tuple[float, float]:
+def eer(
+    positive: ArrayLike, negative: ArrayLike, positive_weight: Weights = None, negative_weight: Weights = None
+) -> tuple[float, float]:
     """Equal error rate, as a fraction, and its threshold.
 
     The threshold, among the scores, at which false accepts and false rejects are closest, and their mean
@@ -99,8 +103,8 @@ def eer(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative
 def min_dcf(
     positive: ArrayLike,
     negative: ArrayLike,
-    positive_weight=None,
-    negative_weight=None,
+    positive_weight: Weights = None,
+    negative_weight: Weights = None,
     *,
     p_target: float = 0.01,
     c_miss: float = 1.0,
@@ -118,7 +122,12 @@ def min_dcf(
 
 
 def tar_at_far(
-    positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None, *, far: float
+    positive: ArrayLike,
+    negative: ArrayLike,
+    positive_weight: Weights = None,
+    negative_weight: Weights = None,
+    *,
+    far: float,
 ) -> tuple[float, float]:
     """Largest share of positives accepted while at most `far` of the negatives are, and its threshold.
 
@@ -130,7 +139,9 @@ def tar_at_far(
     return det_curve(positive, negative, positive_weight, negative_weight).tar_at_far(far)
 
 
-def cllr(positive: ArrayLike, negative: ArrayLike, positive_weight=None, negative_weight=None) -> float:
+def cllr(
+    positive: ArrayLike, negative: ArrayLike, positive_weight: Weights = None, negative_weight: Weights = None
+) -> float:
     """Cost of the scores as natural log-likelihood ratios, in bits: 0 is perfect, 1 knows nothing.
 
     Half the mean of log2(1 + exp(-s)) over the positives and of log2(1 + exp(s)) over the negatives
@@ -161,7 +172,7 @@ def confidence_interval(
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
-    **options,
+    **options: Any,
 ) -> Interval:
     """Percentile interval of a metric, by resampling the speakers and with them all their trials.
 
@@ -183,8 +194,8 @@ def confidence_interval(
     values = []
     trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
     for weight in _resampled(trials, range(resamples), seed):
-        of, is_target = trials.scores, trials.same
-        value = metric(of[is_target], of[~is_target], weight[is_target], weight[~is_target], **options)
+        scores, same = trials.scores, trials.same
+        value = metric(scores[same], scores[~same], weight[same], weight[~same], **options)
         values.append(value[0] if isinstance(value, tuple) else value)
     return _percentiles(values, level)
 
@@ -218,7 +229,7 @@ def confidence_intervals(
         curve = _curve(trials.scores, trials.same, weight)
         for name, metric in metrics.items():
             values[name].append(metric(curve)[0])
-    return {name: _percentiles(of, level) for name, of in values.items()}
+    return {name: _percentiles(resampled, level) for name, resampled in values.items()}
 
 
 class _Trials(NamedTuple):
@@ -231,7 +242,14 @@ class _Trials(NamedTuple):
     speakers: int
 
 
-def _sorted_trials(scores, same, enrol_speaker, test_speaker, level: float, resamples: int) -> _Trials:
+def _sorted_trials(
+    scores: ArrayLike,
+    same: ArrayLike,
+    enrol_speaker: Sequence | np.ndarray,
+    test_speaker: Sequence | np.ndarray,
+    level: float,
+    resamples: int,
+) -> _Trials:
     scores, same = _flat(scores), _flat(same).astype(bool)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")

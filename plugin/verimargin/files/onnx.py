@@ -7,12 +7,16 @@ import inspect
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..scoring.regressor import SupportSetRegressor
 from .whole import new_file, whole
+
+if TYPE_CHECKING:
+    import onnx
 
 INPUT, OUTPUT, DENSITY = "data", "embedding", "log_density"
 OPSET = 17
@@ -82,7 +86,7 @@ class _DensityGraph(torch.nn.Module):
 
 def _traced(
     module: torch.nn.Module, input_shape: Sequence[int], names: tuple[str, str] = (INPUT, OUTPUT), opset: int = OPSET
-):
+) -> onnx.ModelProto:
     import onnx
 
     if not input_shape:
@@ -107,7 +111,17 @@ def dynamic_batch(export: Callable) -> Callable:
     has_dynamo = "dynamo" in inspect.signature(export).parameters
 
     @functools.wraps(export)
-    def traced(model, args, f, *, dynamo=False, dynamic_axes=None, input_names=None, output_names=None, **kwargs):
+    def traced(
+        model: torch.nn.Module,
+        args: Any,
+        f: Any,
+        *,
+        dynamo: bool = False,
+        dynamic_axes: dict | None = None,
+        input_names: list[str] | None = None,
+        output_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         names = {"input_names": input_names or [INPUT], "output_names": output_names or [OUTPUT]}
         axes = dynamic_axes or {name: {0: "batch"} for group in names.values() for name in group}
         exporter = {"dynamo": dynamo} if has_dynamo else {}

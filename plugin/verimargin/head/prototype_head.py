@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,7 +63,12 @@ class PrototypeHead(torch.nn.Module):
     """
 
     def __init__(
-        self, embedding_size: int, num_classes: int, loss: MarginLoss, sample_rate: float = 1.0, process_group=None
+        self,
+        embedding_size: int,
+        num_classes: int,
+        loss: MarginLoss,
+        sample_rate: float = 1.0,
+        process_group: dist.ProcessGroup | None = None,
     ):
         super().__init__()
         for name, value in (("embedding_size", embedding_size), ("num_classes", num_classes)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -183,7 +184,7 @@ def check_reduction(reduction: str) -> str:
 
 class _AlphaSoftargmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, log_q, alpha):
+    def forward(ctx: Any, logits: Tensor, log_q: Tensor | None, alpha: float) -> tuple[Tensor, Tensor]:
         shift = logits if log_q is None else logits + q_logarithm(log_q, alpha)
         lower = shift.amax(1, keepdim=True)
         if alpha == 1.0:
@@ -195,7 +196,7 @@ class _AlphaSoftargmax(torch.autograd.Function):
             log_mass = x.new_full((), x.shape[1]).log() if log_q is None else solvable(log_q, alpha).logsumexp(1)
             upper = x.amax(1) + q_logarithm(log_mass, alpha)
 
-            def mass(delta):
+            def mass(delta: Tensor) -> tuple[Tensor, Tensor]:
                 p, slope = mass_and_slope(x - delta[:, None], alpha, weight)
                 return p.sum(1), slope.sum(1)
 
@@ -208,7 +209,7 @@ class _AlphaSoftargmax(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_p, grad_tau):
+    def backward(ctx: Any, grad_p: Tensor, grad_tau: Tensor) -> tuple[Tensor, None, None]:
         # tau moves by `share`, and p_j by slope_j * (the move of theta_j - the move of tau).
         share, slope = ctx.saved_tensors
         through_tau = grad_tau - (grad_p * slope).sum(1)
@@ -217,7 +218,7 @@ class _AlphaSoftargmax(torch.autograd.Function):
 
 class _AlphaDivergenceLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, target, target_log_q, alpha):
+    def forward(ctx: Any, logits: Tensor, target: Tensor, target_log_q: Tensor, alpha: float) -> Tensor:
         column = target[:, None]
         target_logit = logits.gather(1, column).squeeze(1)
         others = logits.scatter(1, column, -math.inf)
@@ -234,7 +235,7 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
             log_q_y = solvable(log_q_y, alpha)
             upper = upper_threshold(torch.maximum(x.amax(1), x_y), target_log_q, logits.shape[1], alpha)
 
-            def mass(delta):
+            def mass(delta: Tensor) -> tuple[Tensor, Tensor]:
                 p, slope = mass_and_slope(x - delta[:, None], alpha)
                 p_y, slope_y = mass_and_slope(x_y - delta, alpha, target_log_q)
                 return p.sum(1) + p_y, slope.sum(1) + slope_y
@@ -253,7 +254,7 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss):
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
         (residual,) = ctx.saved_tensors  # p - e_y
         return grad_loss[:, None] * residual, None, None, None
 
