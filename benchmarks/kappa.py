@@ -74,11 +74,11 @@ def main() -> None:
         f"{sizes.batch} x {sizes.classes} x {sizes.size}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     for name in heads:
-        print(f"{name:16} {1e3 * median[name]:8.2f} ms a step")
+        print(f"{name:16} {1e3 * median[name]:8.2f} ms per step")
     for name, tracker in trackers.items():
         shares = ", ".join(f"{median[name] / median[head]:.2%} of {head}'s step" for head in heads)
         print(
-            f"{name:16} {1e3 * median[name]:8.2f} ms an update: {shares}; end_epoch {seconds(tracker.end_epoch):.2f} s"
+            f"{name:16} {1e3 * median[name]:8.2f} ms per update: {shares}; end_epoch {seconds(tracker.end_epoch):.2f} s"
         )
 
 

@@ -107,7 +107,7 @@ def describe(scorer: DensityScorer) -> str:
 class Comparison:
     """Our functions in the place of the script's: DAO, ``exp(tau cos) (F1 + F2)``, where theirs gives the cosine.
 
-    A density is computed once a template. Computed in float32, in blocks of the scorer's max_bytes, as
+    A density is computed once per template. Computed in float32, in blocks of the scorer's max_bytes, as
     logarithms; what is returned is float64, as theirs.
     """
 

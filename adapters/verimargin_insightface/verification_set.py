@@ -21,7 +21,7 @@ ALLOWED = {
 
 
 def read_bin(path: str | os.PathLike) -> tuple[list[bytes], list[bool]]:
-    """The encoded images, two a pair, and whether each pair is of one person.
+    """The encoded images, two per pair, and whether each pair is of one person.
 
     Reads what Python 2 and 3 wrote, with images as bytes or as arrays of them.
 
@@ -44,7 +44,7 @@ def write_bin(path: str | os.PathLike, images: Sequence[bytes], same: Sequence[b
     """Write such a set; the file appears under its name when it is complete.
 
     Raises:
-        ValueError: not two images a pair.
+        ValueError: not two images per pair.
     """
     path = os.fspath(path)
     _check(path, images, same)

@@ -1,7 +1,7 @@
 """A folder laid out as VoxCeleb lays its own out, and its trial list: finding and checking their parts.
 
 <folder>/wav/<speaker>/<session>/<utterance>.wav
-<trials>: a line a trial, `<1 or 0> <enrol wav> <test wav>`, the wavs relative to <folder>/wav
+<trials>: one line per trial, `<1 or 0> <enrol wav> <test wav>`, the wavs relative to <folder>/wav
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Speaker(NamedTuple):
     voice: str
     pitch: int
     pitch_range: int
-    words_a_minute: int
+    words_per_minute: int
     tract: float  # length of the vocal tract relative to the voice's own
 
 
@@ -70,7 +70,7 @@ def make_corpus(
     for number, speaker in enumerate(people):
         testing = number >= train_speakers
         for k in range(test_utterances if testing else utterances):
-            if k % 2 == 0:  # two utterances a session
+            if k % 2 == 0:  # two utterances per session
                 channel = _Channel(random)
             speech = synthesiser.say(" ".join(random.choice(SENTENCES, 2, replace=False)), speaker)
             name = f"{speaker.name}/s{k // 2:02d}/{k:05d}.wav"
@@ -86,7 +86,7 @@ def make_corpus(
 
 
 class Espeak:
-    """eSpeak NG's library, called through its C interface (speak_lib.h); one a process."""
+    """eSpeak NG's library, called through its C interface (speak_lib.h); one per process."""
 
     SYNCHRONOUS, UTF8 = 2, 1  # the synthesis returns when its samples have been handed over
     SPEED, PITCH, RANGE = 1, 3, 4
@@ -119,7 +119,7 @@ class Espeak:
         if self._library.espeak_SetVoiceByName(speaker.voice.encode()):
             raise RuntimeError(f"eSpeak NG has no voice {speaker.voice!r}")
         for parameter, value in (
-            (self.SPEED, speaker.words_a_minute),
+            (self.SPEED, speaker.words_per_minute),
             (self.PITCH, speaker.pitch),
             (self.RANGE, speaker.pitch_range),
         ):
@@ -173,7 +173,7 @@ def _speakers(number: int, voices: list[str], random: np.random.Generator) -> li
             voice=f"{random.choice(ACCENTS)}+{order[k]}",
             pitch=int(random.integers(25, 75)),
             pitch_range=int(random.integers(25, 75)),
-            words_a_minute=int(random.integers(140, 200)),
+            words_per_minute=int(random.integers(140, 200)),
             tract=float(random.uniform(0.9, 1.12)),
         )
         for k in range(number)

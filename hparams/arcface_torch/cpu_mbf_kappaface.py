@@ -32,7 +32,7 @@ config.frequent = 5
 config.val_targets = []
 
 config.loss = vm.kappaface(config.num_classes, scale=64.0, margin=0.8)
-# With 15 steps an epoch a momentum of 0.999 would keep the copy at the weights that the network began with. A memory
+# With 15 steps per epoch a momentum of 0.999 would keep the copy at the weights that the network began with. A memory
 # needs no second network: dict(estimator="memory").
 config.kappa = dict(estimator="momentum", momentum=0.9)
 register(config)

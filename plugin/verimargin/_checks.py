@@ -66,7 +66,7 @@ def _check_index(
     if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
         raise ValueError(f"{name}s have dtype {index.dtype}: give integer {wanted}")
     if index.shape != (batch_size,):
-        raise ValueError(f"{name}s have shape {tuple(index.shape)}: give one {one} a sample, ({batch_size},)")
+        raise ValueError(f"{name}s have shape {tuple(index.shape)}: give one {one} per sample, ({batch_size},)")
     if index.device != device:
         raise ValueError(f"{name}s are on {index.device}, the batch on {device}: move the {name}s there")
     inside = (index >= 0) & (index < bound)
@@ -148,7 +148,7 @@ def check_pairs(i: Tensor, j: Tensor, num_embeddings: int, device: torch.device)
     """Positions of the two sides of P pairs among the embeddings, (P,) each, as int64 on the device."""
     i, j = torch.as_tensor(i), torch.as_tensor(j)
     if i.dim() != 1 or i.shape != j.shape:
-        raise ValueError(f"i and j have shapes {tuple(i.shape)} and {tuple(j.shape)}: give one of each a pair, (P,)")
+        raise ValueError(f"i and j have shapes {tuple(i.shape)} and {tuple(j.shape)}: give one of each per pair, (P,)")
     for name, index in (("i", i), ("j", j)):
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise ValueError(f"{name} has dtype {index.dtype}: give positions among the embeddings, as integers")

@@ -258,7 +258,7 @@ def _sorted_trials(
     if not len(scores) == len(same) == len(enrol_speaker) == len(test_speaker):
         raise ValueError(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
-            "give one of each a trial"
+            "give one of each per trial"
         )
     speakers, ids = _numbered(np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]))
     enrol, test = ids.reshape(2, -1)

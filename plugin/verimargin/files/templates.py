@@ -22,7 +22,7 @@ def holds_images(path: Path) -> bool:
 
 
 def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
-    """One embedding a template: `ijb_evals.py`'s default (N0D1F1), which keeps the embeddings' norms.
+    """One embedding per template: `ijb_evals.py`'s default (N0D1F1), which keeps the embeddings' norms.
 
     For images x with flipped copies x', detector scores a and media: the sum over the template's media of
     the mean over the medium's images of ``a (x + x')``.
@@ -50,7 +50,7 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
     if not len(images) == len(template) == len(quality):
         raise ValueError(
             f"{path} has {len(images)} embeddings, {lists[0]} {len(template)} and {lists[1]} {len(quality)} lines: "
-            "give one of each an image"
+            "give one of each per image"
         )
     media, of_medium, count = np.unique(np.stack([template, medium]), axis=1, return_inverse=True, return_counts=True)
     templates, of_template = np.unique(media[0], return_inverse=True)

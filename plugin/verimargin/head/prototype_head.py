@@ -1,6 +1,6 @@
 """The classification head: prototypes, their cosines with the embeddings, and the loss, in one step.
 
-For alpha > 1 only a few classes a sample have a probability, so no (B, C) tensor is needed: the classes
+For alpha > 1 only a few classes per sample have a probability, so no (B, C) tensor is needed: the classes
 are streamed in chunks, and what is kept is a list of (row, column, logit) candidates that shrinks to the
 exact support (mathematics, section 1). For alpha = 1 every class counts, and the logits are held as a whole.
 """
@@ -25,7 +25,7 @@ from .step import BLOCK, Step
 
 
 class PrototypeHead(torch.nn.Module):
-    """Unit prototypes, one a class, and a `MarginLoss` of their cosines with the embeddings.
+    """Unit prototypes, one per class, and a `MarginLoss` of their cosines with the embeddings.
 
     Equivalent to::
 
@@ -53,7 +53,7 @@ class PrototypeHead(torch.nn.Module):
     ranks' random seeds agree.
 
     Attributes:
-        active_classes: mean number of classes a sample with probability above 0 in the last training
+        active_classes: mean number of classes per sample with a probability above 0 in the last training
             step, a 0-dim tensor; nan for alpha = 1.
         zero_loss: share of that step's samples whose probability is all on their class, and which thus
             teach nothing. If it is large, alpha, the scale or the margin is off.

@@ -247,7 +247,7 @@ def _checked_counts(class_counts: Tensor | Sequence[int]) -> Tensor:
     counts = torch.as_tensor(class_counts).cpu()
     if counts.dim() != 1 or len(counts) == 0 or counts.is_floating_point():
         raise ValueError(
-            f"class_counts are {counts.dtype} of shape {tuple(counts.shape)}: give one integer a class, (C,), "
+            f"class_counts are {counts.dtype} of shape {tuple(counts.shape)}: give one integer per class, (C,), "
             "such as torch.bincount(labels)"
         )
     if bool((counts < 1).any()):

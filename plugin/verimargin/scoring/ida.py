@@ -93,7 +93,7 @@ class DensityScorer(torch.nn.Module):
         variance: Tensor | None = None,
         log_density: Tensor | None = None,
     ) -> Tensor:
-        """DAO of the embeddings i with the embeddings j: ``score(f[i], f[j])``, with one density an embedding.
+        """DAO of the embeddings i with the embeddings j: ``score(f[i], f[j])``, with one density per embedding.
 
         Args:
             f: (N, d).
@@ -108,14 +108,16 @@ class DensityScorer(torch.nn.Module):
         if log_density is None:
             log_density = self._log_density(unit)
         elif log_density.shape != unit.shape[:1]:
-            raise ValueError(f"log_density has shape {tuple(log_density.shape)}: give one an embedding, ({len(unit)},)")
+            raise ValueError(
+                f"log_density has shape {tuple(log_density.shape)}: give one per embedding, ({len(unit)},)"
+            )
         with torch.autocast(unit.device.type, enabled=False):
             if variance is None:
                 similarity = cosine_pairs(unit, i, j, self.max_bytes)
             else:
                 similarity = mutual_likelihood_pairs(unit, _variance(variance, unit), i, j, self.max_bytes)
-        for some in slices(0, len(i), self.max_bytes // 64):
-            similarity[some] = dao(similarity[some], log_density[i[some]], log_density[j[some]], self.tau, log)
+        for part in slices(0, len(i), self.max_bytes // 64):
+            similarity[part] = dao(similarity[part], log_density[i[part]], log_density[j[part]], self.tau, log)
         return similarity
 
     def get_extra_state(self) -> Tensor:  # a tensor, or the module could not be traced
@@ -190,8 +192,8 @@ class IDAScorer(DensityScorer):
 
     def forward(self, unit: Tensor, own: Tensor | None = None) -> Tensor:
         log_density = unit.new_empty(len(unit))
-        for some, nearest in nearest_cosines(unit, self.anchors, self.k, self.max_bytes, own):
-            torch.logsumexp(self.tau * nearest, 1, out=log_density[some])
+        for rows, nearest in nearest_cosines(unit, self.anchors, self.k, self.max_bytes, own):
+            torch.logsumexp(self.tau * nearest, 1, out=log_density[rows])
         return log_density.neg_()
 
     @torch.no_grad()
@@ -206,7 +208,7 @@ class IDAScorer(DensityScorer):
             return super().log_density(f)
         unit = self._unit(f)
         if unit.dim() != 2 or own.shape != unit.shape[:1] or own.is_floating_point():
-            raise ValueError(f"own is {own.dtype} of shape {tuple(own.shape)}: give one integer an embedding, (N,)")
+            raise ValueError(f"own is {own.dtype} of shape {tuple(own.shape)}: give one integer per embedding, (N,)")
         if not bool(((own >= -1) & (own < len(self.anchors))).all()) or self.k >= len(self.anchors):
             raise ValueError(
                 f"own holds {int(own.min())}..{int(own.max())} and k is {self.k}, with {len(self.anchors)} anchors: "
@@ -219,7 +221,7 @@ class IDAScorer(DensityScorer):
 def _variance(variance: Tensor, unit: Tensor) -> Tensor:
     if variance.shape != unit.shape:
         raise ValueError(
-            f"variances have shape {tuple(variance.shape)}, the embeddings {tuple(unit.shape)}: give one a number"
+            f"variances have shape {tuple(variance.shape)}, the embeddings {tuple(unit.shape)}: give one per number"
         )
     good = torch.isfinite(variance) & (variance > 0)
     if not bool(good.all()):

@@ -53,19 +53,23 @@ def rank1(
             f"probes have {probes.shape[1]} numbers, distractors {distractors.shape[1]}: give one encoder's embeddings"
         )
     probe, mate = (torch.from_numpy(side).to(probes.device) for side in mates(identity))
-    of_probes, of_distractors = statistics(method, probes), statistics(method, distractors)
+    probe_statistics, distractor_statistics = statistics(method, probes), statistics(method, distractors)
     unit, others = unit_rows(probes, "probe"), unit_rows(distractors, "distractor")
     best = unit.new_full((len(unit), len(sizes)), -torch.inf)
     height = max(1, max_bytes // (unit.element_size() * GALLERY_BLOCK))
     for rows in progress(torch.arange(len(unit), device=unit.device).split(height)):
-        here = [s[rows, None] for s in of_probes]
+        here = [s[rows, None] for s in probe_statistics]
         for n, (first, last) in enumerate(zip([0, *sizes], sizes)):
             for start in range(first, last, GALLERY_BLOCK):
                 part = slice(start, min(start + GALLERY_BLOCK, last))
-                scores = method.combine(unit[rows] @ others[part].T, here, [s[None, part] for s in of_distractors])
+                scores = method.combine(
+                    unit[rows] @ others[part].T, here, [s[None, part] for s in distractor_statistics]
+                )
                 best[rows, n] = torch.maximum(best[rows, n], scores.amax(1))
     best = best.cummax(1).values
-    mated = method.combine(cosine_pairs(unit, probe, mate), [s[probe] for s in of_probes], [s[mate] for s in of_probes])
+    mated = method.combine(
+        cosine_pairs(unit, probe, mate), [s[probe] for s in probe_statistics], [s[mate] for s in probe_statistics]
+    )
     return (mated[:, None] > best[probe]).double().mean(0).tolist()
 
 

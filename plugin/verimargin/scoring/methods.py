@@ -24,7 +24,7 @@ class Method(NamedTuple):
 
     name: str
     title: str
-    statistics: Callable[[Tensor], Statistics]  # of embeddings (N, d): some (N,)
+    statistics: Callable[[Tensor], Statistics]  # of embeddings (N, d): any number of (N,)
     combine: Callable[[Tensor, Statistics, Statistics], Tensor]  # of cosines and both sides' statistics; broadcasts
 
 
@@ -68,6 +68,6 @@ def score_trials(
     cosine = cosine_pairs(unit_rows(f, "the embedding of sample"), i, j)
     scores = {}
     for method in methods:
-        of = statistics(method, f, partial(progress, title=method.title))
-        scores[method.name] = method.combine(cosine, [s[i] for s in of], [s[j] for s in of])
+        known = statistics(method, f, partial(progress, title=method.title))
+        scores[method.name] = method.combine(cosine, [s[i] for s in known], [s[j] for s in known])
     return scores

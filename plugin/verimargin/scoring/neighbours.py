@@ -13,9 +13,9 @@ BLOCK = 8192  # of the many
 def nearest_cosines(
     unit: Tensor, others: Tensor, k: int, max_bytes: int, own: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The k largest of each row of ``unit @ others.T``, in no order, for some rows after the others.
+    """The k largest of each row of ``unit @ others.T``, in no order, in blocks of rows.
 
-    Yields those rows as a slice of `unit`, and their cosines (B, k). Cosines exist in blocks of `max_bytes`.
+    Yields each block as a slice of `unit`, and its cosines (B, k). Cosines exist in blocks of `max_bytes`.
 
     Args:
         unit: (N, d) unit embeddings; others: (M, d) unit rows, at least k.
@@ -25,18 +25,18 @@ def nearest_cosines(
     height = max(1, max_bytes // (width * unit.element_size()))
     buffer = unit.new_empty(min(height, len(unit)) * width)
     for first in range(0, len(unit), height):
-        some = slice(first, min(first + height, len(unit)))
-        rows = unit[some]
+        block = slice(first, min(first + height, len(unit)))
+        rows = unit[block]
         nearest = unit.new_empty(len(rows), 0)
         for start in range(0, len(others), width):
             part = others[start : start + width]
             cosine = buffer[: len(rows) * len(part)].view(len(rows), len(part))
             torch.mm(rows, part.to(unit.dtype).T, out=cosine)
             if own is not None:
-                _leave_out(cosine, own[some] - start)
+                _leave_out(cosine, own[block] - start)
             nearest = torch.cat([nearest, cosine.topk(min(k, len(part)), sorted=False).values], 1)
             nearest = nearest.topk(min(k, nearest.shape[1]), sorted=False).values
-        yield some, nearest
+        yield block, nearest
 
 
 def _leave_out(cosine: Tensor, column: Tensor) -> None:

@@ -33,8 +33,8 @@ def cosine_pairs(unit: Tensor, i: Tensor, j: Tensor, max_bytes: int = 2**26) -> 
     for block, (first, last) in enumerate(zip([0, *ends], ends)):
         left = unit[rows[block * height : (block + 1) * height]]
         cosine = torch.mm(left, right, out=product[: len(left) * len(columns)].view(len(left), len(columns))).flatten()
-        for some in slices(first, last, max_bytes // 64):
-            pairs: Tensor | slice = some if order is None else order[some]
+        for part in slices(first, last, max_bytes // 64):
+            pairs: Tensor | slice = part if order is None else order[part]
             score[pairs] = cosine[(row[pairs].long() - block * height) * len(columns) + column[pairs]]
     return score
 
@@ -87,8 +87,8 @@ def _blockwise(
     """similarity(i, j) in blocks; `numbers` is how many one pair has in memory."""
     size = max_bytes // (numbers * unit.element_size())
     score = unit.new_empty(len(i))
-    for some in slices(0, len(i), min(size, CACHED_PAIRS) if unit.device.type == "cpu" else size):
-        score[some] = similarity(i[some], j[some])
+    for part in slices(0, len(i), min(size, CACHED_PAIRS) if unit.device.type == "cpu" else size):
+        score[part] = similarity(i[part], j[part])
     return score
 
 

@@ -74,12 +74,12 @@ class ScoreNorm:
         mean, std = unit.new_empty(len(unit)), unit.new_empty(len(unit))
         if self.cohort_size is None:  # <e, c> has the mean <e, mean c> and the variance e' cov(c) e
             height = max(1, self.max_bytes // (8 * unit.shape[1]))
-            for rows, m, s in zip(unit.split(height), mean.split(height), std.split(height)):
-                m.copy_(rows.double() @ self._mean)
-                s.copy_(((rows.double() @ self._covariance) * rows).sum(1).clamp_min(0.0).sqrt())
+            for part, m, s in zip(unit.split(height), mean.split(height), std.split(height)):
+                m.copy_(part.double() @ self._mean)
+                s.copy_(((part.double() @ self._covariance) * part).sum(1).clamp_min(0.0).sqrt())
         else:
-            for some, nearest in nearest_cosines(unit, self.cohort, self.cohort_size, self.max_bytes):
-                mean[some], std[some] = nearest.mean(1), nearest.std(1)
+            for rows, nearest in nearest_cosines(unit, self.cohort, self.cohort_size, self.max_bytes):
+                mean[rows], std[rows] = nearest.mean(1), nearest.std(1)
         return mean, std.clamp_min_(SMALLEST_SPREAD)
 
     def normalise(self, cosine: Tensor, enrol: Sequence[Tensor], test: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,7 @@
 import copy
+import gc
+import pickle
+import weakref
 
 import pytest
 import torch
@@ -93,3 +96,32 @@ def test_resumes_exactly():
 def test_refuses_a_momentum_that_is_none(momentum):
     with pytest.raises(ValueError, match="momentum is"):
         vm.MomentumEncoder(network(), momentum)
+
+
+def test_nothing_keeps_it_alive():
+    """A global hook of its own once held every encoder, and its network, for as long as the process lived."""
+    slow = vm.MomentumEncoder(torch.nn.Linear(2, 2))
+    watched = weakref.ref(slow)
+    del slow
+    gc.collect()
+    assert watched() is None
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_follows_too(copied):
+    encoder, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    slow = vm.MomentumEncoder(encoder, momentum=0.9)
+    slow.follow(encoder)
+    twin = copied(slow)
+    before = twin(x)
+    twin.follow(encoder)  # no optimiser has stepped: it stays
+    assert torch.equal(twin(x), before)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1.0)
+    encoder(x).sum().backward()
+    optimizer.step()
+    for module in (slow, twin):
+        module.follow(encoder)
+    assert not torch.equal(twin(x), before)
+    assert torch.equal(twin(x), slow(x))
