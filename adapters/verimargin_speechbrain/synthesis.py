@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import itertools
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from verimargin.files.whole import whole_folder
 
 RATE = 16_000
 SECONDS = 3.0
@@ -62,27 +62,25 @@ def make_corpus(
     import soundfile
 
     random = np.random.default_rng(seed)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     synthesiser = Espeak()
     people = _speakers(train_speakers + test_speakers, synthesiser.voices(), random)
     tests: list[tuple[str, str]] = []
-    for number, speaker in enumerate(people):
-        testing = number >= train_speakers
-        for k in range(test_utterances if testing else utterances):
-            if k % 2 == 0:  # two utterances per session
-                channel = _Channel(random)
-            speech = synthesiser.say(" ".join(random.choice(SENTENCES, 2, replace=False)), speaker)
-            name = f"{speaker.name}/s{k // 2:02d}/{k:05d}.wav"
-            path = partial / "wav" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(path, channel.record(_cut(speech, random), random), RATE)
-            if testing:
-                tests.append((speaker.name, name))
-        yield speaker.name
-    lines = [f"{int(a == b)} {x} {y}" for (a, x), (b, y) in itertools.combinations(tests, 2)]
-    (partial / "veri_test.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        for number, speaker in enumerate(people):
+            testing = number >= train_speakers
+            for k in range(test_utterances if testing else utterances):
+                if k % 2 == 0:  # two utterances per session
+                    channel = _Channel(random)
+                speech = synthesiser.say(" ".join(random.choice(SENTENCES, 2, replace=False)), speaker)
+                name = f"{speaker.name}/s{k // 2:02d}/{k:05d}.wav"
+                path = partial / "wav" / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, channel.record(_cut(speech, random), random), RATE)
+                if testing:
+                    tests.append((speaker.name, name))
+            yield speaker.name
+        lines = [f"{int(a == b)} {x} {y}" for (a, x), (b, y) in itertools.combinations(tests, 2)]
+        (partial / "veri_test.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 class Espeak:
