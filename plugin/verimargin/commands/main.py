@@ -15,6 +15,17 @@ except ImportError:
 
 
 def main() -> None:
+    try:
+        make_app()()
+    except ModuleNotFoundError as error:
+        sys.exit(
+            f"verimargin: {error}: pip install 'verimargin[cli,speechbrain,insightface]' has all that commands need"
+        )
+    except (ValueError, OSError) as error:  # what was given is wrong, and the message says what to do
+        sys.exit(f"verimargin: {error}")
+
+
+def make_app() -> typer.Typer:
     app = typer.Typer(
         no_args_is_help=True,
         add_completion=False,
@@ -28,14 +39,7 @@ def main() -> None:
             app.add_typer(command, name=entry.name)
         else:
             app.command(name=entry.name)(command)
-    try:
-        app()
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"verimargin: {error}: pip install 'verimargin[cli,speechbrain,insightface]' has all that commands need"
-        )
-    except (ValueError, OSError) as error:  # what was given is wrong, and the message says what to do
-        sys.exit(f"verimargin: {error}")
+    return app
 
 
 def _show_version(wanted: bool) -> None:
