@@ -57,13 +57,12 @@ def draw_head(axes: Axes) -> None:
 
 
 def main(out: Path) -> None:
-    plt.rcParams.update({
-        "font.size": 16, "axes.titlesize": 19, "axes.titleweight": "bold", "text.color": INK, "axes.labelcolor": INK,
-        "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-        "axes.spines.right": False, "svg.hashsalt": "verimargin",
-    })  # fmt: skip
+    for name in ("axes.labelcolor", "text.color", "xtick.color", "ytick.color"):
+        plt.rcParams[name] = INK
+    plt.rcParams.update({"font.size": 16, "axes.titlesize": 19, "axes.titleweight": "bold", "axes.edgecolor": GREY})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "verimargin"})
+    plt.rcParams.update({f"figure.constrained_layout.{side}_pad": 0.15 for side in "wh"})
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15, wspace=0.05)  # type: ignore[union-attr]
     draw_eer(left)
     draw_head(right)
     out.parent.mkdir(parents=True, exist_ok=True)
