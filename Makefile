@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench lint docs clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
@@ -26,12 +26,16 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/; it needs no network.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # torch, torchaudio and torchvision from one release; newer torch has no matching torchaudio.
 .venv/ready: pyproject.toml requirements/toolkits.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "verimargin needs Python 3.10 or newer: make PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements/toolkits.txt --editable '.[speechbrain,insightface,cli,test]'
+	$(BIN)/python -m pip install --quiet --constraint requirements/toolkits.txt --editable '.[speechbrain,insightface,cli,docs,test]'
 	touch $@
 
 clean:

@@ -1,6 +1,6 @@
 """A long-tailed copy of a training set: from most to fewest samples a class, falling exponentially, by a fixed seed.
 
-    python benchmarks/long_tail.py FOLDER OUT --most 9 --fewest 2 [--trials FOLDER/veri_test.txt]
+    python docs/tools/long_tail.py FOLDER OUT --most 9 --fewest 2 [--trials FOLDER/veri_test.txt]
 
 FOLDER holds a folder for each class (<folder>/wav/<speaker> of a corpus laid out as VoxCeleb, with its --trials, whose
 speakers keep everything; or an image folder). Files are hard links or copies; nothing is altered. Prints the counts.
