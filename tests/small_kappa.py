@@ -56,3 +56,18 @@ def expected(estimator, epochs, temperature=0.4, gamma=0.7, a=0.3):
 def assert_close(tracker, kappa, psi, tolerance=1e-5):
     np.testing.assert_allclose(tracker.kappa.double().numpy(), kappa, rtol=tolerance)
     np.testing.assert_allclose(tracker.psi.double().numpy(), psi, atol=tolerance, rtol=0)
+
+
+def tracker(epochs=1):
+    torch.manual_seed(0)
+    tracker = vm.KappaTracker([9, 5, 2, 1], 8)
+    labels = torch.repeat_interleave(torch.arange(4), torch.tensor([9, 5, 2, 1]))
+    for _ in range(epochs):
+        tracker.update(torch.eye(8)[labels] + 0.1 * torch.randn(17, 8) * (labels[:, None] + 1), labels)
+        tracker.end_epoch()
+    return tracker
+
+
+def saved(tmp_path, content, name="kappa.ckpt"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
