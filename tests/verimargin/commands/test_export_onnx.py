@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -39,3 +41,26 @@ def test_one_graph_gives_embedding_and_log_density(form, tmp_path):
             np.testing.assert_allclose(embedding, net(x), atol=1e-5)
             np.testing.assert_allclose(log_density, regressor.log_density(net(x)), atol=1e-5)
     assert not list(tmp_path.glob(".*"))
+
+
+def test_what_has_no_graph_is_refused_and_the_score_is_explained(tmp_path, monkeypatch, capsys):
+    write_regressor(tmp_path / "ssr.pt", fitted())
+    nets = {"net": Net(), "function": lambda x: x}
+    monkeypatch.setitem(sys.modules, "nets_of_export", type("Nets", (), nets))
+    with pytest.raises(ValueError, match="nets_of_export:function is no torch module: give one"):
+        export_onnx(
+            out=tmp_path / "a.onnx",
+            encoder="nets_of_export:function",
+            regressor=tmp_path / "ssr.pt",
+            input_shape="3x9x9",
+        )
+    with pytest.raises(ValueError, match=r"input_shape is '3,9,9': give integers"):
+        export_onnx(
+            out=tmp_path / "a.onnx", encoder="nets_of_export:net", regressor=tmp_path / "ssr.pt", input_shape="3,9,9"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["ssr.pt"]
+    export_onnx(
+        out=tmp_path / "a.onnx", encoder="nets_of_export:net", regressor=tmp_path / "ssr.pt", input_shape="3x9x9"
+    )
+    assert "score pairs by 1.5 * cosine + logaddexp of the two log densities" in capsys.readouterr().out
+    assert onnxruntime.InferenceSession(tmp_path / "a.onnx").get_outputs()[1].shape == ["batch"]
