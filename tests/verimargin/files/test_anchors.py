@@ -1,32 +1,14 @@
-import json
-import sys
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
 import verimargin as vm
+from small_networks import ENCODER, seeded
 from torch import nn
-from typer.testing import CliRunner
-from verimargin.commands.anchors import anchors as command
-from verimargin.commands.anchors import fc
 from verimargin.files import anchors as core
 from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
-from verimargin.files.networks import fingerprint, load_network
+from verimargin.files.networks import fingerprint
 
 SIZE = 6
-
-
-def seeded(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def run(*arguments):
-    result = CliRunner().invoke(command, list(map(str, arguments)))
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 class TestPrototypes:
@@ -124,9 +106,6 @@ def generator(latents):
     return torch.stack([latents.sin(), latents.cos()], 1)
 
 
-ENCODER = nn.Sequential(nn.Flatten(), nn.Linear(8, SIZE))
-
-
 class TestGenerator:
     def test_embeds_what_is_generated(self):
         found = core.anchors_from_generator(generator, ENCODER, 4, 10, seed=3)
@@ -197,99 +176,3 @@ class TestFile:
         (tmp_path / "a.npz").touch()
         with pytest.raises(FileExistsError, match="exists already"):
             write_embeddings(tmp_path / "a.npz", anchors)
-
-
-def test_a_fingerprint_tells_weights_and_shapes_apart():
-    prints = [fingerprint(nn.Linear(2, 3)) for _ in range(2)]
-    layer = nn.Linear(2, 3)
-    before = fingerprint(layer)
-    assert fingerprint(layer.requires_grad_(False).eval()) == before
-    layer.weight.data = layer.weight.data.view(2, 3)
-    prints += [before, fingerprint(layer), fingerprint(layer.double())]
-    assert all(a != b for a, b in pairwise(sorted(prints)))
-
-
-def test_a_fingerprint_is_of_the_weights_whatever_file_holds_them(tmp_path):
-    torch.save(ENCODER.state_dict(), tmp_path / "embedding_model.ckpt")
-    torch.jit.save(torch.jit.trace(ENCODER, torch.zeros(1, 2, 4)), tmp_path / "scripted.pt")
-    assert (
-        fingerprint(tmp_path / "embedding_model.ckpt") == fingerprint(tmp_path / "scripted.pt") == fingerprint(ENCODER)
-    )
-    torch.save({"epoch": 3, "weight": seeded(2)}, tmp_path / "checkpoint.pt")
-    assert fingerprint(tmp_path / "checkpoint.pt") != fingerprint(tmp_path / "scripted.pt")
-    with pytest.raises(FileNotFoundError):
-        fingerprint(tmp_path / "none.ckpt")
-
-
-class TestCommand:
-    def test_fc(self, tmp_path):
-        torch.save({"weight": seeded(4, SIZE)}, tmp_path / "classifier.ckpt")
-        (tmp_path / "names").write_text("ann\nbob\ncy\ndee\n")
-        (tmp_path / "test").write_text("bob\nzoe\n")
-        encoder = tmp_path / "encoder.bin"
-        encoder.write_bytes(b"any file")
-        options = ["--names", tmp_path / "names", "--exclude", tmp_path / "test", "--encoder", encoder]
-        output = run("fc", tmp_path / "a.npz", tmp_path / "classifier.ckpt", *options)
-        assert (
-            f"3 anchors of 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
-            in output
-        )
-        assert core.read_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
-        with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
-            fc(tmp_path / "b.npz", [tmp_path / "classifier.ckpt"], names=None, exclude=tmp_path / "test", encoder=None)
-
-    def test_real(self, tmp_path):
-        path = tmp_path / "train.npz"
-        np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")
-        assert "3 anchors of 6" in run("real", tmp_path / "a.npz", path, "--seed", 2)
-        assert core.read_anchors(tmp_path / "a.npz").encoder == "abc"
-        np.savez(path, embeddings=seeded(3, SIZE), ids=["id1/x/0", "id1/y/1", "id2/x/0"])
-        assert "2 anchors of 6" in run("real", tmp_path / "b.npz", path)
-        assert core.read_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
-        np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
-        with pytest.raises(ValueError, match="doesn't tell the identities"):
-            run("real", tmp_path / "c.npz", path)
-
-    @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])
-    def test_fake(self, form, tmp_path, monkeypatch):
-        made = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
-        nets = {"made": made, "read": ENCODER}
-        names = {name: f"nets_of_test:{name}" for name in nets}
-        monkeypatch.setitem(sys.modules, "nets_of_test", type("Nets", (), nets))
-        for name, net in nets.items():
-            example = torch.zeros(2, next(net.parameters()).shape[1])
-            if form == "torchscript":
-                names[name] = tmp_path / f"{name}.pt"
-                torch.jit.save(torch.jit.trace(net, example), names[name])
-            elif form == "onnx":
-                names[name] = tmp_path / f"{name}.onnx"
-                axes = {"x": {0: "n"}, "y": {0: "n"}}
-                torch.onnx.export(
-                    net, (example,), names[name], input_names=["x"], output_names=["y"], dynamic_axes=axes, dynamo=False
-                )
-        options = ["--latent-size", "4", "--number", "7", "--truncation", "1.5", "--seed", "5", "--batch-size", "3"]
-        run("fake", tmp_path / "a.npz", names["made"], names["read"], *options)
-        found = core.read_anchors(tmp_path / "a.npz", SIZE)
-        wanted = core.anchors_from_generator(made, ENCODER, 4, 7, truncation=1.5, seed=5).vectors
-        torch.testing.assert_close(found.vectors, wanted, rtol=1e-5, atol=1e-5)
-        assert found.encoder == fingerprint(names["read"] if form == "onnx" else ENCODER)
-        source = {"kind": "fake", "latent_size": [4], "truncation": 1.5, "seed": 5, "generator": str(names["made"])}
-        assert json.loads(json.dumps(found.source)) == source
-
-    @pytest.mark.parametrize(
-        ("name", "message"),
-        [
-            ("net.pt", "does not exist"),
-            ("net", "not known: give a TorchScript"),
-            ("no_such_module:net", "cannot be imported"),
-            ("json:net", "module json has no net"),
-            ("json:__name__", "is a str"),
-        ],
-    )
-    def test_networks_that_are_none_are_refused(self, name, message, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(ValueError, match=message):
-            load_network(name)
-        torch.save({}, "weights.pt")
-        with pytest.raises(ValueError, match="no TorchScript file"):
-            load_network("weights.pt")

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
-from verimargin.files.templates import read_templates
 
 IDS = ["id1/a/0", "id1/a/1", "id2/b/0"]
 ROWS = np.arange(1.0, 7.0).reshape(3, 2)
@@ -70,32 +69,3 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, file, message):
     write(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         read_embeddings(tmp_path / name)
-
-
-@pytest.fixture
-def protocol(tmp_path):
-    """Five images: template 4 of media 1 (two images) and 2, template 9 of media 1 and 3."""
-    (tmp_path / "ijbc_face_tid_mid.txt").write_text("a.jpg 9 1\nb.jpg 4 1\nc.jpg 4 1\nd.jpg 4 2\ne.jpg 9 3\n")
-    (tmp_path / "ijbc_name_5pts_score.txt").write_text(
-        "".join(f"{n}.jpg 1 2 3 4 5 6 7 8 9 10 0.{n}\n" for n in range(5, 10))
-    )
-    (tmp_path / "ijbc_template_pair_label.txt").write_text("4 9 0\n")
-    x, flipped = np.random.default_rng(0).normal(size=(2, 5, 3))
-    np.savez(tmp_path / "result.npz", embs=x, embs_f=flipped)
-    return tmp_path, (x + flipped) * np.array([0.5, 0.6, 0.7, 0.8, 0.9])[:, None]
-
-
-def test_templates_of_ijb(protocol):
-    folder, x = protocol
-    read = read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")
-    assert read.ids == ["4", "9"]
-    np.testing.assert_allclose(read.vectors, [(x[1] + x[2]) / 2 + x[3], x[0] + x[4]], rtol=1e-6)
-
-
-def test_a_protocol_that_does_not_fit_is_named(protocol):
-    folder, _ = protocol
-    with pytest.raises(ValueError, match="give the protocol's own list"):
-        read_templates(folder / "result.npz", folder / "ijbc_face_tid_mid.txt")
-    np.savez(folder / "result.npz", embs=np.ones((4, 3)), embs_f=[])
-    with pytest.raises(ValueError, match=r"has 4 embeddings, .* 5 and .* 5 lines"):
-        read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")

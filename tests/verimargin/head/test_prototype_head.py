@@ -7,51 +7,8 @@ import reference
 import torch
 import verimargin as vm
 from distributed import on_ranks
+from small_head import LOSSES, batch, head_with, plain_step, step
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
-
-LOSSES = {
-    "q-margin": lambda: vm.q_margin(1.25, 20.0, 0.2),
-    "sparsemax arc": lambda: vm.MarginLoss(vm.ArcMargin(0.3), 2.0, scale=8.0),
-    "alpha 3": lambda: vm.q_margin(3.0, 4.0, 0.2),
-    "arcface": lambda: vm.arcface(20.0, 0.3),
-    "cosface": lambda: vm.cosface(20.0, 0.2),
-    "adaptive": lambda: vm.MarginLoss(vm.QMargin(0.4, psi=torch.linspace(0, 1, 301)), 1.5, scale=10.0),
-}
-
-
-def batch(samples=13, classes=301, size=16, dtype=torch.float64, seed=0):
-    """Prototypes of any norm, and embeddings close to their own and to some others."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    weight = normal(classes, size) * (0.01 + normal(classes, 1).abs())
-    labels = torch.randint(classes, (samples,), generator=generator)
-    embeddings = 5 * (torch.nn.functional.normalize(weight)[labels] + 0.3 * normal(samples, size))
-    return embeddings.to(dtype), weight.to(dtype), labels
-
-
-def head_with(weight, loss, **options):
-    head = vm.PrototypeHead(weight.shape[1], weight.shape[0], loss, **options).to(weight.dtype)
-    head.weight.data.copy_(weight)
-    return head
-
-
-def step(head, embeddings, labels):
-    embeddings = embeddings.clone().requires_grad_()
-    head.weight.grad = None
-    loss = head(embeddings, labels)
-    loss.backward()
-    return loss.detach(), embeddings.grad, head.weight.grad
-
-
-def plain_step(loss, embeddings, weight, labels):
-    embeddings, weight = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
-    normalize = torch.nn.functional.normalize
-    value = loss(normalize(embeddings) @ normalize(weight).T, labels)
-    return value.detach(), *torch.autograd.grad(value, (embeddings, weight))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
@@ -91,68 +48,6 @@ def test_gradients_are_the_derivatives(name):
         (embeddings.requires_grad_(), part),
         fast_mode=name == "adaptive",
     )
-
-
-def test_no_tensor_of_batch_by_classes_for_alpha_above_one():
-    embeddings, weight, labels = batch(128, 40_000, 8, torch.float32)
-    largest = []
-
-    class Largest(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            largest.append(max((t.numel() for t in _tensors(result)), default=0))
-            return result
-
-    def _tensors(result):
-        return [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, torch.Tensor)]
-
-    head = head_with(weight, vm.q_margin(1.25, 32.0, 0.2))
-    with Largest():
-        head(embeddings.requires_grad_(), labels).backward()
-    assert max(largest) < 128 * 40_000 / 8
-    assert head.active_classes < 4_000
-    expected = vm.q_margin(1.25, 32.0, 0.2)(head.cosine(embeddings), labels)
-    torch.testing.assert_close(head(embeddings, labels), expected)
-
-
-def test_statistics_of_the_step():
-    weight = torch.eye(4)
-    head = head_with(weight, vm.q_margin(2.0, 5.0, 0.0))
-    head(torch.tensor([[1.0, 0, 0, 0], [1.0, 1.0, 0, 0]]), torch.tensor([0, 1]))
-    assert head.active_classes == 1.5  # one, and two
-    assert head.zero_loss == 0.5
-
-
-def test_a_step_twice_and_gradients_that_somebody_holds():
-    embeddings, weight, labels = batch(dtype=torch.float32)
-    head = head_with(weight, LOSSES["q-margin"]())
-    e = embeddings.clone().requires_grad_()
-    loss = head(e, labels)
-    (first,) = torch.autograd.grad(loss, head.weight, retain_graph=True)
-    kept = first.clone()
-    (second,) = torch.autograd.grad(loss, head.weight)
-    assert torch.equal(first, second)
-    _, _, third = step(head, -embeddings, labels)  # must not write where `first` still lives
-    assert torch.equal(first, kept)
-    assert not torch.equal(third, kept)
-
-
-def test_the_gradient_memory_is_used_again_and_accumulation_is_right():
-    embeddings, weight, labels = batch(dtype=torch.float32)
-    head = head_with(weight, LOSSES["q-margin"]())
-    step(head, embeddings, labels)
-    place = head.weight.grad.data_ptr()
-    _, _, alone = step(head, embeddings, labels)
-    assert head.weight.grad.data_ptr() == place
-    alone = alone.clone()
-    head(embeddings, labels).backward()  # accumulates: no zero_grad in between
-    torch.testing.assert_close(head.weight.grad, 2 * alone)
-    head.weight.grad += 1.0
-    view = head.weight.grad.view(-1)
-    head.weight.grad = None
-    head(embeddings, labels).backward()
-    torch.testing.assert_close(head.weight.grad, alone)
-    torch.testing.assert_close(view.view_as(alone), 2 * alone + 1.0)
 
 
 @pytest.mark.parametrize("name", ["q-margin", "arcface"])

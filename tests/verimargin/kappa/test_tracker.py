@@ -8,61 +8,10 @@ import reference
 import torch
 import verimargin as vm
 from distributed import on_ranks
+from small_kappa import COUNTS, SIZE, assert_close, epoch, expected, track, tracker_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from verimargin import _checks
 from verimargin.kappa.tracker import concentration, concentration_weight
-
-COUNTS = [1, 2, 5, 9, 14, 3, 8, 2]
-SAMPLES, SIZE = sum(COUNTS), 16
-LABELS = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS))
-
-
-def epoch(seed, dtype=torch.float32, samples=SAMPLES, batch_size=14):
-    """Batches (embeddings, labels, sample ids) over some of the training set, the classes of unlike concentration."""
-    generator = torch.Generator().manual_seed(seed)
-    centre = torch.randn(len(COUNTS), SIZE, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
-    ids = torch.randperm(SAMPLES, generator=generator)[:samples]
-    noise = torch.randn(samples, SIZE, generator=generator, dtype=torch.float64)
-    spread = torch.linspace(0.3, 1.5, len(COUNTS), dtype=torch.float64)[LABELS[ids], None]
-    embeddings = 3 * (centre[LABELS[ids]] + spread * noise)
-    return [(embeddings[i].to(dtype), LABELS[ids][i], ids[i]) for i in torch.arange(samples).split(batch_size)]
-
-
-def tracker_of(estimator, **options):
-    if estimator == "memory":
-        options["num_samples"] = SAMPLES + 1
-    else:
-        options.pop("memory_momentum", None)
-    return vm.KappaTracker(options.pop("counts", COUNTS), SIZE, estimator=estimator, **options)
-
-
-def track(tracker, batches):
-    for batch in batches:
-        tracker.update(*batch)
-    tracker.end_epoch()
-    return tracker
-
-
-def expected(estimator, epochs, temperature=0.4, gamma=0.7, a=0.3):
-    """kappa and psi after the epochs, from the reference."""
-    memory = {}
-    for batches in epochs:
-        for e, _, ids in batches:
-            reference.remember(memory, e.double().numpy(), ids.tolist(), a)
-    if estimator == "memory":
-        ids = list(memory)
-        vectors, labels = np.array([memory[i] for i in ids]), LABELS[ids]
-    else:
-        vectors, labels = (
-            torch.cat([e for e, *_ in epochs[-1]]).double().numpy(),
-            torch.cat([y for _, y, _ in epochs[-1]]),
-        )
-    return reference.kappa_psi(vectors, labels.tolist(), COUNTS, temperature, gamma)
-
-
-def assert_close(tracker, kappa, psi, tolerance=1e-5):
-    np.testing.assert_allclose(tracker.kappa.double().numpy(), kappa, rtol=tolerance)
-    np.testing.assert_allclose(tracker.psi.double().numpy(), psi, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
@@ -136,17 +85,6 @@ def test_no_embedding_is_needed_until_psi_is_due():
     assert tracker.kappa.eq(0).all()
     with pytest.raises(RuntimeError, match=r"no embedding was given .* call update"):
         tracker.end_epoch()
-
-
-def test_the_memory_keeps_its_share_of_the_old_vector():
-    """The released code kept 0.1 of it, and began with one direction for all samples."""
-    tracker = tracker_of("memory")
-    first, second = torch.eye(SIZE)[:1] * 5, torch.eye(SIZE)[1:2] * 0.1
-    tracker.update(first, torch.tensor([2]), torch.tensor([7]))
-    torch.testing.assert_close(tracker.estimator.memory[7], torch.eye(SIZE)[0])
-    tracker.update(second, torch.tensor([2]), torch.tensor([7]))
-    torch.testing.assert_close(tracker.estimator.memory[7, :2], torch.tensor([0.3, 0.7]) / math.hypot(0.3, 0.7))
-    assert int(tracker.estimator.memory.any(1).sum()) == 1
 
 
 def test_r_is_over_the_vectors_really_summed():
@@ -278,21 +216,6 @@ def test_evaluation_changes_nothing(estimator):
     tracker.eval()
     tracker.update(*epoch(1)[0])
     torch.testing.assert_close(tracker.state_dict(), before, rtol=0, atol=0)
-
-
-def test_memory_in_half_precision_and_on_the_cpu():
-    full = tracker_of("memory")
-    half = tracker_of("memory", memory_dtype=torch.float16, memory_device="cpu")
-    for seed in range(3):
-        for tracker in (full, half.to("cpu").double().float()):
-            track(tracker, epoch(seed))
-    assert half.estimator.memory.dtype == half.state_dict()["estimator.memory"].dtype == torch.float16
-    assert_close(half, full.kappa.double().numpy(), full.psi.double().numpy(), 2e-3)
-    assert float(half.psi.sub(full.psi).abs().max()) > 0
-    assert tracker_of("memory", memory_dtype=torch.float16).double().estimator.memory.dtype == torch.float16
-    half.to("meta")
-    assert half.estimator.memory.device.type == half.estimator.memory_class.device.type == "cpu"
-    assert half.psi.device.type == full.to("meta").estimator.memory.device.type == "meta"
 
 
 def test_autocast_and_half_precision_embeddings():

@@ -1,19 +1,11 @@
-import logging
 import math
 
 import pytest
 import reference
 import torch
 import verimargin as vm
+from small_cosines import MARGINS, cosines
 from torch.autograd import gradcheck
-
-MARGINS = [vm.NoMargin(), vm.CosMargin(0.3), vm.ArcMargin(0.4), vm.QMargin(0.2)]
-
-
-def cosines(samples=7, classes=11, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(3)
-    cosine = 1.9 * torch.rand(samples, classes, generator=generator, dtype=torch.float64) - 0.95
-    return cosine.to(dtype), torch.randint(classes, (samples,), generator=generator)
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.25, 2.0])
@@ -51,42 +43,6 @@ def test_q_margin_tends_to_cosface(alpha):
     torch.testing.assert_close(*gradients, atol=tolerance, rtol=0)
 
 
-def test_arc_margin_is_monotone_past_pi_and_smooth_at_one():
-    cosine = torch.linspace(-1, 1, 2001, dtype=torch.float64)
-    logit, _ = vm.ArcMargin(0.5)(cosine, torch.zeros(2001, dtype=torch.long), 1.0)
-    assert bool((logit.diff() > 0).all())
-    for dtype in (torch.float32, torch.float64):
-        ends = torch.tensor([1.0, -1.0, 1.0000001, 0.0], dtype=dtype, requires_grad=True)
-        logit, _ = vm.ArcMargin(0.5)(ends.clamp(-1, 1), torch.zeros(4, dtype=torch.long), 1.0)
-        logit.sum().backward()
-        assert bool(torch.isfinite(ends.grad).all())
-
-
-def test_each_class_has_its_own_margin():
-    cosine, target = cosines()
-    psi = torch.linspace(0, 1, 11, dtype=torch.float64)
-    for kind in (vm.CosMargin, vm.ArcMargin, vm.QMargin):
-        alpha = 1.5 if kind is vm.QMargin else 1.0
-        together = vm.MarginLoss(kind(0.4, psi=psi), alpha, scale=9.0, reduction="none")(cosine, target)
-        for i, y in enumerate(target.tolist()):
-            alone = vm.MarginLoss(kind(0.4 * float(psi[y])), alpha, scale=9.0)(cosine[i : i + 1], target[i : i + 1])
-            torch.testing.assert_close(together[i], alone)
-    kappa = vm.kappaface(num_classes=11, scale=9.0, margin=0.4)
-    torch.testing.assert_close(kappa(cosine, target), vm.arcface(9.0, 0.4)(cosine, target))
-
-
-def test_margin_and_psi_are_state(caplog):
-    saved = vm.MarginLoss(vm.QMargin(0.1, psi=torch.ones(3)), 1.5, scale=5.0)
-    saved.margin.m = 0.3
-    saved.margin.psi[1] = 0.5
-    resumed = vm.MarginLoss(vm.QMargin(0.1, psi=torch.ones(3)), 1.5, scale=5.0)
-    with caplog.at_level(logging.INFO, logger="verimargin"):
-        resumed.load_state_dict(saved.state_dict())
-    assert resumed.margin.m == 0.3
-    assert resumed.margin.psi.tolist() == [1.0, 0.5, 1.0]
-    assert "the margin is 0.3, as saved, not 0.1" in caplog.text
-
-
 def test_rounding_past_one_and_half_precision_are_harmless():
     cosine = torch.tensor([[1.0000002, -1.0000002, 0.3]])
     for loss in (vm.q_margin(1.5, 10, 0.2), vm.arcface(30, 0.2)):
@@ -94,16 +50,6 @@ def test_rounding_past_one_and_half_precision_are_harmless():
         assert loss(cosine.half(), torch.tensor([2])).dtype == torch.float32
     empty = vm.q_margin(1.5, 10, 0.2)(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
     assert empty == 0
-
-
-def test_a_margin_of_your_own():
-    class HalfCosine(vm.Margin):
-        def forward(self, cosine, label, scale):
-            return scale * (cosine - 0.5 * self.m), torch.zeros_like(cosine)
-
-    cosine, target = cosines()
-    loss = vm.MarginLoss(HalfCosine(0.4), scale=9.0)(cosine, target)
-    torch.testing.assert_close(loss, vm.cosface(9.0, 0.2)(cosine, target))
 
 
 def scheduled_to(m):

@@ -1,0 +1,32 @@
+import pytest
+
+pytest.importorskip("typer", reason="typer is not installed: pip install 'verimargin[cli]'")
+import typer
+from typer.testing import CliRunner
+from verimargin.commands import options
+from verimargin.commands.options import sizes_of
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("512", [512]), ("3x112x112", [3, 112, 112]), ("", [])])
+def test_sizes(text, sizes):
+    assert sizes_of("input_shape", text) == sizes
+
+
+@pytest.mark.parametrize("text", ["3,112,112", "x", "3x", "1.5", "a"])
+def test_what_are_no_sizes_is_named(text):
+    with pytest.raises(ValueError, match=f"latent_size is '{text}': give integers, such as 512 or 100x1x1"):
+        sizes_of("latent_size", text)
+
+
+def test_a_command_takes_them_by_the_names_of_its_parameters():
+    app, given = typer.Typer(), []
+
+    @app.command()
+    def command(
+        embeddings: options.EmbeddingsArgument, k: options.KOption = 10, resamples: options.ResamplesOption = 200
+    ) -> None:
+        given.append((embeddings.name, k, resamples))
+
+    assert CliRunner().invoke(app, ["a/e.npz", "--k", "3"]).exit_code == 0
+    assert given == [("e.npz", 3, 200)]
+    assert CliRunner().invoke(app, ["a/e.npz", "--resamples", "-1"]).exit_code == 2  # none below 0

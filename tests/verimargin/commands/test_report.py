@@ -1,0 +1,115 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from verimargin import metrics
+from verimargin.commands import report
+from verimargin.commands.report import Value
+from verimargin.metrics import Interval
+
+ROWS = {
+    "cosine": {"EER %": Value(12.34567, Interval(10.0, 15.0)), "TAR": Value(np.nan)},
+    "IDA": {"EER %": Value(2.0), "TAR": Value(99.5)},
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Value(12.34567), "12.35"),
+        (Value(12.34567, Interval(1.23456, 100.0)), "12.35 [1.23, 100]"),
+        (Value(np.nan), "-"),
+        (Value(np.nan, Interval(0.0, 1.0)), "-"),
+        (Value(0.0), "0"),
+    ],
+)
+def test_a_figure_in_text(value, text):
+    assert str(value) == text
+
+
+def test_a_table_in_markdown_and_as_csv(tmp_path):
+    text = report.write_table(tmp_path, ROWS, "The note.")
+    assert text == (
+        "| method | EER % | TAR |\n"
+        "| --- | --- | --- |\n"
+        "| cosine | 12.35 [10, 15] | - |\n"
+        "| IDA | 2 | 99.5 |\n\n"
+        "The note."
+    )
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [
+            ["method", "figure", "value", "low", "high"],
+            ["cosine", "EER %", "12.3457", "10", "15"],
+            ["IDA", "EER %", "2", "", ""],
+            ["IDA", "TAR", "99.5", "", ""],
+        ]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_report_in_markdown(tmp_path):
+    report.write_markdown(tmp_path, "Title", ["One.", "Zwei, größer."])
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "# Title\n\nOne.\n\nZwei, größer.\n"
+
+
+def test_a_csv_that_breaks_off_leaves_nothing(tmp_path):
+    def rows():
+        yield [1, 2]
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        report.write_csv(tmp_path / "a.csv", ["a", "b"], rows())
+    assert not list(tmp_path.iterdir())
+
+
+def problem():
+    """Two identities of three utterances, all pairs; one non-target trial scores as high as a target one."""
+    who = np.array([0, 0, 0, 1, 1, 1])
+    a, b = np.triu_indices(6, 1)
+    same = who[a] == who[b]
+    scores = np.where(same, 2.0, 0.0) + np.arange(15) / 100
+    scores[np.flatnonzero(~same)[0]] = 2.5
+    return scores, same, (who[a], who[b])
+
+
+@pytest.mark.parametrize("far", [None, 0.2])
+def test_figures_and_thresholds_are_those_of_the_metrics(far):
+    scores, same, identities = problem()
+    result = report.evaluate(scores, same, identities, 0, far)
+    eer, threshold = metrics.eer(scores[same], scores[~same])
+    assert result.figures["EER %"] == Value(pytest.approx(100 * eer))
+    assert result.figures["TAR % at FAR 1e-1"].interval is None
+    assert np.isnan(result.figures["TAR % at FAR 1e-1"].value)  # it takes 10 non-target trials, and there are 9
+    if far is not None:
+        rate, threshold = metrics.tar_at_far(scores[same], scores[~same], far=far)
+        assert rate == 1.0
+    assert result.threshold == threshold
+    assert set(result.curve.threshold) <= set(metrics.det_curve(scores[same], scores[~same]).threshold)
+
+
+def test_intervals_are_in_percent_and_their_resamples_are_shown():
+    random = np.random.default_rng(0)
+    a, b = random.integers(8, size=(2, 400))
+    scores, same = random.normal(size=400) + (a == b), a == b
+    shown = []
+    result = report.evaluate(scores, same, (a, b), 30, progress=lambda steps: shown.append(len(steps)) or steps)
+    low, high = metrics.confidence_interval(metrics.eer, scores, same, a, b, resamples=30)
+    assert result.figures["EER %"].interval == pytest.approx((100 * low, 100 * high))
+    assert shown == [30]
+
+
+def test_the_note_says_how_intervals_were_made_if_there_are_any():
+    dash = "A dash: this FAR takes more non-target trials."
+    assert report.note(40, 0) == dash
+    assert report.note(40, 500) == f"Brackets: 95 % intervals, by resampling the 40 identities 500 times. {dash}"
+
+
+@pytest.mark.parametrize("methods", [2, 5])
+def test_the_table_on_a_terminal_leaves_intervals_out_where_the_methods_are_many(methods):
+    rich = pytest.importorskip("rich.console")
+    console = rich.Console(width=200, record=True, file=io.StringIO())
+    report.print_table(console, "Title", {f"method {n}": ROWS["cosine"] for n in range(methods)})
+    text = console.export_text()
+    assert "Title" in text
+    assert text.count("12.35") == methods
+    assert text.count("[10, 15]") == (methods if methods < 5 else 0)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+from small_networks import seeded
+from verimargin.commands import report
+from verimargin.commands.trial_set import read_trial_set
+from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.scoring import methods
+
+IDS = ["unused/0", "b/0", "a/0", "a/1", "b/1"]
+
+
+@pytest.fixture
+def files(tmp_path):
+    write_embeddings(tmp_path / "e.npz", Embeddings(IDS, seeded(5, 4), encoder="abc"))
+    (tmp_path / "t.txt").write_text("1 a/0.wav a/1.wav\n0 b/1.wav a/0.wav\n1 b/0.wav b/1.wav\n")
+    return tmp_path / "e.npz", tmp_path / "t.txt"
+
+
+def test_holds_the_embeddings_that_trials_name_and_whose_they_are(files):
+    trial_set = read_trial_set(*files)
+    assert trial_set.embeddings.ids == IDS[1:]
+    assert trial_set.embeddings.encoder == "abc"
+    assert torch.equal(trial_set.embeddings.vectors, seeded(5, 4)[1:])
+    names = [[trial_set.embeddings.ids[n] for n in side] for side in (trial_set.trials.enrol, trial_set.trials.test)]
+    assert names == [["a/0", "b/1", "b/0"], ["a/1", "a/0", "b/1"]]
+    enrol, test = trial_set.identities
+    assert (enrol == test).tolist() == trial_set.trials.same.tolist() == [True, False, True]
+    assert trial_set.title == "t.txt: 2 target and 1 non-target trials"
+    assert trial_set.note(0) == report.note(2, 0)
+
+
+def test_scores_each_trial_by_the_name_of_the_method(files):
+    trial_set, shown = read_trial_set(*files), []
+    scores = trial_set.scores([methods.COSINE], "cpu", lambda steps, title: shown.append(title) or steps)
+    x = seeded(5, 4)
+    np.testing.assert_allclose(scores["cosine"], torch.cosine_similarity(x[[2, 4, 1]], x[[3, 2, 4]]), atol=1e-6)
+    assert shown == ["cosine"]
+
+
+def test_evaluates_with_the_identities_of_both_sides(files):
+    trial_set, shown = read_trial_set(*files), []
+    scores = np.array([0.9, 0.1, 0.8])
+    result = trial_set.evaluate(methods.COSINE, scores, 5, lambda steps, title: shown.append(title) or steps)
+    assert result.figures["EER %"].value == 0.0
+    assert result.figures["EER %"].interval == (0.0, 0.0)
+    assert shown == ["Intervals, cosine"]
+
+
+def test_anchors_must_fit_the_embeddings(files, tmp_path):
+    trial_set = read_trial_set(*files)
+    for name, size, encoder in (("good", 4, "abc"), ("unknown", 4, ""), ("wide", 5, "abc"), ("foreign", 4, "xyz")):
+        write_embeddings(tmp_path / f"{name}.npz", Embeddings(["x"], seeded(1, size), encoder=encoder))
+    assert torch.equal(trial_set.anchors(tmp_path / "good.npz"), seeded(1, 4))
+    assert torch.equal(trial_set.anchors(tmp_path / "unknown.npz"), seeded(1, 4))
+    with pytest.raises(ValueError, match=r"wide\.npz have 5 numbers, the embeddings 4"):
+        trial_set.anchors(tmp_path / "wide.npz")
+    with pytest.raises(ValueError, match="with the encoder xyz, and the embeddings are of abc"):
+        trial_set.anchors(tmp_path / "foreign.npz")

@@ -1,0 +1,84 @@
+import pytest
+import reference
+import torch
+import verimargin as vm
+from small_head import batch, head_with
+from torch.utils._python_dispatch import TorchDispatchMode
+from verimargin._sharding import Shard
+from verimargin.head.gradient_memory import GradientMemory
+from verimargin.head.sparse import SparseHead
+from verimargin.head.step import Step
+
+
+def test_no_tensor_of_batch_by_classes_for_alpha_above_one():
+    embeddings, weight, labels = batch(128, 40_000, 8, torch.float32)
+    largest = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            largest.append(max((t.numel() for t in _tensors(result)), default=0))
+            return result
+
+    def _tensors(result):
+        return [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, torch.Tensor)]
+
+    head = head_with(weight, vm.q_margin(1.25, 32.0, 0.2))
+    with Largest():
+        head(embeddings.requires_grad_(), labels).backward()
+    assert max(largest) < 128 * 40_000 / 8
+    assert head.active_classes < 4_000
+    expected = vm.q_margin(1.25, 32.0, 0.2)(head.cosine(embeddings), labels)
+    torch.testing.assert_close(head(embeddings, labels), expected)
+
+
+def test_statistics_of_the_step():
+    weight = torch.eye(4)
+    head = head_with(weight, vm.q_margin(2.0, 5.0, 0.0))
+    head(torch.tensor([[1.0, 0, 0, 0], [1.0, 1.0, 0, 0]]), torch.tensor([0, 1]))
+    assert head.active_classes == 1.5  # one, and two
+    assert head.zero_loss == 0.5
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.5, 2.0, 3.0])
+def test_each_samples_loss_and_both_gradients_by_the_reference(alpha):
+    """p - e_y of the reference's softargmax, taken by hand through the prototypes' normalisation."""
+    embeddings, weight, labels = batch(7, 301, 9)
+    unit = torch.nn.functional.normalize(embeddings).requires_grad_()
+    weight.requires_grad_()
+    loss = vm.q_margin(alpha, 6.0, 0.2)
+    step = Step(labels, labels, loss, Shard(301, None), GradientMemory())
+    values, statistics = SparseHead.apply(unit, weight, step)
+    weighted = torch.arange(1.0, 8.0, dtype=torch.float64)
+    (values * weighted).sum().backward()
+    norm = weight.detach().norm(dim=1)
+    theta = 6.0 * unit.detach() @ (weight.detach() / norm[:, None]).T
+    residual, active = [], []
+    for row, y, value in zip(theta.numpy(), labels.tolist(), values.tolist()):
+        assert value == pytest.approx(reference.loss(row, y, alpha, -6.0 * 0.2), abs=1e-9)
+        log_q = torch.zeros(301, dtype=torch.float64)
+        log_q[y] = -6.0 * 0.2
+        p = torch.from_numpy(reference.softargmax(row, alpha, log_q.numpy())[0])
+        active.append(int((p > 0).sum()))
+        residual.append(p - torch.eye(301, dtype=torch.float64)[y])
+    slope = 6.0 * torch.stack(residual) * weighted[:, None]
+    normalised = weight.detach() / norm[:, None]
+    torch.testing.assert_close(unit.grad, slope @ normalised, atol=1e-8, rtol=0)
+    grad = slope.T @ unit.detach()
+    grad = (grad - (grad * normalised).sum(1, keepdim=True) * normalised) / norm[:, None]
+    torch.testing.assert_close(weight.grad, grad, atol=1e-7, rtol=1e-7)
+    assert statistics[0] == pytest.approx(sum(active) / 7)
+
+
+def test_a_class_without_a_probability_has_no_gradient():
+    embeddings, weight, labels = batch(5, 301, 16)
+    head = head_with(weight, vm.q_margin(2.0, 8.0, 0.2))
+    head(embeddings, labels).backward()
+    theta = 8.0 * head.cosine(embeddings).detach()
+    log_q = torch.zeros_like(theta).scatter(1, labels[:, None], -1.6)
+    p, _ = vm.alpha_softargmax(theta, 2.0, log_q)
+    touched = (p > 0).any(0)
+    touched[labels] = True
+    assert 5 < int(touched.sum()) < 301
+    assert not head.weight.grad[~touched].any()
+    assert head.weight.grad[touched].any(1).all()

@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import reference
+import torch
+import verimargin as vm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_head import batch
+from verimargin._sharding import Shard
+from verimargin.head import streaming
+from verimargin.head.gradient_memory import GradientMemory
+from verimargin.head.step import Step
+from verimargin.head.streaming import GROUP, Candidates, Threshold, stream
+from verimargin.head.target import Target
+from verimargin.losses.divergence import q_logarithm
+
+SCALE = 8.0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 7),
+    st.sampled_from([1, 5, GROUP - 1, GROUP, GROUP + 1, 3 * GROUP, 3 * GROUP + 17]),
+    st.floats(-2.0, 3.0),
+    st.integers(0, 1000),
+)
+def test_entries_above_a_bound_are_those_of_nonzero(rows, columns, level, seed):
+    """Ragged shapes, a bound of its own for each row, ties with it included."""
+    generator = torch.Generator().manual_seed(seed)
+    logit = torch.randn(rows, columns, generator=generator).mul(4).round() / 4
+    bound = torch.full((rows, 1), round(4 * level) / 4) + torch.arange(rows)[:, None] / 4
+    found = sorted(zip(*(index.tolist() for index in streaming._above(logit, bound))))
+    expected = [(r, c) for r in range(rows) for c in range(columns) if logit[r, c] > bound[r, 0]]
+    assert found == expected
+
+
+@pytest.mark.parametrize("column", [[0, 2, 4], [-1, 5, 9], [4, -1, 0]])
+def test_the_highest_other_logit(column):
+    """The target's own entry does not count where it is among the columns, and the logits stay as they were."""
+    logit = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 8.0, 3.0, 7.0], [-5.0, -4.0, -3.0, -2.0, -1.0]])
+    before = logit.clone()
+    expected = [max(v for c, v in enumerate(row) if c != y) for row, y in zip(logit.tolist(), column)]
+    assert streaming._highest_other(logit, torch.tensor(column)).tolist() == expected
+    assert torch.equal(logit, before)
+
+
+def streamed(embeddings, weight, labels, alpha):
+    """What `stream` finds, with the bound that the target alone gives; the step and the target too."""
+    unit, loss = torch.nn.functional.normalize(embeddings), vm.q_margin(alpha, SCALE, 0.2)
+    step = Step(labels, labels, loss, Shard(len(weight), None), GradientMemory())
+    target = Target(unit, weight, step, False)
+    lower = target.logit + q_logarithm(target.log_q, alpha)
+    return *stream(unit, weight, target, lower, step), target, step
+
+
+def by_reference(embeddings, weight, labels, alpha):
+    """p and tau of each row."""
+    theta = SCALE * reference.cosines(embeddings.double().numpy(), weight.double().numpy())
+    log_q = np.zeros_like(theta)
+    log_q[np.arange(len(labels)), labels] = -SCALE * 0.2
+    p, tau = zip(*(reference.softargmax(row, alpha, q) for row, q in zip(theta, log_q)))
+    return np.stack(p), np.array(tau), theta
+
+
+@pytest.mark.parametrize("chunk", [7, 64, 100, 128, 10_000])
+@pytest.mark.parametrize("alpha", [1.25, 1.5, 2.0, 3.0])
+def test_the_support_is_exact_whatever_the_chunks(alpha, chunk, monkeypatch):
+    monkeypatch.setattr(streaming, "_chunk_size", lambda *_: chunk)
+    embeddings, weight, labels = batch(9, 517, 10)
+    found, lower, norm, target, step = streamed(embeddings, weight, labels, alpha)
+    p, tau, theta = by_reference(embeddings, weight, labels, alpha)
+    assert (lower.numpy() <= tau + 1e-9).all()
+    torch.testing.assert_close(norm, weight.norm(dim=1))
+    listed = np.zeros_like(p)
+    listed[found.row, found.column] = found.logit
+    assert len(found) == len(set(zip(found.row.tolist(), found.column.tolist())))  # none comes twice
+    assert not listed[np.arange(9), labels].any()  # the targets are known apart
+    np.testing.assert_allclose(listed[listed != 0], theta[listed != 0], atol=1e-12)
+    others = p.copy()
+    others[np.arange(9), labels] = 0
+    assert (listed[others > 0] != 0).all()
+    threshold = Threshold(found, target, lower, alpha)
+    delta = threshold.solve(step.shard)
+    np.testing.assert_allclose((lower + delta).numpy(), tau, atol=1e-9)
+    candidates, p_y = threshold.probabilities(delta, step.shard)
+    dense = torch.zeros(9, 517, dtype=torch.float64)
+    dense[found.row, found.column] = candidates
+    np.testing.assert_allclose(dense.numpy(), others, atol=1e-9)
+    np.testing.assert_allclose(p_y.numpy(), p[np.arange(9), labels], atol=1e-9)
+
+
+def test_the_list_is_pruned_on_the_way(monkeypatch):
+    """Classes sorted from the farthest to the nearest: each chunk raises the bound, and most of the list falls."""
+    monkeypatch.setattr(streaming, "_chunk_size", lambda *_: 64)
+    embeddings, weight, _ = batch(1, 2048, 10)
+    weight = weight[torch.nn.functional.cosine_similarity(weight, embeddings).argsort()]
+    solved, solve = [], Threshold.solve
+    monkeypatch.setattr(Threshold, "solve", lambda self, shard: solved.append(len(self.row)) or solve(self, shard))
+    found, lower, *_ = streamed(embeddings, weight, torch.tensor([0]), 2.0)
+    p, tau, _ = by_reference(embeddings, weight, [0], 2.0)
+    assert len(solved) >= 3
+    assert max(solved) < 2048 / 4
+    assert float(lower) <= tau[0] + 1e-9
+    assert set(np.flatnonzero(p[0])) - {0} <= set(found.column.tolist())
+
+
+def test_candidates_above_each_rows_bound():
+    listed = Candidates(torch.tensor([0, 0, 1, 1]), torch.tensor([3, 4, 3, 9]), torch.tensor([1.0, 2.0, 1.0, 2.5]))
+    kept = listed.above(torch.tensor([1.0, 2.0]))
+    assert (kept.row.tolist(), kept.column.tolist(), kept.logit.tolist()) == ([0, 1], [4, 9], [2.0, 2.5])
+    assert (len(listed), len(kept)) == (4, 2)
+
+
+def test_a_prototype_that_is_nan_is_refused():
+    embeddings, weight, labels = batch(3, 200, 10)
+    weight[150] = torch.nan
+    with pytest.raises(ValueError, match="prototype 150 of this step has norm nan"):
+        streamed(embeddings, weight, labels, 1.5)
+
+
+@pytest.mark.parametrize("samples", [1, 64, 128, 512, 4096])
+def test_a_chunk_is_whole_groups_and_at_least_1024(samples):
+    size = streaming._chunk_size(samples, torch.device("cpu"))
+    assert size % GROUP == 0
+    assert size >= 1024
+    assert size == 1024 or samples * size <= 2**19

@@ -1,0 +1,64 @@
+import shutil
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+from verimargin.files import hparams as recipes
+from verimargin_speechbrain import check_corpus
+from verimargin_speechbrain import corpus as core
+from verimargin_speechbrain.corpus import Trial
+
+
+@pytest.fixture
+def corpus(corpus_shell):
+    return corpus_shell
+
+
+def test_the_corpus_is_checked_when_the_recipe_is_loaded(corpus):
+    check_corpus(str(corpus), str(corpus / "veri_test.txt"), 3)
+    # behind a URL the test speakers, unpacked beside the others as SpeechBrain's README says, are not known yet
+    check_corpus(f"{corpus}, {corpus}", "https://example.org/veri_test.txt", 3)
+    text = recipes.path("train_ecapa_small.yaml").read_text()
+    with pytest.raises(ValueError, match="3 training speakers, the recipe 2 classes: set out_n_neurons to 3"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\nout_n_neurons: 2\n")
+    (corpus / "bad.txt").write_text("one two\n")
+    with pytest.raises(ValueError, match="is 'one two': give '<1 or 0>"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\nverification_file: {corpus}/bad.txt\n")
+    (corpus / "veri_test.txt").write_text("1 id8/s0/0.wav id8/s0/7.wav\n")
+    with pytest.raises(ValueError, match=r"names id8/s0/7\.wav, which is not in"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\n")
+    with pytest.raises(ValueError, match=r"names id8/s0/7\.wav"):
+        load_hyperpyyaml(
+            recipes.path("verify_ecapa_small.yaml").read_text(), f"data_folder: {corpus}\npretrain_path: x\n"
+        )
+    with pytest.raises(ValueError, match="does not exist"):
+        load_hyperpyyaml(text, f"data_folder: {corpus}\nverification_file: {corpus}/none.txt\n")
+    shutil.rmtree(corpus / "wav")
+    with pytest.raises(ValueError, match="has no folder 'wav'"):
+        check_corpus(str(corpus), "https://example.org/veri_test.txt", 3)
+    (corpus / "wav" / "id1").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds no training recording"):
+        check_corpus(str(corpus), "https://example.org/veri_test.txt", 3)
+
+
+def test_the_parts_of_a_corpus(corpus):
+    trials = core.read_trials(corpus / "veri_test.txt")
+    assert trials == [Trial(True, "id8/s0/0.wav", "id8/s0/0.wav"), Trial(False, "id8/s0/0.wav", "id9/s0/0.wav")]
+    assert core.recordings(trials) == ["id8/s0/0.wav", "id9/s0/0.wav"]
+    assert [core.speaker_of(name) for name in core.recordings(trials)] == ["id8", "id9"]
+    assert core.speakers(corpus, ["id8", "id9", "id7"]) == ["id1", "id2", "id3"]
+    assert core.check_trials(str(corpus), str(corpus / "veri_test.txt")) == ["id8/s0/0.wav", "id9/s0/0.wav"]
+
+
+def test_recordings_may_lie_in_several_folders(corpus, tmp_path):
+    (tmp_path / "more" / "wav" / "id9").mkdir(parents=True)
+    shutil.move(corpus / "wav" / "id9" / "s0", tmp_path / "more" / "wav" / "id9" / "s0")
+    both, trials = f"{corpus}, {tmp_path / 'more'}", str(corpus / "veri_test.txt")
+    assert core.check_trials(both, trials) == ["id8/s0/0.wav", "id9/s0/0.wav"]
+    with pytest.raises(ValueError, match=r"names id9/s0/0\.wav, which is not in"):
+        core.check_trials(str(corpus), trials)
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    (tmp_path / "trials.txt").touch()
+    with pytest.raises(ValueError, match=r"trials\.txt is empty"):
+        core.read_trials(tmp_path / "trials.txt")
