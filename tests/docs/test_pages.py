@@ -53,8 +53,9 @@ def test_links_and_recipes_exist(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=named)
 def test_commands_work(page, workspace_folder, monkeypatch):
     monkeypatch.chdir(workspace_folder)
+    made: set[str] = set()
     for words in commands(page):
-        workspace.run(words)
+        workspace.run(words, made)
 
 
 def test_a_wrong_command_is_noticed(workspace_folder, monkeypatch):
@@ -72,4 +73,4 @@ def test_a_wrong_command_is_noticed(workspace_folder, monkeypatch):
         "frobnicate",
     ):
         with pytest.raises(AssertionError):
-            workspace.run(shlex.split(line))
+            workspace.run(shlex.split(line), set())

@@ -8,13 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
 import torch
 import verimargin as vm
 from verimargin.files import hparams
+from verimargin.files.scorers import write_regressor
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, FACE_SIZE, LATENTS = 128, 16, 128
@@ -59,11 +60,15 @@ def _embeddings(folder: Path, random: np.random.Generator) -> None:
         vectors = random.normal(size=(len(ids), SIZE)).astype(np.float32)
         np.savez(folder / f"{name}.npz", ids=ids, embeddings=vectors, **more)
 
+    write("anchors", [f"a{n}" for n in range(CLASSES)])
     write("cohort", [f"c{n}/a" for n in range(400)])
     write("distractors", [f"d{n}/a" for n in range(150)])
     write("train", [f"t{n % 60}/{n}" for n in range(300)], labels=[f"t{n % 60}" for n in range(300)])
     ids = [f"s{n // 5}/{n % 5}" for n in range(50)]
     write("test", ids)
+    regressor = vm.SupportSetRegressor(SIZE, 4)
+    regressor.fit(torch.randn(20, SIZE), torch.rand(20) + 0.1, epochs=1)
+    write_regressor(folder / "ssr.pt", regressor)
     pairs = [f"{a.split('/')[0] == b.split('/')[0]:d} {a} {b}" for a, b in combinations(ids, 2)]
     (folder / "trials.txt").write_text("\n".join(pairs) + "\n")
     (folder / "exclude.txt").write_text("3\n")
@@ -148,10 +153,19 @@ def _export(network: torch.nn.Module, shape: tuple[int, ...], path: Path) -> Non
     dynamic_batch(torch.onnx.export)(network.eval(), torch.zeros(2, *shape), str(path))
 
 
-def run(words: list[str]) -> None:
-    """Try a command in the working directory; an AssertionError says what is wrong with it."""
+def run(words: list[str], made: set[str]) -> None:
+    """Try a command in the working directory; an AssertionError says what is wrong with it.
+
+    Args:
+        made: what the page's commands have written so far. Where a page makes a file itself, its stand-in goes.
+    """
     program, arguments = words[0], words[1:]
     if program == "verimargin":
+        out = [*takewhile(lambda word: not word.startswith("-"), arguments)][-1:]
+        for name in set(out) - made:
+            if Path(name).suffix in (".npz", ".pt", ".onnx"):
+                Path(name).unlink(missing_ok=True)
+        made.update(out)
         _run_verimargin(arguments)
     elif program == "make":
         targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()

@@ -116,7 +116,7 @@ class SampleMemory(torch.nn.Module):
         new = F.normalize(torch.zeros_like(unit).index_add_(0, first, unit), eps=EPS)[first]
         old = self.memory[row].to(unit.dtype)
         mixed = F.normalize(self.memory_momentum * old + (1.0 - self.memory_momentum) * new, eps=EPS)
-        self.memory[row] = mixed.to(self.memory.dtype)
+        self.memory[row] = torch.where(new.any(1, keepdim=True), mixed, old).to(self.memory.dtype)
         self.memory_class.scatter_reduce_(0, row, torch.where(unit.any(1), label, -1), "amax")
 
     def lengths(self, like: Tensor) -> tuple[Tensor, Tensor]:

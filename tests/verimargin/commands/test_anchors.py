@@ -33,26 +33,26 @@ class TestCommand:
         encoder = tmp_path / "encoder.bin"
         encoder.write_bytes(b"any file")
         options = ["--names", tmp_path / "names", "--exclude", tmp_path / "test", "--encoder", encoder]
-        output = run("fc", tmp_path / "a.npz", tmp_path / "classifier.ckpt", *options)
+        output = run("fc", tmp_path / "classifier.ckpt", tmp_path / "a.npz", *options)
         assert (
             f"3 anchors of 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
             in output
         )
         assert core.read_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
         with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
-            fc(tmp_path / "b.npz", [tmp_path / "classifier.ckpt"], names=None, exclude=tmp_path / "test", encoder=None)
+            fc([tmp_path / "classifier.ckpt"], tmp_path / "b.npz", names=None, exclude=tmp_path / "test", encoder=None)
 
     def test_real(self, tmp_path):
         path = tmp_path / "train.npz"
         np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")
-        assert "3 anchors of 6" in run("real", tmp_path / "a.npz", path, "--seed", 2)
+        assert "3 anchors of 6" in run("real", path, tmp_path / "a.npz", "--seed", 2)
         assert core.read_anchors(tmp_path / "a.npz").encoder == "abc"
         np.savez(path, embeddings=seeded(3, SIZE), ids=["id1/x/0", "id1/y/1", "id2/x/0"])
-        assert "2 anchors of 6" in run("real", tmp_path / "b.npz", path)
+        assert "2 anchors of 6" in run("real", path, tmp_path / "b.npz")
         assert core.read_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
         np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
         with pytest.raises(ValueError, match="doesn't tell the identities"):
-            run("real", tmp_path / "c.npz", path)
+            run("real", path, tmp_path / "c.npz")
 
     @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])
     def test_fake(self, form, tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ class TestCommand:
                     net, (example,), names[name], input_names=["x"], output_names=["y"], dynamic_axes=axes, dynamo=False
                 )
         options = ["--latent-size", "4", "--number", "7", "--truncation", "1.5", "--seed", "5", "--batch-size", "3"]
-        run("fake", tmp_path / "a.npz", names["made"], names["read"], *options)
+        run("fake", names["made"], names["read"], tmp_path / "a.npz", *options)
         found = core.read_anchors(tmp_path / "a.npz", SIZE)
         wanted = core.anchors_from_generator(made, ENCODER, 4, 7, truncation=1.5, seed=5).vectors
         torch.testing.assert_close(found.vectors, wanted, rtol=1e-5, atol=1e-5)

@@ -23,12 +23,12 @@ def test_one_graph_gives_embedding_and_log_density(form, tmp_path):
         assert net.training
     elif form == "torchscript":
         torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, 9, 9)), tmp_path / "net.pt")
-        export_onnx(out, str(tmp_path / "net.pt"), tmp_path / "ssr.pt", "3x9x9")
+        export_onnx(str(tmp_path / "net.pt"), tmp_path / "ssr.pt", out, "3x9x9")
     else:
         opset = int(form.split()[-1]) if form[-1].isdigit() else 17
         export = onnx_graph.dynamic_batch(torch.onnx.export)
         export(net, torch.zeros(1, 3, 9, 9), tmp_path / "net.onnx", output_names=["feature"], opset_version=opset)
-        export_onnx(out, str(tmp_path / "net.onnx"), tmp_path / "ssr.pt")
+        export_onnx(str(tmp_path / "net.onnx"), tmp_path / "ssr.pt", out)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     assert [output.name for output in session.get_outputs()] == [
         "feature" if "onnx" in form else "embedding",

@@ -24,7 +24,7 @@ def training_set(tmp_path):
 def test_train_ssr_fits_densities_without_the_own_anchor(training_set, tmp_path, capsys):
     embeddings, labels, centre = training_set
     out = tmp_path / "ssr.pt"
-    train_ssr(out, tmp_path / "train.npz", tmp_path / "anchors.npz", k=5, tau=2.0, hidden=64, seed=3)
+    train_ssr(tmp_path / "train.npz", tmp_path / "anchors.npz", out, k=5, tau=2.0, hidden=64, seed=3)
     assert "fitted to 800 embeddings, 800 of them with an anchor of their own" in capsys.readouterr().out
     regressor, scorer = read_regressor(out).scorer, vm.IDAScorer(centre, 5, 2.0)
     assert (regressor.k, regressor.tau) == (5, 2.0)
@@ -35,11 +35,11 @@ def test_train_ssr_fits_densities_without_the_own_anchor(training_set, tmp_path,
     with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
         read_regressor(out).check_encoder("xyz")
     with pytest.raises(FileExistsError, match="exists already"):
-        train_ssr(out, tmp_path / "train.npz", tmp_path / "anchors.npz")
+        train_ssr(tmp_path / "train.npz", tmp_path / "anchors.npz", out)
 
 
 def test_files_of_other_encoders_are_refused(training_set, tmp_path):
     np.savez(tmp_path / "other.npz", embeddings=seeded(5, SIZE), labels=range(5), encoder="xyz")
     with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
-        train_ssr(tmp_path / "ssr.pt", tmp_path / "other.npz", tmp_path / "anchors.npz")
+        train_ssr(tmp_path / "other.npz", tmp_path / "anchors.npz", tmp_path / "ssr.pt")
     assert not (tmp_path / "ssr.pt").exists()

@@ -7,9 +7,9 @@ import pytest
 import torch
 import verimargin as vm
 from small_networks import seeded
-from verimargin.commands import compare as command
-from verimargin.commands.compare import Setting, compare
+from verimargin.commands import sweep as command
 from verimargin.commands.report import Value
+from verimargin.commands.sweep import Setting, sweep
 from verimargin.files.embeddings import Embeddings, write_embeddings
 
 
@@ -35,7 +35,7 @@ def test_values_come_once_and_rising_and_fewer_anchors_are_part_of_more(files, m
     taken, scorer = [], command.IDAScorer
     monkeypatch.setattr(command, "IDAScorer", lambda anchors, *rest: taken.append(anchors) or scorer(anchors, *rest))
     arguments = {"embeddings": folder / "e.npz", "trials": folder / "t.txt", "anchors": folder / "a.npz"}
-    compare(**arguments, resamples=0, out=folder / "out", setting=Setting.anchors, values=[12.0, 5.0, 12.0], k=3)
+    sweep(**arguments, resamples=0, out=folder / "out", setting=Setting.anchors, values=[12.0, 5.0, 12.0], k=3)
     assert list(map(len, taken)) == [5, 12]
     assert torch.equal(taken[1][:5], taken[0])
     assert sorted(taken[1].tolist()) == sorted(seeded(12, 6, seed=2).tolist())
@@ -46,7 +46,7 @@ def test_values_come_once_and_rising_and_fewer_anchors_are_part_of_more(files, m
         s = vm.IDAScorer(anchors, 3).score_pairs(voices, *torch.from_numpy(pairs.T), log=True)
         expected = 100 * vm.metrics.eer(s[same], s[~same])[0]
         assert found[f"anchors {size}", "EER %"] == pytest.approx(expected, rel=1e-5)
-    assert {path.name for path in (folder / "out").iterdir()} == {"table.csv", "report.md", "compare.png"}
+    assert {path.name for path in (folder / "out").iterdir()} == {"table.csv", "report.md", "sweep.png"}
 
 
 def test_the_figure_has_a_panel_for_each_figure_that_the_trials_resolve(tmp_path, monkeypatch):
