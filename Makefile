@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow test-core bench lint clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
@@ -13,6 +13,16 @@ test: .venv/ready
 # Minutes-long end-to-end runs; SPEECHBRAIN_HOME and ARCFACE_TORCH_HOME name checkouts of the toolkits.
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# The core in an environment that has nothing but torch, NumPy and pytest. For the oldest releases that pyproject.toml claims:
+# make test-core PYTHON=python3.10 TORCH=torch==2.4.0 NUMPY=numpy==1.24.0
+TORCH ?= torch
+NUMPY ?= numpy
+test-core:
+	$(PYTHON) -m venv --clear .venv-core
+	.venv-core/bin/python -m pip install --quiet --upgrade pip
+	.venv-core/bin/python -m pip install --quiet '$(TORCH)' '$(NUMPY)' 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100' --editable .
+	.venv-core/bin/python -m pytest tests/verimargin plugin/verimargin --ignore=plugin/verimargin/commands
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/head.py
@@ -35,4 +45,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-core
