@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-core bench lint clean
+.PHONY: demo test test-slow bench lint clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
@@ -16,6 +16,7 @@ test-slow: .venv/ready
 
 # The core in an environment that has nothing but torch, NumPy and pytest. For the oldest releases that pyproject.toml claims:
 # make test-core PYTHON=python3.10 TORCH=torch==2.4.0 NUMPY=numpy==1.24.0
+.PHONY: test-core
 TORCH ?= torch
 NUMPY ?= numpy
 test-core:
