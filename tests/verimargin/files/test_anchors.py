@@ -7,8 +7,6 @@ import pytest
 import torch
 import verimargin as vm
 from torch import nn
-
-pytest.importorskip("typer", reason="the cli extra is not installed: pip install 'verimargin[cli]'")
 from typer.testing import CliRunner
 from verimargin.commands.anchors import anchors as command
 from verimargin.commands.anchors import fc
