@@ -15,7 +15,7 @@ test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
 # The core in an environment that has nothing but torch, NumPy and pytest. For the oldest releases that pyproject.toml claims:
-# make test-core PYTHON=python3.10 TORCH=torch==2.4.0 NUMPY=numpy==1.24.0
+# make test-core PYTHON=python3.10 TORCH=torch==2.7.0 NUMPY=numpy==1.24.0
 .PHONY: test-core
 TORCH ?= torch
 NUMPY ?= numpy
