@@ -14,6 +14,17 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
+# The core in an environment that has nothing but torch, NumPy and pytest. For the oldest releases that pyproject.toml claims:
+# make test-core PYTHON=python3.10 TORCH=torch==2.7.0 NUMPY=numpy==1.24.0
+.PHONY: test-core
+TORCH ?= torch
+NUMPY ?= numpy
+test-core:
+	$(PYTHON) -m venv --clear .venv-core
+	.venv-core/bin/python -m pip install --quiet --upgrade pip
+	.venv-core/bin/python -m pip install --quiet '$(TORCH)' '$(NUMPY)' 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100' --editable .
+	.venv-core/bin/python -m pytest tests/verimargin plugin/verimargin --ignore=plugin/verimargin/commands
+
 bench: .venv/ready
 	$(BIN)/python benchmarks/head.py
 	$(BIN)/python benchmarks/metrics.py
@@ -39,4 +50,4 @@ docs: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-core
