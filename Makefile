@@ -1,8 +1,10 @@
 # Each target builds .venv first if it is missing or out of date.
 PYTHON ?= python3
+TORCH ?= torch
+NUMPY ?= numpy
 BIN := .venv/bin
 
-.PHONY: demo test test-slow bench lint docs clean
+.PHONY: demo test test-slow test-core bench lint docs clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
@@ -14,11 +16,8 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
 
-# The core in an environment that has nothing but torch, NumPy and pytest. For the oldest releases that pyproject.toml claims:
-# make test-core PYTHON=python3.10 TORCH=torch==2.7.0 NUMPY=numpy==1.24.0
-.PHONY: test-core
-TORCH ?= torch
-NUMPY ?= numpy
+# The core in an environment that has nothing but torch, NumPy and pytest. For the oldest that pyproject.toml claims:
+#   make test-core PYTHON=python3.10 TORCH=torch==2.7.0 NUMPY=numpy==1.24.0
 test-core:
 	$(PYTHON) -m venv --clear .venv-core
 	.venv-core/bin/python -m pip install --quiet --upgrade pip
