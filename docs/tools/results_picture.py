@@ -61,7 +61,7 @@ def main(out: Path) -> None:
         plt.rcParams[name] = INK
     plt.rcParams.update({"font.size": 16, "axes.titlesize": 19, "axes.titleweight": "bold", "axes.edgecolor": GREY})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "verimargin"})
-    plt.rcParams.update({f"figure.constrained_layout.{side}_pad": 0.15 for side in "wh"})
+    plt.rcParams.update({"figure.constrained_layout.w_pad": 0.15, "figure.constrained_layout.h_pad": 0.15})
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.8), layout="constrained", facecolor="white")
     draw_eer(left)
     draw_head(right)
