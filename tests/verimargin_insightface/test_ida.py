@@ -106,7 +106,7 @@ def test_a_regressor_takes_the_anchors_place(python, files):
     ("options", "message"),
     [
         (("--ida", "nothing.npz"), r"nothing\.npz do not exist"),
-        (("--ida", "anchors.npz", "--ida-k", "41"), "k is 41, and there are 40 anchors"),
+        (("--ida", "anchors.npz", "--ida-k", "41"), "k is 41, but there are 40 anchors"),
         (("--ida", "anchors.npz", "--ida-tau", "0"), "tau is 0"),
         (("--ida", "anchors.npz", "--ida-tau", "301"), "tau is 301: its scores would leave float64's range"),
     ],

@@ -147,17 +147,17 @@ def test_a_setting_is_varied(task, setting, values):
     ("options", "message"),
     [
         (["--cohort", "cohort.npz", "--cohort-size", 31], "cohort_size is 31, of 30 impostors"),
-        (["--anchors", "cohort.npz", "--k", 31], "k is 31, and there are 30 anchors"),
+        (["--anchors", "cohort.npz", "--k", 31], "k is 31, but there are 30 anchors"),
         (["--anchors", "cohort.npz", "--tau", 0], r"tau is 0\.0"),
         (["--anchors", "other.npz"], r"vectors in other\.npz have 5 numbers, the embeddings 6"),
         (
             ["--anchors", "foreign.npz"],
-            r"foreign\.npz .* with the encoder beef, and the embeddings are of cafe",
+            r"foreign\.npz .* with the encoder beef, but the embeddings with cafe",
         ),
         (["--cohort", "other.npz", "--cohort-size", 2], "the vectors in other.npz have 5 numbers, the embeddings 6"),
         (
             ["--regressor", "foreign.pt"],
-            r"foreign\.pt .* with the encoder beef, and the embeddings are of cafe",
+            r"foreign\.pt .* with the encoder beef, but the embeddings with cafe",
         ),
         (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
     ],
