@@ -181,9 +181,9 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, m
 @pytest.mark.parametrize(
     ("setting", "values", "message"),
     [
-        ("anchors", [5, 31], "31 anchors are to be taken, and .* has 30: give 1..30"),
+        ("anchors", [5, 31], "31 anchors were asked for, but .* has 30: give 1..30"),
         ("k", [1, 31], "k is 31"),
-        ("k", [1, 2.5], "k takes the values 1, 2.5: give integers"),
+        ("k", [1, 2.5], "the values of k are 1, 2.5: give integers"),
         ("tau", [1, 0], r"tau is 0\.0"),
     ],
 )

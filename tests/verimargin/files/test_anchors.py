@@ -52,7 +52,7 @@ class TestPrototypes:
             layout = {"classes": 15, "ranks": 3, "rank": rank, "rows": 5}
             state._metadata[""]["verimargin"] = {"layout": layout, "random": {"cpu": torch.get_rng_state()}}
             torch.save({"state_dict_softmax_fc": state}, tmp_path / f"checkpoint_gpu_{rank}.pt")
-        with pytest.raises(ValueError, match="rank 0 of 3, and is file 0 of 2: give all"):
+        with pytest.raises(ValueError, match="rank 0 of 3, and is file 0 of 2: give the files of all ranks"):
             core.anchors_from_prototypes([tmp_path])
 
     @pytest.mark.parametrize("form", ["layers", "sequential", "tensor", "head", "half"])
@@ -231,23 +231,23 @@ class TestCommand:
         options = ["--names", tmp_path / "names", "--exclude", tmp_path / "test", "--encoder", encoder]
         output = run("fc", tmp_path / "a.npz", tmp_path / "classifier.ckpt", *options)
         assert (
-            f"3 anchors of 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
+            f"3 anchors of size 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
             in output
         )
         assert core.read_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
-        with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
+        with pytest.raises(ValueError, match="names bob, but prototypes are known by number only: give --names"):
             fc(tmp_path / "b.npz", [tmp_path / "classifier.ckpt"], names=None, exclude=tmp_path / "test", encoder=None)
 
     def test_real(self, tmp_path):
         path = tmp_path / "train.npz"
         np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")
-        assert "3 anchors of 6" in run("real", tmp_path / "a.npz", path, "--seed", 2)
+        assert "3 anchors of size 6" in run("real", tmp_path / "a.npz", path, "--seed", 2)
         assert core.read_anchors(tmp_path / "a.npz").encoder == "abc"
         np.savez(path, embeddings=seeded(3, SIZE), ids=["id1/x/0", "id1/y/1", "id2/x/0"])
-        assert "2 anchors of 6" in run("real", tmp_path / "b.npz", path)
+        assert "2 anchors of size 6" in run("real", tmp_path / "b.npz", path)
         assert core.read_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
         np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
-        with pytest.raises(ValueError, match="doesn't tell the identities"):
+        with pytest.raises(ValueError, match="does not tell the identities"):
             run("real", tmp_path / "c.npz", path)
 
     @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])
