@@ -245,7 +245,7 @@ def test_dali_works_with_momentum_alone(script, tmp_path):
     assert run.head.kappa.tracker.class_counts.tolist() == small.COUNTS
     assert run.head.kappa.tracker.psi.lt(1).all()
     config.kappa = {"estimator": "memory"}
-    with pytest.raises(ValueError, match=r'"memory", which needs to know which image is which; DALI does not'):
+    with pytest.raises(ValueError, match=r'"memory", which has to identify each image, but DALI does not number them'):
         small.prepare(script, config)
 
 
@@ -283,9 +283,11 @@ def test_what_it_cannot_adapt_is_refused(script, tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(ValueError, match=r"no margin to adapt: NoMargin"):
         register(small.configuration(tmp_path, {}, vm.MarginLoss(vm.NoMargin(), scale=8.0)))
-    with pytest.raises(ValueError, match=r"no classes to look at in synthetic data"):
+    with pytest.raises(
+        ValueError, match=r"needs the classes of real data, but config.rec is .synthetic.: give a real set"
+    ):
         register(small.configuration("synthetic", {}))
-    with pytest.raises(ValueError, match=r"psi of 1 for each class and nothing that changes it: set config.kappa"):
+    with pytest.raises(ValueError, match=r"psi of 1 for each class, but nothing changes it: set config.kappa"):
         register(small.configuration(tmp_path, None, vm.kappaface(6)))
 
 
@@ -312,7 +314,7 @@ def test_it_may_begin_with_a_checkpoint_without_it(script, tmp_path, caplog):
     config = small.configuration(tmp_path, {"momentum": 0.6})
     run = small.prepare(script, config)
     small.restore(run, small.checkpoint(before))
-    assert "has nothing of KappaFace: it begins here" in caplog.text
+    assert "has no KappaFace: it begins now" in caplog.text
     assert torch.equal(run.head.weight, before.head.weight)
     small.train(run, config, [1])
     assert run.head.kappa.tracker.psi.lt(1).all()

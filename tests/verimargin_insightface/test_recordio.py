@@ -93,7 +93,7 @@ def test_a_truncated_record_is_named(tmp_path, cut):
             reader.read_idx(1)
 
 
-@pytest.mark.parametrize(("at", "value", "message"), [(28, 0, "begins with 0a23d7ce"), (35, 0x60, "part of kind 3")])
+@pytest.mark.parametrize(("at", "value", "message"), [(28, 0, "instead of 0a23d7ce"), (35, 0x60, "part of kind 3")])
 def test_a_corrupt_record_is_named(tmp_path, at, value, message):
     write(tmp_path, [b"a" * 20, b"b" * 20])
     data = bytearray((tmp_path / "train.rec").read_bytes())
