@@ -74,8 +74,8 @@ def head_loss(embeddings, weight, labels, name, m, alpha, scale):
 
 
 def kappa_psi(vectors, labels, class_counts, temperature, gamma):
-    """kappa and psi of the classes, given the vectors summed (mathematics, section 3): r is clamped to 0.999, and classes of
-    fewer than two vectors are left out of mean and std and put at the mean."""
+    """kappa and psi of the classes from the vectors that were summed (mathematics, section 3). r is clamped to 0.999;
+    classes with fewer than two vectors are left out of mean and std, and get the mean."""
     d, classes = vectors.shape[1], range(len(class_counts))
     kappa = np.full(len(class_counts), np.nan)
     for c in classes:
@@ -109,7 +109,7 @@ def mean_resultant(kappa, d):
 
 
 def score_norm(enrol, test, cohort, kind, cohort_size=None):
-    """One trial's normalised score, both sides against the whole cohort, as SpeechBrain's script goes about it."""
+    """One trial's normalised score, both sides against the whole cohort, as in SpeechBrain's script."""
 
     def cosine(a, b):
         return np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))

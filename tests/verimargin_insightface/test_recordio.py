@@ -41,7 +41,7 @@ def test_round_trip(tmp_path_factory, payloads):
 
 
 def test_bytes_on_disk(tmp_path):
-    """By hand from the format: a whole record, padded, and one cut at its aligned magic number only."""
+    """Written by hand from the format: a whole, padded record, and one that is split at its aligned magic number."""
     write(tmp_path, [b"abcde", b"1234" + MAGIC + b"x" + MAGIC])
     magic, word = struct.pack("<I", 0xCED7230A), struct.Struct("<I").pack
     whole = magic + word(5) + b"abcde\0\0\0"

@@ -21,7 +21,7 @@ def corpus(tmp_path_factory):
 
 
 def make_corpus(folder):
-    """In a process of its own: some of eSpeak's voices depend on what the process has said before."""
+    """In a separate process, because some of eSpeak's voices depend on what the process has said before."""
     code = "import sys, verimargin_speechbrain.synthesis as s; from pathlib import Path; "
     code += f"print(len(list(s.make_corpus(Path(sys.argv[1]), **{CORPUS}, seed=0))))"
     made = subprocess.run([sys.executable, "-c", code, folder], check=True, capture_output=True, text=True)

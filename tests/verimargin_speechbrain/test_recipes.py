@@ -20,7 +20,7 @@ KEYS = {
 
 @pytest.fixture
 def corpus(tmp_path):
-    """An empty shell of a corpus: 3 training speakers, 2 tested."""
+    """A corpus of empty files: 3 training speakers and 2 in the test."""
     for speaker in ("id1", "id2", "id3", "id8", "id9"):
         path = tmp_path / "wav" / speaker / "s0" / "0.wav"
         path.parent.mkdir(parents=True)
@@ -30,7 +30,7 @@ def corpus(tmp_path):
 
 
 def prepare(save_folder, speakers=5):
-    """What the script writes before it trains, of a training set of one sample a speaker."""
+    """What the script writes before it trains, of a training set of one sample per speaker."""
     save_folder.mkdir(parents=True, exist_ok=True)
     encoder = CategoricalEncoder()
     encoder.update_from_iterable([f"id{i}" for i in range(speakers)])
