@@ -1,13 +1,13 @@
-"""Time and memory of a head's step (forward and backward), as ratios of what it replaces.
+"""Time and memory of a head's step (forward and backward), as ratios to what it replaces.
 
     python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 15] [--csv FILE]
 
-Q-Margin through `PrototypeHead`, in turns within one process with each of: a dense ArcFace head with the
-arithmetic of Partial FC (`DenseArcFace` below); the one matrix product E W^T, the floor of any exact
-head; and, where ARCFACE_TORCH_HOME names a checkout's recognition/arcface_torch, its `PartialFC_V2`.
-Prototypes are once those of a trained model, simulated as clusters of confusable classes, and once
-freshly initialised. Ratios are medians over the rounds' own.
-Memory is the peak of a process of its own, beyond the prototypes and their gradient.
+`PrototypeHead` with Q-Margin takes turns, within one process, with each of: a dense ArcFace head with the
+arithmetic of Partial FC (`DenseArcFace` below); the single matrix product E W^T, the least that any exact
+head has to compute; and, if ARCFACE_TORCH_HOME is the recognition/arcface_torch folder of a checkout, its
+`PartialFC_V2`. The prototypes are those of a trained model, simulated as clusters of confusable classes, and then
+freshly initialised ones. A ratio is the median of the ratios of all rounds.
+Memory is the peak of a separate process, without the prototypes and their gradient.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ import torch
 import verimargin as vm
 from torch.nn import functional as F
 
-CONFUSABLE = 11  # classes in a cluster of the trained prototypes, the target's own included
+CONFUSABLE = 11  # classes in a cluster of the trained prototypes, including the target's own class
 
 
 class DenseArcFace(torch.nn.Module):
-    """ArcFace as Partial FC computes it at sample_rate 1 on one process: normalised copies of embeddings
-    and prototypes, all logits clamped and taken through arccos and cos in place, a softmax in place."""
+    """ArcFace as Partial FC computes it in one process at sample_rate 1: with normalised copies of the embeddings and
+    the prototypes, with arccos and cos of all clamped logits in place, and with a softmax in place.
+    """
 
     def __init__(self, weight: torch.Tensor, scale: float = 64.0, margin: float = 0.5):
         super().__init__()
@@ -67,7 +68,7 @@ class SoftmaxCrossEntropy(torch.autograd.Function):
 
 
 def upstream_partial_fc(weight: torch.Tensor, home: str) -> torch.nn.Module:
-    """Upstream's own head; it assumes a process group and CUDA."""
+    """Upstream's own head, which needs a process group and calls `.cuda()`."""
     sys.path.insert(0, home)
     from losses import ArcFace
     from partial_fc_v2 import PartialFC_V2
@@ -95,7 +96,7 @@ def data(kind: str, classes: int, batch: int, size: int) -> tuple[torch.Tensor, 
     if kind == "fresh":
         return 0.01 * torch.randn(classes, size), torch.randn(batch, size), labels
     centre = torch.randn(-(-classes // CONFUSABLE), size)
-    cluster = torch.randperm(classes) % len(centre)  # a cluster's classes are spread over the class ids
+    cluster = torch.randperm(classes) % len(centre)  # the classes of a cluster are spread over the class ids
     weight = F.normalize(0.7 * centre[cluster] + 0.7 * torch.randn(classes, size))
     embeddings = F.normalize(weight[labels] + 0.8 * F.normalize(torch.randn(batch, size)))
     return weight * (0.5 + torch.rand(classes, 1)), 20 * embeddings, labels
@@ -113,7 +114,7 @@ def one_step(head: torch.nn.Module, embeddings: torch.Tensor, labels: torch.Tens
 
 
 def paired_times(kind: str, other: str, sizes: argparse.Namespace) -> tuple[list[float], list[float], float]:
-    """Seconds of Q-Margin's steps and of the other side's, in turns, and Q-Margin's active classes per sample."""
+    """The seconds of Q-Margin's steps and of the other method's, taken in turns, and Q-Margin's active classes."""
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
     head = prototype_head(weight)
     steps: list[Callable[[], object]] = [lambda: one_step(head, embeddings, labels)]
@@ -134,14 +135,16 @@ def paired_times(kind: str, other: str, sizes: argparse.Namespace) -> tuple[list
 
 
 def peak_memory(kind: str, side: str, sizes: argparse.Namespace) -> float:
-    """MiB beyond prototypes and gradient, from a process that runs this side alone."""
+    """The peak memory in MiB, without prototypes and gradient, of a process that runs only this method."""
     command = [sys.executable, __file__, "--measure-memory", kind, side]
     command += ["--classes", str(sizes.classes), "--batch", str(sizes.batch), "--size", str(sizes.size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
-    one_step(build(side, torch.randn(300, sizes.size)), torch.randn(4, sizes.size), torch.arange(4))  # libraries' own
+    one_step(
+        build(side, torch.randn(300, sizes.size)), torch.randn(4, sizes.size), torch.arange(4)
+    )  # loads the libraries
     weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
     head = build(side, weight)
     del weight
@@ -154,10 +157,10 @@ def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
 
 
 def peak_of(call: Callable[[], object]) -> float:
-    """MiB that a call takes beyond what this process has."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or memory freed by the data's making would be used unseen
+    """The memory in MiB that a call needs in addition to what this process holds already."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the call could reuse memory that was freed earlier, without being seen
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak that was reached while the data were made
     call()
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return (int(peak.split()[1]) * 1024 - before) / 2**20

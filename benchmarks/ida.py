@@ -1,12 +1,12 @@
-"""IDA-R over arrays of IJB-C's size, densities included, as a ratio of the cosine scoring it takes the place of.
+"""The time of IDA-R on arrays of IJB-C's size, including densities, relative to the cosine scoring that it replaces.
 
     python benchmarks/ida.py [--templates 23000] [--pairs 15600000] [--anchors 50000] [--size 512] [--rounds 1]
 
-The cosine side does as arcface_torch's IJB evaluators: it gathers the normalised features of 100,000 pairs
-at a time and sums their products, in NumPy, which uses one thread. Its features are float32 here; the
-evaluators' own are float64, and slower. The pairs are those of 3,531 templates with many others each, in
-their order (as in IJB-C's list) and shuffled, both in turns within one process. Memory is the peak of a
-process of its own, beyond features, anchors and pairs.
+The cosine is computed as in arcface_torch's IJB evaluators: NumPy, which uses one thread, gathers the normalised
+features of 100,000 pairs at a time and sums their products. The features are float32 here; in the evaluators
+they are float64, which is slower. Each of 3,531 templates is paired with many others. The pairs are scored in this
+order (as in IJB-C's list) and shuffled; both methods take turns within one process. Memory is the peak of a
+separate process, without features, anchors and pairs.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def ida(features: np.ndarray, i: np.ndarray, j: np.ndarray, anchors: torch.Tenso
 
 
 def data(order: str, sizes: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor]:
-    """Unit features (N, d), pairs i and j (P,), anchors (M, d)."""
+    """Unit features (N, d), the pairs i and j (P,), and anchors (M, d)."""
     random, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     features = torch.randn(sizes.templates, sizes.size, generator=generator)
     features /= torch.linalg.vector_norm(features, dim=1, keepdim=True)
@@ -55,7 +55,7 @@ def data(order: str, sizes: argparse.Namespace) -> tuple[np.ndarray, np.ndarray,
 
 
 def peak_memory(side: str, order: str, sizes: argparse.Namespace) -> float:
-    """MiB, from a process that runs this side alone."""
+    """The peak memory in MiB of a process that runs only this method."""
     command = [sys.executable, __file__, "--measure-memory", side, order]
     for name in ("templates", "pairs", "anchors", "size"):
         command += [f"--{name}", str(getattr(sizes, name))]
@@ -64,7 +64,7 @@ def peak_memory(side: str, order: str, sizes: argparse.Namespace) -> float:
 
 def measure_memory(side: str, order: str, sizes: argparse.Namespace) -> None:
     features, i, j, anchors = data(order, sizes)
-    ida(features[:9], i[:9] % 9, j[:9] % 9, anchors[:50])  # libraries' own
+    ida(features[:9], i[:9] % 9, j[:9] % 9, anchors[:50])  # so that the memory of the libraries is not counted
     score = cosine if side == "cosine" else functools.partial(ida, anchors=anchors)
     print(peak_of(lambda: score(features, i, j)))
 

@@ -1,10 +1,10 @@
-"""What KappaFace's tracking costs: update() as a share of a head's step, and end_epoch().
+"""The time of KappaFace's tracking: update() as a share of a head's step, and end_epoch().
 
     python benchmarks/kappa.py [--classes 100000] [--batch 128] [--size 512] [--samples-per-class 5] [--rounds 15]
 
-The heads are ArcFace and Q-Margin through `PrototypeHead` with the prototypes of a trained model, as
-benchmarks/head.py makes them; forward and backward. Every step takes other samples of the training set.
-The momentum encoder's own forward pass is not in these figures.
+The steps of the heads are forward and backward passes of `PrototypeHead` with ArcFace and with Q-Margin, on the
+prototypes of a trained model as benchmarks/head.py simulates them. Every step uses other samples of the training set.
+The figures do not include the forward pass of the momentum encoder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TRACKERS: dict[str, dict[str, Any]] = {
 
 
 def tracker_of(options: dict, sizes: argparse.Namespace) -> vm.KappaTracker:
-    """A tracker in the middle of training: every sample has been seen; sample i is of class i modulo the classes."""
+    """A tracker in the middle of training: every sample has been seen, and the class of sample i is i % classes."""
     counts = torch.full((sizes.classes,), sizes.samples_per_class)
     if options["estimator"] == "memory":
         options = {**options, "num_samples": int(counts.sum())}
@@ -66,7 +66,7 @@ def main() -> None:
         step = {n: seconds(partial(one_step, head, embeddings, labels)) for n, head in heads.items()}
         for name, tracker in trackers.items():
             step[name] = seconds(partial(tracker.update, embeddings, ids % sizes.classes, ids))
-        if round_:  # the first is a warm-up
+        if round_:  # the first round is a warm-up
             for name, value in step.items():
                 taken[name].append(value)
     median = {name: statistics.median(values) for name, values in taken.items()}

@@ -1,4 +1,4 @@
-"""Time and memory of EER and minDCF against SpeechBrain's, and how they grow with the trials.
+"""Time and memory of EER and minDCF compared with SpeechBrain's, for growing numbers of trials.
 
 python benchmarks/metrics.py
 """
@@ -19,7 +19,7 @@ Metric = Callable[[Any, Any], tuple[float, float]]
 
 
 def measured(eer: Metric, min_dcf: Metric, positive: Any, negative: Any) -> tuple[float, float, list[float]]:
-    """Seconds, peak MiB of NumPy's memory, and the values."""
+    """The seconds, the peak of NumPy's memory in MiB, and the values."""
     tracemalloc.start()
     started = time.perf_counter()
     values = [eer(positive, negative)[0], min_dcf(positive, negative)[0]]
@@ -37,7 +37,7 @@ def main() -> None:
         negative = random.normal(0, 1, trials - len(positive)).astype(np.float32)
         seconds, peak, values = measured(metrics.eer, metrics.min_dcf, positive, negative)
         line = f"{trials:9} {seconds:8.3f} s {peak:6.0f} MiB"
-        if trials <= 8_000:  # theirs is quadratic in time, and minDCF in memory
+        if trials <= 8_000:  # SpeechBrain's EER and minDCF take quadratic time, and its minDCF quadratic memory
             theirs, _, expected = measured(EER, minDCF, torch.from_numpy(positive), torch.from_numpy(negative))
             line += f" {theirs:8.3f} s     {np.abs(np.subtract(values, expected)).max():.1e}"
         print(line)

@@ -1,12 +1,12 @@
-"""Adaptive s-norm and IDA of a VoxCeleb1-H of random embeddings, against loops over the trials.
+"""Adaptive s-norm and IDA compared with loops over the trials, on random embeddings in the number of VoxCeleb1-H.
 
     python benchmarks/scoring.py [--utterances 137924] [--trials 550894] [--size 192] [--cohort 20000]
                                  [--cohort-size 300] [--anchors 50000] [--looped 100]
 
-The loops go about each trial as SpeechBrain's `speaker_verification_cosine.py` does: both sides repeated
-against the whole cohort (or the anchors) with `torch.nn.CosineSimilarity`, the nearest taken, mean and std
-(or IDA's density) from those. They are timed on the first `--looped` trials; their time for all is that
-times the number of trials. Ours is the time for all, everything from raw embeddings on.
+The loops treat each trial as SpeechBrain's `speaker_verification_cosine.py` does: `torch.nn.CosineSimilarity`
+compares both embeddings with the whole cohort (or all anchors), and the mean and std (or IDA's density) are computed
+from the nearest. They are timed on the first `--looped` trials, and their time is scaled to all trials. Our time is
+that for all trials, starting from raw embeddings.
 """
 
 from __future__ import annotations

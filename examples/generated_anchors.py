@@ -1,13 +1,13 @@
-"""Anchors for IDA from generated speech, where no training identity may be shipped.
+"""Anchors for IDA from generated speech, for when no training identity may be published.
 
-A variational autoencoder learns pieces of a corpus's log-mel features; its samples go through the recipe's own encoder.
-The generator is small: in the project's own measurements (docs/results.md) its anchors do harm, and a better generator
-belongs in its place. It is an example of the steps, not a part of the package.
+A variational autoencoder learns pieces of the log-mel features of a corpus, and the recipe's own encoder embeds its
+samples. The generator is small: in this project's measurements (docs/results.md) its anchors make the scores worse, so
+use a better generator. This file shows the steps and is not a part of the package.
 
     python examples/generated_anchors.py DATA RUN OUT.npz --number 1000
 
-DATA is a folder laid out as VoxCeleb with `veri_test.txt`, whose speakers are left out; RUN is the folder of a training
-by `verimargin demo`, such as demo/qmargin.
+DATA is a folder laid out like VoxCeleb with a `veri_test.txt`, whose speakers are left out; RUN is the folder of a
+training by `verimargin demo`, such as demo/qmargin.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from verimargin_speechbrain.experiment import SpeakerBrain, read_wav, train
 
 
 class SampleGenerator(nn.Module):
-    """Latents (B, latent_size), normal, to samples (B, *shape); what `fit_generator` gives."""
+    """A network from normally distributed latents (B, latent_size) to samples (B, *shape), made by `fit_generator`."""
 
     mean: Tensor
     std: Tensor
@@ -55,11 +55,11 @@ def fit_generator(
     seed: int = 0,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> SampleGenerator:
-    """The decoder of a variational autoencoder of samples (N, *shape), such as pieces of log-mel features.
+    """The decoder of a variational autoencoder, fitted to samples (N, *shape), such as pieces of log-mel features.
 
-    Encoder and decoder have one hidden layer; each number is standardised over the samples. The decoder's
-    variance, one for all numbers, is at its maximum-likelihood value in each batch. The same seed gives the
-    same weights. `on_epoch` is called with the epoch, from 1, and the mean loss in nats per sample.
+    The encoder and the decoder have one hidden layer each, and each number is standardised over the samples. The
+    decoder has one variance for all numbers, which is set to its maximum-likelihood value in each batch. The same seed
+    gives the same weights. `on_epoch` is called with the epoch, from 1, and the mean loss in nats per sample.
 
     Source: Kingma and Welling, arXiv 1312.6114; the variance: Rybkin et al., arXiv 2006.13202, section 4.
 
@@ -112,10 +112,10 @@ def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 @torch.no_grad()
 def features(brain: SpeakerBrain, data: Path, frames: int = 100) -> Tensor:
-    """Pieces (N, frames, n_mels) of the training speakers' normalised features, cut one after the other.
+    """Consecutive pieces (N, frames, n_mels) of the normalised features of all training speakers.
 
     Args:
-        data: a folder laid out as VoxCeleb with `veri_test.txt`, whose speakers are left out.
+        data: a folder laid out like VoxCeleb with a `veri_test.txt`, whose speakers are left out.
     """
     tested = recordings(read_trials(data / "veri_test.txt"))
     brain.modules.eval()
@@ -133,7 +133,7 @@ def features(brain: SpeakerBrain, data: Path, frames: int = 100) -> Tensor:
 def generated_anchors(
     brain: SpeakerBrain, generator: SampleGenerator, number: int, *, truncation: float | None = None, seed: int = 0
 ) -> Embeddings:
-    """Embeddings, by the brain's `embedding_model`, of features that the generator makes."""
+    """Embeddings of generated features, made by the brain's `embedding_model`."""
     brain.modules.eval()
     encoder, size = brain.modules.embedding_model, generator.latent_size
     return anchors_from_generator(generator, encoder, size, number, truncation=truncation, seed=seed)
@@ -152,7 +152,9 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1986)
     options = parser.parse_args()
-    brain = train(options.data, options.run, options.run.name, options.seed)  # finished: it is only loaded
+    brain = train(
+        options.data, options.run, options.run.name, options.seed
+    )  # the run is finished, so this only loads it
     generator = train_generator(brain, options.data, options.seed)
     write_embeddings(options.out, generated_anchors(brain, generator, options.number, seed=options.seed))
 

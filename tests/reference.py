@@ -1,4 +1,4 @@
-"""Float64 references in NumPy, written from DESIGN's formulas alone: slow, plain, and independent."""
+"""Float64 references in NumPy, written from the formulas in docs/mathematics.md alone: slow, plain and independent."""
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def loss(theta, target, alpha, target_log_q=0.0):
 
 
 def margin(name, cosine, m, scale):
-    """Target logit and log q_y of one target cosine (DESIGN 2.2)."""
+    """Target logit and log q_y of one target cosine (mathematics, section 2)."""
     if name == "ArcMargin":
         angle = np.arccos(cosine) + m
         return scale * (np.cos(angle) if angle <= np.pi else cosine - m * np.sin(m)), 0.0
@@ -74,8 +74,8 @@ def head_loss(embeddings, weight, labels, name, m, alpha, scale):
 
 
 def kappa_psi(vectors, labels, class_counts, temperature, gamma):
-    """kappa and psi of the classes, given the vectors summed (DESIGN 2.3): r is clamped to 0.999, and classes of
-    fewer than two vectors are left out of mean and std and put at the mean."""
+    """kappa and psi of the classes from the vectors that were summed (mathematics, section 3). r is clamped to 0.999;
+    classes with fewer than two vectors are left out of mean and std, and get the mean."""
     d, classes = vectors.shape[1], range(len(class_counts))
     kappa = np.full(len(class_counts), np.nan)
     for c in classes:
@@ -109,7 +109,7 @@ def mean_resultant(kappa, d):
 
 
 def score_norm(enrol, test, cohort, kind, cohort_size=None):
-    """One trial's normalised score, both sides against the whole cohort, as SpeechBrain's script goes about it."""
+    """One trial's normalised score, both sides against the whole cohort, as in SpeechBrain's script."""
 
     def cosine(a, b):
         return np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))

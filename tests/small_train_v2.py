@@ -19,7 +19,7 @@ LABELS = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS)
 
 
 class Images(Dataset):
-    """As torchvision's ImageFolder, with augmentation from the global random generator."""
+    """Like torchvision's ImageFolder, with augmentation from the global random generator."""
 
     targets, classes = LABELS.tolist(), list("abcdef")
 
@@ -32,7 +32,7 @@ class Images(Dataset):
 
 
 class Loader(DataLoader):
-    """Its own iterator, which holds lists, as upstream's."""
+    """It is its own iterator and holds lists, like upstream's."""
 
     def __iter__(self):
         self.batches = super().__iter__()
@@ -104,7 +104,7 @@ def as_train_v2():
 
 
 class Margins(vm.ArcMargin):
-    """Keeps the margins that it gave."""
+    """Records the margins that it returned."""
 
     def __init__(self, m):
         super().__init__(m)

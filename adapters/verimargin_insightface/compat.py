@@ -1,8 +1,8 @@
-"""What today's libraries lack for upstream's scripts, supplied by the launcher before it runs one: all of it is here.
+"""All compatibility fixes: what upstream's scripts need and today's libraries lack. The launcher applies them.
 
-Each `Fix` has a name, says why it is there, tests whether the behaviour is missing on this machine, and
-supplies it. Nothing is touched where the installed library still behaves as the scripts expect.
-`torch.load`'s weights_only default is not here: all that the scripts load, their own files, opens with it.
+Each `Fix` has a name and a reason, tests whether the behaviour is missing on this machine, and supplies it. A library
+that still behaves as the scripts expect is left alone. The weights_only default of `torch.load` needs no fix: the
+scripts load only their own files, which open with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch.optim import lr_scheduler
 class Fix(NamedTuple):
     name: str
     why: str
-    needed: Callable[[str], bool]  # both are given the script's path
+    needed: Callable[[str], bool]  # both functions receive the path of the script
     apply: Callable[[str], None]
 
 
@@ -40,7 +40,7 @@ def _set(owner: Any, **values: Any) -> None:
         setattr(owner, name, value)
 
 
-# Libraries that are gone, or that moved on.
+# Libraries that are missing or have changed.
 
 NUMPY_NAMES = {"int": int, "float": float, "bool": bool}
 
@@ -56,7 +56,9 @@ def _add_numpy_names(_: str) -> None:
 
 
 def _missing(module: str) -> Callable[[str], bool]:
-    """Not installed; a folder of that name without code, as eval_ijbc.py leaves one, is no installation."""
+    """A test of whether a module is missing. A folder of its name without code, as eval_ijbc.py makes one, does not
+    count as the module.
+    """
 
     def missing(_: str) -> bool:
         spec = None if module in sys.modules else importlib.util.find_spec(module)
@@ -147,7 +149,7 @@ def _slinear_refuses_ties(_: str) -> bool:
 def _slinear_is_linear(_: str) -> None:
     from scipy import interpolate
 
-    class interp1d(interpolate.interp1d):  # the same piecewise linear function, and it takes ties
+    class interp1d(interpolate.interp1d):  # kind "linear" is the same piecewise linear function, but accepts ties
         def __init__(self, x: np.ndarray, y: np.ndarray, kind: str = "linear", **kwargs: Any):
             super().__init__(x, y, "linear" if kind == "slinear" else kind, **kwargs)
 
@@ -176,7 +178,7 @@ def _threads_fail_alone(_: str) -> bool:
 def _end_with_the_reader(_: str) -> None:
     def excepthook(args: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(args)
-        if type(args.thread).__name__ == "BackgroundGenerator":  # dataset.py's
+        if type(args.thread).__name__ == "BackgroundGenerator":  # the reader thread in dataset.py
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(1)
@@ -184,7 +186,7 @@ def _end_with_the_reader(_: str) -> None:
     _set(threading, excepthook=excepthook)
 
 
-# No GPU.
+# Machines without a GPU.
 
 
 def _no_gpu(_: str) -> bool:
@@ -192,7 +194,7 @@ def _no_gpu(_: str) -> bool:
 
 
 def _cuda_is_cpu(_: str) -> None:
-    """Every place of the scripts that names a GPU, made to mean the CPU."""
+    """Make every call by which the scripts name a GPU mean the CPU."""
 
     def stay(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self
@@ -222,7 +224,7 @@ class _NoStream:
 
 
 def _is_gpu(device: Any) -> bool:
-    """A device as the scripts name one: "cuda", or the local rank."""
+    """Whether the scripts mean a GPU by this device: "cuda", or the local rank."""
     return (isinstance(device, int) and not isinstance(device, bool)) or str(device).startswith("cuda")
 
 
@@ -235,7 +237,7 @@ def _gloo_for_nccl(_: str) -> None:
 
     def init_process_group(backend: str | None = None, *args: Any, **kwargs: Any) -> None:
         original("gloo" if backend == "nccl" else backend, *args, **kwargs)
-        atexit.register(_leave_group)  # the scripts do not, and gloo's threads abort a process that ends in a group
+        atexit.register(_leave_group)  # the scripts do not leave it, and gloo would abort the process at its end
 
     _set(dist, init_process_group=init_process_group)
 
@@ -264,48 +266,53 @@ def _load_to_cpu(_: str) -> None:
 
 
 FIXES = (
-    Fix("numpy.int", "NumPy 1.24 took np.int and np.float away", _numpy_names_missing, _add_numpy_names),
-    Fix("mxnet", "mxnet is not installed; its RecordIO and image functions are ours", _missing("mxnet"), _add_mxnet),
-    Fix("menpo", "menpo is not installed; its colour samples come from matplotlib", _missing("menpo"), _add_menpo),
+    Fix("numpy.int", "NumPy 1.24 removed np.int and np.float", _numpy_names_missing, _add_numpy_names),
+    Fix(
+        "mxnet",
+        "mxnet is not installed; verimargin supplies its RecordIO and image functions",
+        _missing("mxnet"),
+        _add_mxnet,
+    ),
+    Fix("menpo", "menpo is not installed; its colours come from matplotlib", _missing("menpo"), _add_menpo),
     Fix(
         "insightface",
         "insightface is not installed; the checkout's python-package is used",
         _insightface_is_only_there,
         _add_insightface,
     ),
-    Fix("LRScheduler.verbose", "torch 2.7 took LRScheduler(verbose=) away", _scheduler_lacks_verbose, _accept_verbose),
+    Fix("LRScheduler.verbose", "torch 2.7 removed LRScheduler(verbose=)", _scheduler_lacks_verbose, _accept_verbose),
     Fix(
         "SimilarityTransform",
-        "scikit-image took SimilarityTransform.estimate away",
+        "scikit-image removed SimilarityTransform.estimate",
         _no_estimate,
         _add_estimate,
     ),
     Fix(
         "interp1d.slinear",
-        "scipy refuses ties in interp1d(kind='slinear'), which false accept rates have",
+        "scipy refuses ties in interp1d(kind='slinear'), but false accept rates have ties",
         _slinear_refuses_ties,
         _slinear_is_linear,
     ),
     Fix(
         "torch.onnx.export",
-        "torch 2.9 exports by dynamo, without opset 11; traced instead, for any batch size",
+        "torch 2.9 exports by dynamo, without opset 11; models are traced instead, for any batch size",
         _export_is_dynamo,
         _export_by_tracing,
     ),
     Fix(
         "multiprocessing.fork",
-        "Python 3.14 forks no workers by default; the scripts' local functions need it",
+        "Python 3.14 does not fork workers by default, which the scripts' local functions need",
         _start_method_is_not_fork,
         lambda _: multiprocessing.set_start_method("fork", force=True),
     ),
     Fix(
         "reader thread",
-        "an unreadable sample ends dataset.py's thread, and training would wait for ever; it ends the run",
+        "an unreadable sample would end dataset.py's thread and leave training waiting; now it ends the run",
         _threads_fail_alone,
         _end_with_the_reader,
     ),
     Fix("cuda", "there is no GPU; .cuda(), streams and device=local_rank mean the CPU", _no_gpu, _cuda_is_cpu),
-    Fix("nccl", "there is no GPU; the ranks talk by gloo", _no_gpu, _gloo_for_nccl),
+    Fix("nccl", "there is no GPU; the ranks communicate by gloo", _no_gpu, _gloo_for_nccl),
     Fix("DDP.device_ids", "there is no GPU; the backbone is on the CPU", _no_gpu, _ddp_without_device_ids),
-    Fix("torch.load", "there is no GPU; what was saved on one is loaded to the CPU", _no_gpu, _load_to_cpu),
+    Fix("torch.load", "there is no GPU; tensors that were saved on one are loaded to the CPU", _no_gpu, _load_to_cpu),
 )

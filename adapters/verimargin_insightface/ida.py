@@ -1,7 +1,7 @@
-"""IDA in the place of the IJB evaluators' cosine: ``python -m verimargin_insightface --ida FILE SCRIPT ARGS``.
+"""IDA instead of the cosine in the IJB evaluators: ``python -m verimargin_insightface --ida FILE SCRIPT ARGS``.
 
-The scripts' files stay as they are. Those of their functions that compare templates are named in `SEAMS`: when a
-script defines one, ours takes its name, in the running script's namespace and nowhere else.
+The files of the scripts are not changed. `SEAMS` lists their functions that compare templates: if a script defines one
+of them, ours replaces it in the namespace of the running script, and nowhere else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 PAIRS = ("template_norm_feats", "unique_templates", "p1", "p2")
 ALL = ("query_feats", "gallery_feats")
-SEAMS = {  # by name, with the arguments that upstream's functions begin with
+SEAMS = {  # the names of upstream's functions, with the arguments that each begins with
     "verification": PAIRS,  # onnx_ijbc.py, eval_ijbc.py, ijb_11.py, ijb_onnx.py
     "verification_11": PAIRS,  # ijb_evals.py, 1:1
     "evaluation_1N": ALL,  # ijb_evals.py, 1:N
@@ -37,11 +37,11 @@ SEAMS = {  # by name, with the arguments that upstream's functions begin with
 }
 SCRIPTS = "onnx_ijbc.py, eval_ijbc.py and ijb_evals.py"
 DECORATOR = "_verimargin_ida"
-LARGEST_TAU = 300.0  # exp(-2 tau) is still a normal float64
+LARGEST_TAU = 300.0  # up to here exp(-2 tau) is a normal float64
 
 
 def run(script: str, code: CodeType, scorer: DensityScorer) -> None:
-    """Run the code of `with_seams` as a program."""
+    """Run the code from `with_seams` as a program."""
     module = ModuleType("__main__")
     module.__dict__.update({"__file__": script, DECORATOR: Comparison(scorer).instead_of})
     before, sys.modules["__main__"] = sys.modules["__main__"], module
@@ -52,7 +52,11 @@ def run(script: str, code: CodeType, scorer: DensityScorer) -> None:
 
 
 def with_seams(script: str) -> CodeType:
-    """The script's code, each function of `SEAMS` in it decorated; refused if it has none of them as we know it."""
+    """The code of the script with each function of `SEAMS` in it decorated.
+
+    Raises:
+        ValueError: the script defines none of these functions, or one with other arguments.
+    """
     tree = ast.parse(Path(script).read_bytes(), script)
     found = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in SEAMS]
     if not found:
@@ -61,22 +65,25 @@ def with_seams(script: str) -> CodeType:
         known, names = SEAMS[node.name], tuple(argument.arg for argument in node.args.args)
         if names[: len(known)] != known:
             raise ValueError(
-                f"{script} defines {node.name}({', '.join(names)}), and ours takes the place of one that begins with "
-                f"({', '.join(known)}): score it without --ida, and compare by `verimargin score`"
+                f"{script} defines {node.name}({', '.join(names)}), but --ida replaces a function that begins with "
+                f"({', '.join(known)}): score it without --ida, and compare the methods with `verimargin score`"
             )
         node.decorator_list.append(ast.Name(DECORATOR, ast.Load(), lineno=node.lineno, col_offset=node.col_offset))
     return compile(tree, script, "exec")
 
 
 def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence[str]) -> DensityScorer:
-    """The scorer of a file of anchors or of a regressor, refused with another encoder than the arguments name."""
+    """The scorer from a file of anchors or of a regressor, refused if it is for another encoder than the one that the
+    script's arguments name.
+    """
     models = _models(arguments)
     file = read_scorer(path, 10 if k is None else k, 1.0 if tau is None else tau)
     scorer = file.scorer
     _check_encoder(file, models)
     if isinstance(scorer, vm.SupportSetRegressor) and (k, tau) != (None, None):
         raise ValueError(
-            f"{path} holds a regressor, fitted for k {scorer.k} and tau {scorer.tau:g}: leave --ida-k and --ida-tau out"
+            f"{path} holds a regressor that was fitted for k {scorer.k} and tau {scorer.tau:g}: leave --ida-k and "
+            "--ida-tau out"
         )
     if scorer.tau > LARGEST_TAU:
         raise ValueError(f"tau is {scorer.tau:g}: its scores would leave float64's range; give at most {LARGEST_TAU:g}")
@@ -87,7 +94,7 @@ def open_scorer(path: str, k: int | None, tau: float | None, arguments: Sequence
 
 
 def _check_encoder(file: ScorerFile, models: Sequence[Path]) -> None:
-    """Refuse a file that names its encoder, if that is none of the models."""
+    """Refuse a file whose encoder is known and is none of the models."""
     if not file.encoder or not models:
         return
     found = [fingerprint(model) for model in models]
@@ -95,7 +102,10 @@ def _check_encoder(file: ScorerFile, models: Sequence[Path]) -> None:
         try:
             file.check_encoder(found[-1])
         except ValueError as error:
-            raise ValueError(f"{error}: {models[-1]} itself (an .onnx file is not its model.pt)") from None
+            raise ValueError(
+                f"{error}: the script uses {models[-1]} itself (an .onnx file counts as another encoder than its "
+                "model.pt)"
+            ) from None
 
 
 def describe(scorer: DensityScorer) -> str:
@@ -105,10 +115,10 @@ def describe(scorer: DensityScorer) -> str:
 
 
 class Comparison:
-    """Our functions in the place of the script's: DAO, ``exp(tau cos) (F1 + F2)``, where theirs gives the cosine.
+    """Functions that replace the script's own and return the DAO, ``exp(tau cos) (F1 + F2)``, instead of the cosine.
 
-    A density is computed once per template. Computed in float32, in blocks of the scorer's max_bytes, as
-    logarithms; what is returned is float64, as theirs.
+    The density is computed once per template. Scores are computed as logarithms in float32, in blocks of the scorer's
+    max_bytes, and returned as float64 like the script's.
     """
 
     def __init__(self, scorer: DensityScorer):
@@ -116,7 +126,7 @@ class Comparison:
         self._last: tuple[Any, tuple[Tensor, Tensor]] | None = None
 
     def instead_of(self, function: Callable) -> Callable:
-        """A decorator: ours by the function's name, which is of `SEAMS`."""
+        """A decorator that replaces a function of `SEAMS` by ours, according to its name."""
         name = function.__name__
         logger.info("%s compares by %s", name, describe(self.scorer))
         return self.verification if SEAMS[name] == PAIRS else functools.partial(self.evaluation, function)
@@ -124,7 +134,7 @@ class Comparison:
     def verification(
         self, template_norm_feats: np.ndarray, unique_templates: np.ndarray, p1: np.ndarray, p2: np.ndarray, *_: Any
     ) -> np.ndarray:
-        """Scores (P,) of the pairs of templates p1 with p2, given features (N, d) of the unique templates (N,)."""
+        """The scores (P,) of the templates p1 with the templates p2, from features (N, d) of unique templates (N,)."""
         unit, log_density = self._densities(template_norm_feats, unique_templates)
         i, j = _places(unique_templates, p1), _places(unique_templates, p2)
         return self.scorer.score_pairs(unit, i, j, log=True, log_density=log_density).double().exp_().cpu().numpy()
@@ -132,11 +142,11 @@ class Comparison:
     def evaluation(
         self, function: Callable, query_feats: np.ndarray, gallery_feats: np.ndarray, *args: Any, **kwargs: Any
     ) -> Any:
-        """The script's own, where the np.dot of probes with the gallery is their scores."""
+        """The script's own function, called with probes whose np.dot with the gallery is the matrix of our scores."""
         return function(Probes(query_feats, self.matrix), gallery_feats, *args, **kwargs)
 
     def matrix(self, probes: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-        """Scores (N, M) of all probes (N, d) with all of the gallery (M, d)."""
+        """The scores (N, M) of all probes (N, d) with the whole gallery (M, d)."""
         unit, log_density = self._densities(probes)
         others, of_others = self._densities(gallery, keep=False)
         scores = np.empty((len(unit), len(others)))
@@ -148,13 +158,13 @@ class Comparison:
     def _densities(
         self, features: np.ndarray, templates: np.ndarray | None = None, keep: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """Unit features (N, d) and their log densities (N,); those of the last features are at hand."""
-        if self._last is not None and self._last[0] is features:  # the probes come again with the second gallery
+        """Unit features (N, d) and their log densities (N,), kept for the next call with the same features."""
+        if self._last is not None and self._last[0] is features:  # the probes are used with two galleries
             return self._last[1]
         if features.shape[1] != self.scorer.embedding_size:
             raise ValueError(
                 f"the templates' features have {features.shape[1]} numbers, the scorer's {self.scorer.embedding_size}: "
-                "make anchors with the model that is evaluated"
+                "make the anchors with the model that is evaluated"
             )
         device = next(self.scorer.buffers()).device
         rows = torch.from_numpy(features.astype(np.float32)).to(device)
@@ -166,7 +176,7 @@ class Comparison:
 
 
 class Probes:
-    """Features whose ``np.dot(probes, gallery.T)`` is ``matrix(features, gallery)``; nothing else works with them."""
+    """Features with ``np.dot(probes, gallery.T) == matrix(features, gallery)``; no other operation works on them."""
 
     def __init__(self, features: np.ndarray, matrix: Callable[[np.ndarray, np.ndarray], np.ndarray]):
         self.features, self.matrix, self.shape = features, matrix, features.shape
@@ -182,24 +192,24 @@ def _places(unique_templates: np.ndarray, templates: np.ndarray) -> Tensor:
     unique_templates, templates = np.asarray(unique_templates), np.asarray(templates)
     table = np.full(unique_templates.max() + 2, -1)
     table[unique_templates] = np.arange(len(unique_templates))
-    place = table[templates.clip(-1, len(table) - 1)]  # the last entry is nobody's
+    place = table[templates.clip(-1, len(table) - 1)]  # the last entry belongs to no template
     if (missing := place < 0).any():
         raise ValueError(
-            f"the list of pairs names template {templates[missing][0]}, of which there is no image "
+            f"the list of pairs names template {templates[missing][0]}, but there is no image of it "
             f"({int(missing.sum())} such pairs): give the lists of one protocol"
         )
     return torch.from_numpy(place)
 
 
 def _models(arguments: Sequence[str]) -> list[Path]:
-    """The encoder's files among a script's arguments: named, or in a folder that is (onnx_ijbc.py's --model-root)."""
+    """The encoder files among the arguments of a script, or in the folders among them (onnx_ijbc.py's --model-root)."""
     paths = [Path(argument.partition("=")[2] if argument.startswith("--") else argument) for argument in arguments]
     found = [path for path in paths if path.suffix in (".onnx", ".pt", ".pth") and path.is_file()]
     return found + [model for path in paths if path.name and path.is_dir() for model in sorted(path.glob("*.onnx"))]
 
 
 def _output_size(model: Path) -> int | None:
-    """Numbers of an embedding, where the file says so without being run."""
+    """The embedding size, if an .onnx file declares it."""
     if model.suffix != ".onnx":
         return None
     import onnx

@@ -1,4 +1,4 @@
-"""KappaFace in train_v2.py: what ``config.kappa`` adds to the script's data loader, network and head."""
+"""KappaFace in train_v2.py: what ``config.kappa`` adds to the data loader, the network and the head of the script."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ OF_ESTIMATOR = {"momentum": ("momentum",), "memory": ("memory_momentum", "memory
 
 
 class KappaFace(torch.nn.Module):
-    """The tracker and, for "momentum", the slow copy of the backbone: a part of `PartialFC` and of its state dict.
+    """The tracker and, for "momentum", the slow copy of the backbone; a part of `PartialFC` and of its state dict.
 
     Args:
-        script: the settings, the backbone and the data of the running script.
+        script: the running script, with its settings, backbone and data.
         embedding_size: d.
         num_classes: C, over all ranks.
 
     Attributes:
-        tracker: `vm.KappaTracker`, shared by all ranks.
-        encoder: `vm.MomentumEncoder`, or None; it is trained by no optimiser.
-        fingerprint: (), of the training set's labels in their order and of its classes' names: a state dict of
-            another one is refused.
+        tracker: a `vm.KappaTracker`, shared by all ranks.
+        encoder: a `vm.MomentumEncoder`, which no optimiser trains, or None.
+        fingerprint: (), a hash of the labels, in their order, and of the class names; a state dict with another
+            fingerprint is refused.
     """
 
     fingerprint: Tensor
@@ -48,9 +48,9 @@ class KappaFace(torch.nn.Module):
         self.register_buffer("fingerprint", torch.tensor(script.fingerprint))
 
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
-        """Take in the embeddings (B, d) and global class ids (B,) of the batch that the script took last."""
+        """Add the embeddings (B, d) and global class ids (B,) of the batch that the script took last."""
         if self.script.images is None:
-            raise RuntimeError("the script took no batch from get_dataloader(): config.kappa finds its images there")
+            raise RuntimeError("the script took no batch from get_dataloader(), where config.kappa finds its images")
         if self.encoder is not None:
             self.encoder.follow(self.script.backbone)
             embeddings = self.encoder(self.script.images)
@@ -63,21 +63,21 @@ class KappaFace(torch.nn.Module):
         if saved is not None and int(saved) != int(self.fingerprint):
             errors.append(
                 "the training set's labels, or the names or the order of its classes, are not those of the saved run: "
-                "resume on the data it began with, or start afresh"
+                "resume with the data that the run began with, or start afresh"
             )
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
 
 class TrainingScript:
-    """What a running train_v2.py shows of itself by the names that `replacements` puts into it.
+    """What is known about a running train_v2.py, from the functions that `replacements` puts into it.
 
     Attributes:
-        settings: config.kappa's.
-        labels, fingerprint: of the training set, known once its loader is made.
+        settings: those of config.kappa.
+        labels, fingerprint: of the training set, known once the data loader has been made.
         backbone: the network, without DistributedDataParallel around it.
         images, sample_ids: of the batch that the script took last; ids are positions in the training set.
-        writer: TensorBoard's, on rank 0.
-        kappa: the head's `KappaFace`.
+        writer: the TensorBoard writer, on rank 0.
+        kappa: the `KappaFace` of the head.
     """
 
     labels: np.ndarray
@@ -92,7 +92,7 @@ class TrainingScript:
         self.settings, self.margin = check_settings(settings, loss), loss.margin
 
     def replacements(self, names: Mapping[str, Any]) -> dict[str, Callable]:
-        """What takes the places of the script's get_dataloader, get_model and SummaryWriter."""
+        """The functions that replace the script's get_dataloader, get_model and SummaryWriter."""
         get_dataloader, get_model, make_writer = (
             names[name] for name in ("get_dataloader", "get_model", "SummaryWriter")
         )
@@ -101,8 +101,8 @@ class TrainingScript:
             given = inspect.signature(get_dataloader).bind(*args, **kwargs).arguments
             if given.get("dali") and self.settings["estimator"] == "memory":
                 raise ValueError(
-                    'config.kappa has estimator "memory", which needs to know which image is which; DALI does not '
-                    'tell: set config.dali = False, or estimator = "momentum"'
+                    'config.kappa has estimator "memory", which has to identify each image, but DALI does not number '
+                    'them: set config.dali = False, or estimator = "momentum"'
                 )
             loader = get_dataloader(*args, **kwargs)
             self.labels, self.fingerprint = training_labels(given["root_dir"], loader)
@@ -119,9 +119,9 @@ class TrainingScript:
         return {"get_dataloader": dataloader, "get_model": model, "SummaryWriter": writer}
 
     def follow(self, loader: Any) -> Any:
-        """The loader itself, which now shows its batches here, and the end of each epoch."""
+        """The same loader, changed so that this object sees each of its batches and the end of each epoch."""
         script, numbered = self, isinstance(loader, DataLoader)
-        if numbered:  # not by assignment, which a DataLoader refuses; the length and the order stay
+        if numbered:  # not by assignment, which a DataLoader refuses; the length and the order do not change
             vars(loader)["dataset"] = Numbered(loader.dataset)
 
         kind: Any = type(loader)
@@ -141,7 +141,7 @@ class TrainingScript:
         return loader
 
     def end_epoch(self) -> None:
-        """New margins; what they are goes to upstream's log and to TensorBoard."""
+        """Compute the new margins, and write statistics of them to upstream's log and to TensorBoard."""
         tracker = self.kappa.tracker
         tracker.end_epoch()
         if dist.get_rank() != 0:
@@ -152,11 +152,11 @@ class TrainingScript:
                 line.append(f"{name} {kind} {float(value):.4g}")
                 if self.writer is not None:
                     self.writer.add_scalar(f"{name}/{kind}", float(value), epoch)
-        logging.info("KappaFace after epoch %d: %s", epoch, ", ".join(line))  # the root logger's is training.log
+        logging.info("KappaFace after epoch %d: %s", epoch, ", ".join(line))  # the root logger writes training.log
 
 
 class Numbered(Dataset):
-    """A data set whose items end with their positions."""
+    """A data set that appends to each item its position."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -169,7 +169,7 @@ class Numbered(Dataset):
 
 
 def check_settings(settings: Mapping[str, Any], loss: vm.MarginLoss) -> dict[str, Any]:
-    """config.kappa with its estimator, or a ValueError that names what is wrong with it."""
+    """The settings in config.kappa, with the default estimator filled in; wrong ones raise a ValueError."""
     if not isinstance(settings, Mapping):
         raise ValueError(f'config.kappa is {settings!r}: give a dict, such as dict(estimator="momentum")')
     settings = {"estimator": "momentum", **settings}
@@ -180,7 +180,9 @@ def check_settings(settings: Mapping[str, Any], loss: vm.MarginLoss) -> dict[str
                 f"config.kappa has {name!r}: with estimator {settings['estimator']!r} it may have {', '.join(known)}"
             )
     if loss.margin.m == 0.0:
-        raise ValueError(f"config.kappa has no margin to adapt: {loss.margin} of config.loss is 0; give it one")
+        raise ValueError(
+            f"config.kappa has no margin to adapt: {loss.margin} of config.loss has m = 0; give it a larger m"
+        )
     build(settings, torch.ones(1, dtype=torch.long), 1, torch.nn.Identity(), num_samples=1)  # refuses bad values
     return settings
 
@@ -188,7 +190,7 @@ def check_settings(settings: Mapping[str, Any], loss: vm.MarginLoss) -> dict[str
 def build(
     settings: Mapping[str, Any], counts: Tensor, embedding_size: int, backbone: torch.nn.Module, **options: Any
 ) -> tuple[vm.KappaTracker, vm.MomentumEncoder | None]:
-    """The settings' tracker and, for "momentum", encoder."""
+    """The tracker for the settings and, for "momentum", the momentum encoder."""
     settings = dict(settings)
     share = {"momentum": settings.pop("momentum")} if "momentum" in settings else {}
     if settings["estimator"] == "momentum":
@@ -198,7 +200,7 @@ def build(
 
 
 def training_labels(rec: str, loader: Any) -> tuple[np.ndarray, int]:
-    """The label of each training image in the loader's order, and a number that tells training sets apart."""
+    """The label of each training image in the order of the loader, and a hash that identifies the training set."""
     names: list[str] = []
     if os.path.exists(os.path.join(rec, "train.rec")):
         with RecordReader(os.path.join(rec, "train.idx"), os.path.join(rec, "train.rec")) as records:
@@ -210,7 +212,11 @@ def training_labels(rec: str, loader: Any) -> tuple[np.ndarray, int]:
 
 
 def class_counts(labels: np.ndarray, num_classes: int) -> Tensor:
-    """(C,) images of each class, or a ValueError if there are others or fewer classes than num_classes."""
+    """The number of images of each class, (C,).
+
+    Raises:
+        ValueError: a label is outside 0..num_classes - 1, or a class has no image.
+    """
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if len(outside):
         raise ValueError(
@@ -222,7 +228,7 @@ def class_counts(labels: np.ndarray, num_classes: int) -> Tensor:
     if len(empty):
         raise ValueError(
             f"{len(empty)} of config.num_classes = {num_classes} classes have no image, the first is class {empty[0]}; "
-            "config.kappa needs one of each: set config.num_classes to the classes there are, and number the labels "
-            "without gaps"
+            "config.kappa needs at least one image of each: set config.num_classes to the number of classes in the "
+            "data, and number the labels without gaps"
         )
     return torch.as_tensor(counts)

@@ -1,4 +1,4 @@
-"""``python -m verimargin_insightface SCRIPT ARGS``: an upstream script, unchanged, on today's libraries."""
+"""``python -m verimargin_insightface SCRIPT ARGS``: runs an unchanged upstream script on today's libraries."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ logger = logging.getLogger(__name__)
 
 USAGE = """python -m verimargin_insightface [--ida FILE] SCRIPT [ARGS ...]
        torchrun [...] -m verimargin_insightface SCRIPT [ARGS ...]"""
-ABOUT = """Run a script of InsightFace's recognition/arcface_torch or recognition/_evaluation_/ijb as it is, after
-supplying what today's libraries or a machine without a GPU lack. Each fix that is applied is logged. The fixes are:
+ABOUT = """Run an unchanged script of InsightFace's recognition/arcface_torch or recognition/_evaluation_/ijb, after
+applying the compatibility fixes that today's libraries or a machine without a GPU require. Each fix that is applied is
+logged. The fixes are:
 
 """
 
@@ -48,21 +49,20 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--ida",
         metavar="FILE",
-        help="score with IDA: anchors of `verimargin anchors`, or a regressor of `verimargin train-ssr`; for the IJB "
-        "evaluators",
+        help="score with IDA, by a file from `verimargin anchors` or `verimargin train-ssr`; for the IJB evaluators",
     )
-    parser.add_argument("--ida-k", metavar="K", type=int, help="nearest anchors in a support set (10)")
-    parser.add_argument("--ida-tau", metavar="TAU", type=float, help="temperature (1)")
+    parser.add_argument("--ida-k", metavar="K", type=int, help="the number of nearest anchors that IDA uses (10)")
+    parser.add_argument("--ida-tau", metavar="TAU", type=float, help="IDA's temperature (1)")
     parser.add_argument("script", metavar="SCRIPT")
     parser.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER)
     options = parser.parse_args(argv)
     if not options.ida and (options.ida_k, options.ida_tau) != (None, None):
-        parser.error("--ida-k and --ida-tau are for --ida FILE: give it too")
+        parser.error("--ida-k and --ida-tau belong to --ida FILE: give that too")
     return options
 
 
 def _ida(options: argparse.Namespace) -> Callable[[], None]:
-    """The script's run with IDA, refused here and now if it cannot be."""
+    """A function that runs the script with IDA; what cannot be run is refused before that."""
     from . import ida
 
     try:
@@ -85,7 +85,7 @@ def apply_fixes(fixes: tuple[Fix, ...], script: str = "") -> list[str]:
 
 
 def _log_to_stderr() -> None:
-    """On the first rank, by a handler of its own: the scripts set up the root logger for themselves."""
+    """Log to stderr by a separate handler, as the scripts configure the root logger; only rank 0 logs everything."""
     log = logging.getLogger("verimargin_insightface")
     log.propagate = False
     log.addHandler(logging.StreamHandler())

@@ -1,4 +1,4 @@
-"""The names of mxnet that arcface_torch's scripts use, on OpenCV and our RecordIO: see compat.py."""
+"""The part of mxnet that arcface_torch's scripts use, made with OpenCV and our RecordIO (see compat.py)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NDArray(np.ndarray):
 
 
 def _array(data: np.ndarray) -> NDArray:
-    return np.ascontiguousarray(data).view(NDArray)  # as mxnet's always are; torch takes no negative strides
+    return np.ascontiguousarray(data).view(NDArray)  # like mxnet's arrays; torch accepts no negative strides
 
 
 def open_indexed(idx_path: str, uri: str, flag: str) -> RecordReader | RecordWriter:
@@ -30,7 +30,7 @@ def open_indexed(idx_path: str, uri: str, flag: str) -> RecordReader | RecordWri
 
 
 def imdecode(buf: bytes | np.ndarray, flag: int = 1, to_rgb: bool = True) -> NDArray:
-    """An encoded image, as bytes or an array of them, to (height, width, channels) uint8; flag 0 is grey."""
+    """Decode an image, given as bytes or an array of bytes, to (height, width, channels) uint8; flag 0 means grey."""
     import cv2
 
     data = np.frombuffer(buf, np.uint8) if isinstance(buf, bytes) else np.asarray(buf, np.uint8).ravel()
@@ -43,7 +43,7 @@ def imdecode(buf: bytes | np.ndarray, flag: int = 1, to_rgb: bool = True) -> NDA
 
 
 def resize_short(src: np.ndarray, size: int, interp: int = 2) -> NDArray:
-    """The image with its shorter side made `size`; interp has OpenCV's numbers, 2 is cubic."""
+    """The image resized so that its shorter side is `size`; interp has OpenCV's numbers, 2 is cubic."""
     import cv2
 
     height, width = src.shape[:2]
@@ -60,10 +60,10 @@ def flip(data: np.ndarray, axis: int) -> NDArray:
 
 
 def modules() -> dict[str, types.ModuleType]:
-    """The modules for sys.modules; a name that is not here raises AttributeError with that name."""
+    """The modules for sys.modules, by name. Using a part of mxnet that is not among them raises AttributeError."""
 
     def module(name: str, **content: Any) -> types.ModuleType:
-        made = types.ModuleType(name, "A part of mxnet's names, from verimargin_insightface")
+        made = types.ModuleType(name, "A part of mxnet, replaced by verimargin_insightface")
         made.__dict__.update(content)
         return made
 

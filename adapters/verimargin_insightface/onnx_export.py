@@ -1,4 +1,4 @@
-"""A backbone as an ONNX file that any batch size runs through."""
+"""Exports a backbone to an ONNX file that accepts any batch size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from verimargin.files.whole import whole
 
 
 def export_onnx(backbone: torch.nn.Module, path: str | os.PathLike, image_size: int = 112, opset: int = 17) -> None:
-    """Write a backbone (B, 3, H, W) -> (B, d) to an ONNX file, with any B.
+    """Write a backbone (B, 3, H, W) -> (B, d) to an ONNX file, for any B.
 
-    Its input is RGB in [-1, 1], (pixel - 127.5) / 127.5, as arcface_torch's scripts and insightface's
-    ArcFaceONNX feed it. The file appears under its name when it is complete.
+    Its input is RGB in [-1, 1], (pixel - 127.5) / 127.5, as in arcface_torch's scripts and in insightface's
+    ArcFaceONNX. The file appears under its name when it is complete.
 
     Args:
-        backbone: on the CPU; exported in evaluation mode and left in the mode it was in.
+        backbone: on the CPU; it is exported in evaluation mode, and its mode is restored afterwards.
         path: the file.
         image_size: H and W.
-        opset: 13 or more for networks with attention.
+        opset: must be 13 or more for networks with attention.
     """
     was_training = backbone.training
     export = dynamic_batch(torch.onnx.export)

@@ -1,4 +1,4 @@
-"""`verimargin.PrototypeHead` in the place of arcface_torch's `PartialFC_V2`."""
+"""`verimargin.PrototypeHead` as a replacement for arcface_torch's `PartialFC_V2`."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from .kappa import KappaFace, TrainingScript
 logger = logging.getLogger(__name__)
 
 METADATA = "verimargin"
-KAPPA = "kappa."  # what begins the state dict's keys of KappaFace
+KAPPA = "kappa."  # the prefix of KappaFace's keys in the state dict
 
 
 class PartialFC(vm.PrototypeHead):
-    """`PartialFC_V2`'s constructor, call and state dict for any `verimargin.MarginLoss`.
+    """The interface of `PartialFC_V2` (constructor, call and state dict) for any `verimargin.MarginLoss`.
 
     Equivalent to ``vm.PrototypeHead(embedding_size, num_classes, margin_loss, sample_rate, WORLD)``: the
-    classes are split over all ranks, the first ``num_classes % ranks`` of which hold one more; the loss is
-    that of all ranks' samples; the gradient of the embeddings is multiplied by the number of ranks, as
-    averaging by DistributedDataParallel expects.
+    classes are split over all ranks, and the first ``num_classes % ranks`` ranks hold one more; the loss is
+    that of the samples of all ranks; the gradient of the embeddings is multiplied by the number of ranks, because
+    DistributedDataParallel averages it afterwards.
 
     Args:
         margin_loss: e.g. ``vm.q_margin(alpha=1.25, scale=32, margin=0.2)``.
         embedding_size: d.
         num_classes: C, over all ranks.
-        sample_rate: below 1, a step uses the batch's classes and a random part of the others, this share
-            of each rank's classes in all. For alpha > 1 leave it at 1: most classes have probability 0
-            there and cost one product, so that leaving them out saves little and makes the loss inexact.
-        fp16: accepted for `PartialFC_V2`'s sake. The head computes in the prototypes' precision.
-        script: a running train_v2.py with ``config.kappa``: each training step goes to its `KappaFace`, here
-            `kappa`, which scales the loss's margin for each class.
+        sample_rate: below 1, a step uses the classes of the batch and randomly chosen others, which together are
+            this share of each rank's classes. For alpha > 1 leave it at 1: most classes have probability 0 then
+            and cost only one product, so that leaving them out saves little and makes the loss inexact.
+        fp16: accepted for compatibility with `PartialFC_V2`. The head computes in the precision of the prototypes.
+        script: a running train_v2.py with ``config.kappa``. Each training step is passed on to a `KappaFace` (the
+            attribute `kappa`), which scales the margin of each class.
 
     Shapes: local_embeddings (B, d), local_labels (B,) or (B, 1) global class ids; B may be 0 and may
-    differ by rank and by step. `weight` is (local classes, d).
+    differ between ranks and steps. `weight` is (local classes, d).
 
-    The state dict has upstream's one key, `weight`, beside the loss's own tensors if it has any and, under
-    `kappa.`, KappaFace's: an upstream checkpoint loads here and, without these, the other way round. Which
-    classes of how many ranks they are, the margin, and the random generators, which a resumed run goes on
-    with, are in the state dict's metadata.
+    The state dict has upstream's only key, `weight`, together with the tensors of the loss, if it has any, and those
+    of KappaFace under `kappa.`. An upstream checkpoint loads here; a checkpoint of ours without these additional
+    tensors loads upstream. The metadata of the state dict holds the layout of the shards, the margin and the state of
+    the random generators, which a resumed run continues with.
 
     Raises:
-        RuntimeError: no process group yet, or a checkpoint of another number of ranks or classes, or of a run with
-            another config.kappa or other data.
-        ValueError: as `vm.PrototypeHead`; on a CPU for labels outside 0..C-1, which -1 is, too.
+        RuntimeError: there is no process group yet, or a checkpoint has another number of ranks or classes, or comes
+            from a run with another config.kappa or other data.
+        ValueError: as for `vm.PrototypeHead`; on a CPU also for labels outside 0..C-1, including -1.
 
     Source: Partial FC, arXiv 2203.15565.
     """
@@ -80,7 +80,7 @@ class PartialFC(vm.PrototypeHead):
         return loss
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """The prototypes; the momentum encoder's are no optimiser's."""
+        """The parameters without those of the momentum encoder, which no optimiser may train."""
         return ((name, p) for name, p in super().named_parameters(*args, **kwargs) if ".encoder." not in name)
 
     def _tie_psi(self) -> None:
@@ -89,13 +89,13 @@ class PartialFC(vm.PrototypeHead):
 
     def _apply(self, fn: Callable, recurse: bool = True) -> PartialFC:
         super()._apply(fn, recurse)
-        self._tie_psi()  # each was moved by itself
+        self._tie_psi()  # the two copies of psi were moved separately
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """`weight` and the loss's tensors; the rest moves to the metadata, so that the keys stay upstream's."""
+        """`weight` and further tensors; the rest goes to the metadata, so that the keys stay those of upstream."""
         state = super().state_dict(*args, **kwargs)
-        if args or kwargs:  # as a part of another module: plain, for its load_state_dict
+        if args or kwargs:  # called by a module that contains this one, whose load_state_dict needs the plain state
             return state
         state._metadata[""][METADATA] = {
             "layout": self._layout(),
@@ -105,16 +105,16 @@ class PartialFC(vm.PrototypeHead):
         return state
 
     def load_state_dict(self, state_dict: Mapping, strict: bool = True, assign: bool = False) -> Any:
-        """Refuse another head's shard; restore the margin and the random generators if they were saved."""
+        """Load a state dict, with the margin and the random generators if they were saved; refuse another shard's."""
         saved = getattr(state_dict, "_metadata", {}).get("", {}).get(METADATA, {})
         own = super().state_dict()
         del own["weight"]
         rows = len(state_dict.get("weight", self.weight))
-        layout = saved.get("layout", {**self._layout(), "rows": rows})  # upstream's own tell by their shape alone
+        layout = saved.get("layout", {**self._layout(), "rows": rows})  # an upstream checkpoint has only its shape
         if layout != self._layout() or rows != len(self.weight):
             raise RuntimeError(
-                f"the checkpoint's head has {_words(layout)}, this one {_words(self._layout())}: resume with the "
-                "number of ranks and classes it was saved with, or train a new head on the backbone's model.pt"
+                f"the checkpoint's head has {_describe(layout)}, this one {_describe(self._layout())}: resume with the "
+                "number of ranks and classes that it was saved with, or train a new head on the backbone's model.pt"
             )
         self._check_kappa(own, state_dict)
         result = super().load_state_dict({**own, **saved.get("loss", {}), **state_dict}, strict, assign)
@@ -124,7 +124,7 @@ class PartialFC(vm.PrototypeHead):
         return result
 
     def _check_kappa(self, own: Mapping, state_dict: Mapping) -> None:
-        """KappaFace may begin with a checkpoint that has none of it, and must go on as it was otherwise."""
+        """Refuse a checkpoint with another KappaFace than ours. If it has none, KappaFace starts anew."""
         ours, theirs = (
             {current_key(key) for key in state if key.startswith(KAPPA) and not key.endswith("_extra_state")}
             for state in (own, state_dict)
@@ -133,17 +133,17 @@ class PartialFC(vm.PrototypeHead):
             raise RuntimeError(
                 "the checkpoint's run had config.kappa "
                 + ("with another estimator or network" if ours else "and this one has not")
-                + ": resume with the same, or train a new head on the backbone's model.pt"
+                + ": resume with the same config.kappa, or train a new head on the backbone's model.pt"
             )
         if ours and not theirs:
-            logger.warning("the checkpoint has nothing of KappaFace: it begins here, with a margin of m for each class")
+            logger.warning("the checkpoint has no KappaFace: it begins now, with the margin m for every class")
 
     def _layout(self) -> dict[str, int]:
         shard = self.shard
         return {"classes": shard.total, "ranks": shard.ranks, "rank": shard.rank, "rows": shard.size}
 
 
-def _words(layout: dict[str, int]) -> str:
+def _describe(layout: dict[str, int]) -> str:
     return (
         f"{layout['rows']} prototypes on rank {layout['rank']} of {layout['ranks']}, {layout['classes']} classes in all"
     )

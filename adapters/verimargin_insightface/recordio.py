@@ -1,9 +1,9 @@
-"""RecordIO sets (train.rec with train.idx) as mxnet wrote them, read and written without it.
+"""Reads and writes RecordIO sets (train.rec with train.idx) in mxnet's format, without mxnet.
 
-A record on disk is ``magic, kind << 29 | length, payload, zeros to a multiple of 4``, all little-endian
-32-bit. A payload that contains the magic number at a multiple of 4 is cut there: its parts are kinds
-1, 2.., 3 and the magic between them is left out; kind 0 is a whole record. The index holds a line
-``key<tab>position`` for each record. A payload of a face set is an `IRHeader` and an encoded image.
+A record on disk is ``magic, kind << 29 | length, payload, zeros to a multiple of 4``, in little-endian
+32-bit words. A payload that contains the magic number at a multiple of 4 is split there: its parts have the kinds
+1, 2, ..., 2, 3, and the magic number between them is left out; kind 0 is a whole record. The index holds one line
+``key<tab>position`` per record. The payload of a face set is an `IRHeader` and an encoded image.
 Format: dmlc-core's recordio and mxnet's python/mxnet/recordio.py.
 """
 
@@ -22,17 +22,17 @@ import numpy as np
 from verimargin.files.whole import whole
 
 MAGIC = struct.pack("<I", 0xCED7230A)
-LARGEST = 2**29 - 1  # bytes of a part
+LARGEST = 2**29 - 1  # the largest number of bytes in a part
 HEADER = struct.Struct("<IfQQ")
-BLOCK = 2**18  # records whose headers are looked at together
+BLOCK = 2**18  # records whose headers are read together
 
 
 class RecordError(ValueError):
-    """A RecordIO set that is damaged; the message names the record's index and the file."""
+    """A RecordIO set is damaged; the message names the file and the key of the record."""
 
 
 class IRHeader(NamedTuple):
-    """flag: 0, or how many float32 labels; label: a number, or an array of them; id, id2: integers."""
+    """The header of a payload. flag is 0 and label a number, or flag is the number of labels and label an array."""
 
     flag: int
     label: float | np.ndarray
@@ -41,7 +41,7 @@ class IRHeader(NamedTuple):
 
 
 class Record(bytes):
-    """A payload that knows where it came from, so that what fails to decode can be named."""
+    """A payload that knows where it came from, so that an error can name it if it cannot be decoded."""
 
     origin = "a record"
 
@@ -53,17 +53,17 @@ class Record(bytes):
 
 
 class RecordReader:
-    """A set opened for reading; safe in threads, and in worker processes however they are started.
+    """A set that is open for reading, safe to use in threads and in forked or spawned worker processes.
 
     Args:
-        idx_path, rec_path: the set's two files.
+        idx_path, rec_path: the two files of the set.
 
     Attributes:
-        keys: the index's keys, an int64 array in its order. (Arrays, not a dict: forked workers share them.)
+        keys: the keys of the index in its order, int64. (Arrays and not a dict, so that forked workers share them.)
 
     Raises:
-        RecordError: a damaged index, here; a damaged record, by its key, when it is read.
-        KeyError: a key that the index has not.
+        RecordError: the index is damaged; when a record is read, that record is damaged.
+        KeyError: the index does not have the key.
     """
 
     def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
@@ -76,7 +76,7 @@ class RecordReader:
     def _open(self) -> None:
         with open(self.rec_path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
-                raise RecordError(f"{self.rec_path} is empty: it was not written to its end")
+                raise RecordError(f"{self.rec_path} is empty: it was not written completely")
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def read_idx(self, key: int) -> Record:
@@ -96,7 +96,7 @@ class RecordReader:
         return int(self._order[i]) if i < len(self._sorted) and self._sorted[i] == key else None
 
     def labels(self, keys: np.ndarray, progress: bool = False) -> np.ndarray:
-        """The label of each record, the first if it has several, as int64; nothing of the images is read."""
+        """The label of each record, or the first of several, as int64; images are not read."""
         from tqdm import tqdm
 
         labels = np.empty(len(keys))
@@ -107,7 +107,9 @@ class RecordReader:
                 bar.update(len(part))
         bad = (labels != np.floor(labels)).nonzero()[0]
         if len(bad):
-            raise RecordError(f"record {keys[bad[0]]} of {self.rec_path} has the label {labels[bad[0]]:g}, no class")
+            raise RecordError(
+                f"record {keys[bad[0]]} of {self.rec_path} has the label {labels[bad[0]]:g}, which is no class"
+            )
         return labels.astype(np.int64)
 
     def _labels(self, keys: np.ndarray) -> np.ndarray:
@@ -118,12 +120,12 @@ class RecordReader:
         plain = (self._sorted[place] == keys) & (head[:, :4] == np.frombuffer(MAGIC, np.uint8)).all(1)
         plain &= (word >> 29 == 0) & ((word & LARGEST) >= HEADER.size + 4 * (flag > 0))
         labels = np.where(flag > 0, first, label)
-        for i in (~plain).nonzero()[0]:  # in parts, or damaged
+        for i in (~plain).nonzero()[0]:  # records in several parts, or damaged ones
             labels[i] = np.ravel(unpack(self.read_idx(int(keys[i])))[0].label)[0]
         return labels
 
     def _heads(self, positions: np.ndarray) -> np.ndarray:
-        """(N, 36) bytes from there on: magic, length, `IRHeader` and the first of several labels."""
+        """The bytes (N, 36) at the positions: magic, kind and length, `IRHeader` and the first of several labels."""
         data = np.frombuffer(self._bytes, np.uint8)
         return data[(positions[:, None] + np.arange(36)).clip(max=len(data) - 1)]
 
@@ -148,7 +150,7 @@ class RecordReader:
 
 
 class RecordWriter:
-    """Writes a set; both files appear under their names when it is closed without an error, or not at all."""
+    """Writes a set. Both files appear under their names when it is closed; after an error, neither does."""
 
     def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
         with ExitStack() as files:  # the index takes its name last
@@ -173,7 +175,7 @@ class RecordWriter:
 
 
 def pack(header: IRHeader | tuple, image: bytes) -> bytes:
-    """A payload: one label is kept in the header, several follow it and `flag` says how many."""
+    """A payload. A single label is part of the header; several labels follow it, and `flag` is their number."""
     flag, label, *ids = header
     if isinstance(label, numbers.Number):
         return HEADER.pack(flag, label, *ids) + image
@@ -182,21 +184,21 @@ def pack(header: IRHeader | tuple, image: bytes) -> bytes:
 
 
 def unpack(payload: bytes) -> tuple[IRHeader, Record]:
-    """A payload's header and image."""
+    """The header and the image of a payload."""
     origin = getattr(payload, "origin", Record.origin)
     if len(payload) < HEADER.size:
-        raise RecordError(f"{origin} has {len(payload)} bytes, a header has {HEADER.size}: it is damaged")
+        raise RecordError(f"{origin} has {len(payload)} bytes, but a header has {HEADER.size}: it is damaged")
     header, image = IRHeader(*HEADER.unpack_from(payload)), payload[HEADER.size :]
     if header.flag > 0:
         if len(image) < 4 * header.flag:
-            raise RecordError(f"{origin} is to have {header.flag} labels in {len(image)} bytes: it is damaged")
+            raise RecordError(f"{origin} should have {header.flag} labels in {len(image)} bytes: it is damaged")
         header = header._replace(label=np.frombuffer(image, "<f4", header.flag))
         image = image[4 * header.flag :]
     return header, Record.from_bytes(image, origin)
 
 
 def class_count(records: RecordReader) -> int:
-    """How many classes record 0 says a face set has; 0 for sets without such a record."""
+    """The number of classes in a face set according to its record 0; 0 for sets without such a record."""
     if 0 not in records:
         return 0
     header, _ = unpack(records.read_idx(0))
@@ -206,16 +208,16 @@ def class_count(records: RecordReader) -> int:
 def image_keys(records: RecordReader) -> np.ndarray:
     """The keys of a face set's images, in arcface_torch's order.
 
-    Record 0, if it has several labels, says where they end: the records behind them are the ranges of the classes.
+    If record 0 has several labels, the first is the key after the last image: the class ranges begin there.
     """
     header, _ = unpack(records.read_idx(0))
     return np.arange(1, int(header.label[0])) if header.flag > 0 else records.keys  # type: ignore[index]
 
 
 def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and positions."""
+    """The keys and positions in an index."""
     with open(path, encoding="ascii", errors="replace") as file, warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # text that is no number, in older NumPy
+        warnings.simplefilter("error", DeprecationWarning)  # older NumPy only warns of text that is not a number
         text = file.read()
         try:
             table = np.fromstring(text, dtype=np.int64, sep=" ").reshape(-1, 2)
@@ -231,13 +233,13 @@ def _payload(data: mmap.mmap, position: int) -> bytes:
     while True:
         head = data[position : position + 8]
         if len(head) < 8:
-            raise RecordError(f"the file ends at byte {len(data)}: it is truncated, or not the index's file")
+            raise RecordError(f"the file ends at byte {len(data)}: it is truncated, or does not belong to the index")
         if head[:4] != MAGIC:
-            raise RecordError(f"{head[:4].hex()} stands where a record begins with {MAGIC.hex()}: it is corrupt")
+            raise RecordError(f"the record begins with {head[:4].hex()} instead of {MAGIC.hex()}: it is corrupt")
         word = int.from_bytes(head[4:], "little")
         kind, length = word >> 29, word & LARGEST
         if kind not in ((2, 3) if parts else (0, 1)):
-            raise RecordError(f"a part of kind {kind} stands where it cannot: it is corrupt")
+            raise RecordError(f"there is a part of kind {kind} where none can be: it is corrupt")
         part = data[position + 8 : position + 8 + length]
         if len(part) < length:
             raise RecordError(f"it has {len(part)} of its {length} bytes: the file is truncated")
@@ -248,9 +250,9 @@ def _payload(data: mmap.mmap, position: int) -> bytes:
 
 
 def _frames(payload: bytes) -> Iterator[bytes]:
-    """The payload as it stands on disk, cut at every aligned magic number."""
+    """The parts of a payload as they are written to disk, split at every aligned magic number."""
     if len(payload) > LARGEST:
-        raise ValueError(f"a record of {len(payload)} bytes is too long: RecordIO holds {LARGEST}")
+        raise ValueError(f"a record of {len(payload)} bytes is too long: a RecordIO record holds at most {LARGEST}")
     starts, ends, at = [0], [], payload.find(MAGIC)
     while at >= 0:
         if at % 4 == 0:

@@ -1,4 +1,4 @@
-"""What a config file calls at its end: our head and the config's loss in the place of train_v2.py's."""
+"""`register`, which a config file calls at its end: it gives train_v2.py our head and the loss of the config."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def register(config: Any) -> None:
         config.loss = vm.q_margin(alpha=1.25, scale=32, margin=0.2)
         register(config)
 
-    In the script's namespace ``PartialFC_V2`` becomes `PartialFC`, and ``CombinedMarginLoss(...)`` returns
-    ``config.loss``: `margin_list` has no say. No file of upstream's is changed.
+    In the script's namespace, ``PartialFC_V2`` becomes `PartialFC`, and ``CombinedMarginLoss(...)`` returns
+    ``config.loss``, so that `margin_list` has no effect. No file of upstream is changed.
 
-    With ``config.kappa``, a dict, each class's margin is adapted once an epoch (KappaFace), whichever margin it is::
+    With ``config.kappa``, a dict, the margin of each class is adapted once per epoch (KappaFace), for any margin::
 
         config.kappa = dict(estimator="momentum", momentum=0.999)    # or dict(estimator="memory")
 
-    Its other keys are `vm.KappaTracker`'s: temperature, gamma, warmup_epochs and, for "memory", memory_momentum,
-    memory_dtype, memory_device.
+    Its other keys are those of `vm.KappaTracker`: temperature, gamma, warmup_epochs and, for "memory",
+    memory_momentum, memory_dtype and memory_device.
 
     Args:
-        config: the config file's EasyDict, complete. `rec` and `num_classes` are compared with the data.
+        config: the complete EasyDict of the config file. `rec` and `num_classes` are compared with the data.
 
     Raises:
-        ValueError: ``config.loss`` is no `verimargin.MarginLoss`, a setting is missing, `rec` holds neither
-            RecordIO nor an image folder, or more classes than `num_classes`; later, when the script uses
-            them, for an unknown network and an interclass_filtering_threshold, which our losses have not.
-            For config.kappa: an unknown key or a bad value, a loss without a margin, a KappaFace loss without
-            config.kappa, synthetic data, and, when the script opens the data, "memory" with DALI, or classes
-            without an image.
+        ValueError: ``config.loss`` is not a `verimargin.MarginLoss`, a setting is missing, or `rec` holds neither
+            RecordIO nor an image folder, or more classes than `num_classes`. Later, when the script uses
+            them: the network is unknown, or interclass_filtering_threshold is set, which our losses do not have.
+            With config.kappa: a key is unknown or a value is wrong, the loss has no margin, or the data are synthetic;
+            when the script opens the data: "memory" is used with DALI, or a class has no image. Without config.kappa:
+            the loss is a KappaFace loss.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")
@@ -61,7 +61,7 @@ def register(config: Any) -> None:
         s: float, m1: float, m2: float, m3: float, interclass_filtering_threshold: float = 0
     ) -> vm.MarginLoss:
         if config.get("kappa") is not given:
-            raise ValueError("config.kappa was set after register(config), which has not seen it: set it before")
+            raise ValueError("config.kappa was set after register(config), which did not see it: set it before")
         if interclass_filtering_threshold > 0:
             raise ValueError(
                 f"config.interclass_filtering_threshold is {interclass_filtering_threshold}: it belongs to "
@@ -78,27 +78,28 @@ def register(config: Any) -> None:
 
 
 def _observed_script(config: Any, loss: vm.MarginLoss) -> TrainingScript | None:
-    """What config.kappa has to see of the running script; None without it."""
+    """The object that observes the running script for config.kappa; None without config.kappa."""
     if config.get("kappa") is None:
         psi = loss.margin.psi
         if psi is not None and bool((psi == 1).all()):
             raise ValueError(
-                "config.loss has a psi of 1 for each class and nothing that changes it: set config.kappa, e.g. "
+                "config.loss has a psi of 1 for each class, but nothing changes it: set config.kappa, e.g. "
                 'dict(estimator="momentum")'
             )
         return None
     if config.rec == "synthetic":
-        raise ValueError("config.kappa has no classes to look at in synthetic data: give config.rec real data")
+        raise ValueError("config.kappa needs the classes of real data, but config.rec is 'synthetic': give a real set")
     return TrainingScript(config.kappa, loss)
 
 
 def check_data(rec: str, num_classes: int) -> None:
-    """Refuse a `rec` that upstream's get_dataloader cannot read, or with more classes than the head has."""
+    """Refuse a `rec` that upstream's get_dataloader cannot read, or that has more classes than the head."""
     if rec == "synthetic":
         return
     has_rec, has_idx = (os.path.exists(os.path.join(rec, name)) for name in ("train.rec", "train.idx"))
     if has_rec != has_idx:
-        raise ValueError(f"{rec} has train.{'rec' if has_rec else 'idx'} without train.{'idx' if has_rec else 'rec'}")
+        present, absent = ("train.rec", "train.idx") if has_rec else ("train.idx", "train.rec")
+        raise ValueError(f"{rec} has {present} without {absent}: give a folder with both")
     if has_rec:
         with RecordReader(os.path.join(rec, "train.idx"), os.path.join(rec, "train.rec")) as records:
             found = class_count(records)
@@ -110,7 +111,7 @@ def check_data(rec: str, num_classes: int) -> None:
                 "give a RecordIO set, an image folder or 'synthetic'"
             )
     if found > num_classes:
-        raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: labels would be outside")
+        raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: set it to {found}")
 
 
 def _running_script() -> ModuleType:
@@ -125,7 +126,7 @@ def _running_script() -> ModuleType:
 
 
 def _named(get_model: Callable) -> Callable:
-    """get_model whose bare ValueError() for an unknown network says which."""
+    """get_model, except that its bare ValueError() for an unknown network gets a message that names the network."""
 
     def named(name: str, **kwargs: Any) -> Any:
         try:

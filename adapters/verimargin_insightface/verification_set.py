@@ -1,4 +1,4 @@
-"""`.bin` verification sets (lfw.bin, cfp_fp.bin, agedb_30.bin): a pickle of encoded images and of pair labels."""
+"""`.bin` verification sets (lfw.bin, cfp_fp.bin, agedb_30.bin): pickles of encoded images and pair labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from verimargin.files.whole import whole
 
-# What pickles of these sets name besides lists, tuples, bytes and bools: nothing that could run code.
+# What the pickles of these sets name besides lists, tuples, bytes and bools. None of it could run code.
 ALLOWED = {
     ("_codecs", "encode"),
     ("numpy", "dtype"),
@@ -21,9 +21,9 @@ ALLOWED = {
 
 
 def read_bin(path: str | os.PathLike) -> tuple[list[bytes], list[bool]]:
-    """The encoded images, two per pair, and whether each pair is of one person.
+    """The encoded images, two per pair, and whether each pair shows one person.
 
-    Reads what Python 2 and 3 wrote, with images as bytes or as arrays of them.
+    Reads files that Python 2 or 3 wrote, with images as bytes or as arrays of bytes.
 
     Raises:
         ValueError: the file is damaged, or is not such a set.
@@ -35,16 +35,16 @@ def read_bin(path: str | os.PathLike) -> tuple[list[bytes], list[bool]]:
             images = [bytes(image) if isinstance(image, bytes) else _bytes(image) for image in images]
             same = [bool(label) for label in same]
     except (pickle.UnpicklingError, EOFError, TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no verification set: {error or type(error).__name__}") from error
+        raise ValueError(f"{path} is damaged or not a verification set: {error or type(error).__name__}") from error
     _check(path, images, same)
     return images, same
 
 
 def write_bin(path: str | os.PathLike, images: Sequence[bytes], same: Sequence[bool]) -> None:
-    """Write such a set; the file appears under its name when it is complete.
+    """Write a set; the file appears under its name when it is complete.
 
     Raises:
-        ValueError: not two images per pair.
+        ValueError: there are not two images per pair.
     """
     path = os.fspath(path)
     _check(path, images, same)
@@ -54,7 +54,7 @@ def write_bin(path: str | os.PathLike, images: Sequence[bytes], same: Sequence[b
 
 def _check(path: str, images: Sequence[bytes], same: Sequence[bool]) -> None:
     if len(images) != 2 * len(same):
-        raise ValueError(f"{path}: {len(images)} images for {len(same)} pairs; a pair has two")
+        raise ValueError(f"{path} has {len(images)} images for {len(same)} pairs: give two images per pair")
 
 
 def _bytes(image: Any) -> bytes:
@@ -66,5 +66,5 @@ def _bytes(image: Any) -> bytes:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no set needs")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no verification set needs")
         return super().find_class(module, name)

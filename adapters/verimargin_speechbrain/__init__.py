@@ -1,9 +1,9 @@
-"""Drop-ins for SpeechBrain's speaker recipes, named from HyperPyYAML as `!new:verimargin_speechbrain.X`."""
+"""Drop-ins for SpeechBrain's speaker recipes, to be named in HyperPyYAML as `!new:verimargin_speechbrain.X`."""
 
 from importlib import import_module
 from typing import Any
 
-# Loaded when first named: importing SpeechBrain takes seconds, and the command line only needs its names.
+# A module is imported when one of its names is first used: importing SpeechBrain takes seconds.
 _HOME = {
     "IDAEmbedding": "ida",
     "IDAEmbeddingModel": "ida",

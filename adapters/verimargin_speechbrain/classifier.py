@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class PrototypeClassifier(vm.PrototypeHead):
-    """A `verimargin.PrototypeHead` in the place of `ECAPA_TDNN.Classifier`; goes with `PrototypeCost`.
+    """A `verimargin.PrototypeHead` that replaces `ECAPA_TDNN.Classifier`, for use with `PrototypeCost`.
 
-    In training it hands the embeddings (N, 1, d) on, so that the cost never needs the (N, C) cosines; in
+    In training it returns the embeddings (N, 1, d) unchanged, so that the cost never needs the (N, C) cosines; in
     evaluation it returns the cosines (N, 1, C), as the stock classifier does. List it where the recipe
-    lists `classifier`: under `modules` and the checkpointer's `recoverables`.
+    lists `classifier`: under `modules` and under the checkpointer's `recoverables`.
 
     Args:
         input_size: the embedding size.
@@ -34,16 +34,16 @@ class PrototypeClassifier(vm.PrototypeHead):
         return embeddings if self.training else self.cosine(embeddings.squeeze(1)).unsqueeze(1)
 
     def cost(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss of embeddings (N, d), streamed over the classes."""
+        """The loss of embeddings (N, d), computed by streaming over the classes."""
         return super().forward(embeddings, labels)
 
 
 class PrototypeCost(torch.nn.Module):
-    """`compute_cost` for a `PrototypeClassifier`: its loss of embeddings in training, of cosines in evaluation.
+    """`compute_cost` for a `PrototypeClassifier`: takes embeddings in training and cosines in evaluation.
 
     Args:
-        classifier: ``!ref <classifier>``. Its parameters are the classifier's and not listed twice.
-        kappa: a `KappaFace`, whose psi the margin of the classifier's loss takes.
+        classifier: ``!ref <classifier>``. It does not become a submodule, so its parameters are not listed twice.
+        kappa: a `KappaFace`, which sets the psi of the margin in the classifier's loss.
     """
 
     def __init__(self, classifier: PrototypeClassifier, kappa: KappaFace | None = None):
@@ -53,14 +53,13 @@ class PrototypeCost(torch.nn.Module):
                 f"classifier is a {type(classifier).__name__}: PrototypeCost needs a PrototypeClassifier; with the "
                 "stock classifier use QMarginLoss or MarginCost"
             )
-        self._classifier = [classifier]  # in lists, so that they are not submodules too
-        self._kappa = [kappa] if kappa is not None else []
-        for kappa in self._kappa:
+        self._classifier, self._kappa = [classifier], [kappa]  # in lists, so that they do not become submodules too
+        if kappa is not None:
             kappa.adapt(classifier.loss.margin)
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
-        (classifier,) = self._classifier
-        for kappa in self._kappa:
+        classifier, kappa = self._classifier[0], self._kappa[0]
+        if kappa is not None:
             kappa.observe(targets, classifier.num_classes, classifier.loss.margin)
         labels = speaker_ids(targets, predictions)
         cost = classifier.cost if classifier.training else classifier.loss

@@ -1,7 +1,7 @@
-"""A folder laid out as VoxCeleb lays its own out, and its trial list: finding and checking their parts.
+"""A folder laid out like VoxCeleb, and its trial list: reading them and checking that they fit together.
 
 <folder>/wav/<speaker>/<session>/<utterance>.wav
-<trials>: one line per trial, `<1 or 0> <enrol wav> <test wav>`, the wavs relative to <folder>/wav
+<trials>: one line per trial, `<1 or 0> <enrol wav> <test wav>`, with paths relative to <folder>/wav
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Trial(NamedTuple):
 
 
 def read_trials(path: str | Path) -> list[Trial]:
-    """The trials of a list in VoxCeleb's format; an error names the line that isn't."""
+    """The trials of a list in VoxCeleb's format; an error names a line that has another format."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"the trial list {path} does not exist: give verification_file the path of one")
+        raise ValueError(f"the trial list {path} does not exist: set verification_file to the path of a trial list")
     trials = [Trial(*trial) for trial in named_trials(path)]
     if not trials:
         raise ValueError(f"the trial list {path} is empty")
@@ -31,24 +31,24 @@ def read_trials(path: str | Path) -> list[Trial]:
 
 
 def recordings(trials: Iterable[Trial]) -> list[str]:
-    """The wavs that a list of trials names, each once, in order."""
+    """The recordings that the trials name, each once, sorted."""
     return sorted({wav for trial in trials for wav in (trial.enrol, trial.test)})
 
 
 def speaker_of(utterance: str) -> str:
-    """The speaker of a wav path relative to `wav`."""
+    """The speaker of a recording, given by its path relative to `wav`."""
     return utterance.split("/")[0]
 
 
 def speakers(folder: str | Path, leave_out: Iterable[str] = ()) -> list[str]:
-    """Speakers with a recording at <folder>/wav/<speaker>/<session>/<utterance>.wav, without those to leave out."""
+    """The speakers with a recording <folder>/wav/<speaker>/<session>/<utterance>.wav, without those in `leave_out`."""
     wav = _wav(Path(folder))
     left_out = set(leave_out)
     found = sorted(p.name for p in wav.iterdir() if p.is_dir() and p.name not in left_out and any(p.glob("*/*.wav")))
     if not found:
         raise ValueError(
-            f"{wav} holds no training recording: expected <speaker>/<session>/<utterance>.wav of speakers that are "
-            "not in the trial list"
+            f"{wav} holds no training recording: it needs <speaker>/<session>/<utterance>.wav of speakers who are not "
+            "in the trial list"
         )
     return found
 
@@ -57,11 +57,11 @@ def check_trials(data_folder: str, verification_file: str) -> list[str]:
     """The recordings that the trial list names, each of which must be in one of the folders.
 
     Args:
-        data_folder: a folder laid out as VoxCeleb, or several with commas between them.
-        verification_file: the trial list; of a URL nothing can be known yet, and the answer is [].
+        data_folder: a folder laid out like VoxCeleb, or several such folders separated by commas.
+        verification_file: the trial list. If it is a URL, it cannot be read yet, and the result is [].
 
     Raises:
-        ValueError: a folder without `wav`, a malformed list, or one that names a recording not there.
+        ValueError: a folder has no `wav`, or the list is malformed or names a recording that is not there.
     """
     folders = [_wav(folder) for folder in _folders(data_folder)]
     tested = [] if _is_url(verification_file) else recordings(read_trials(verification_file))
@@ -75,22 +75,23 @@ def check_trials(data_folder: str, verification_file: str) -> list[str]:
 
 
 def check_corpus(data_folder: str, verification_file: str, num_speakers: int) -> None:
-    """Refuses, before anything is prepared or trained, a corpus that a recipe cannot be run on.
+    """Refuse a corpus that a recipe cannot be run on, before anything is prepared or trained.
 
     Args:
         data_folder, verification_file: as for `check_trials`.
-        num_speakers: the recipe's number of classes; may be larger than the number of training speakers,
-            which are those that the trial list doesn't name. With the list still behind a URL they are
-            not known, and only the layout is checked.
+        num_speakers: the recipe's number of classes, at least the number of training speakers. These are the
+            speakers that the trial list does not name; if the list is a URL, they are unknown, and only the layout
+            is checked.
 
     Raises:
-        ValueError: as `check_trials`; no training recording, or more training speakers than num_speakers.
+        ValueError: as for `check_trials`; there is no training recording, or there are more training speakers than
+            num_speakers.
     """
     tested = check_trials(data_folder, verification_file)
     trained = {who for folder in _folders(data_folder) for who in speakers(folder, map(speaker_of, tested))}
     if len(trained) > num_speakers and not _is_url(verification_file):
         raise ValueError(
-            f"{data_folder} has {len(trained)} training speakers, the recipe {num_speakers} classes: "
+            f"{data_folder} has {len(trained)} training speakers, the recipe has {num_speakers} classes: "
             f"set out_n_neurons to {len(trained)}"
         )
 
@@ -102,7 +103,7 @@ def _folders(data_folder: str) -> list[Path]:
 def _wav(folder: Path) -> Path:
     if not (folder / "wav").is_dir():
         raise ValueError(
-            f"{folder} has no folder 'wav': data_folder must be laid out as VoxCeleb, "
+            f"{folder} has no folder 'wav': data_folder must be laid out like VoxCeleb, "
             "wav/<speaker>/<session>/<utterance>.wav"
         )
     return folder / "wav"

@@ -1,7 +1,7 @@
-"""Training and scoring one recipe on a folder laid out as VoxCeleb, without a checkout of SpeechBrain.
+"""Trains and scores one recipe on a folder laid out like VoxCeleb, without a checkout of SpeechBrain.
 
-For `verimargin demo` and the tests: the recipe is `hparams/speechbrain/train_ecapa_small.yaml`, which the
-toolkit's own script runs as well. A run is resumed where it was interrupted.
+It is used by `verimargin demo` and by tests. The recipe is `hparams/speechbrain/train_ecapa_small.yaml`, which
+SpeechBrain's own script runs as well. An interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RECIPE = "train_ecapa_small.yaml"
 
 
 class Utterances(Dataset):
-    """(samples, speaker id) of each recording, cut at random to `size` samples."""
+    """The samples of each recording, cut at random to `size` samples, and its speaker id."""
 
     def __init__(self, wav: Path, names: list[str], speaker_ids: dict[str, int], size: int):
         self.wav, self.names, self.speaker_ids, self.size = wav, names, speaker_ids, size
@@ -41,13 +41,15 @@ class Utterances(Dataset):
         name = self.names[index]
         samples = read_wav(self.wav / name)
         if len(samples) < self.size:
-            raise ValueError(f"{self.wav / name} has {len(samples)} samples: training cuts {self.size} from each")
+            raise ValueError(
+                f"{self.wav / name} has {len(samples)} samples: training cuts {self.size} from each recording"
+            )
         start = random.randint(0, len(samples) - self.size)
         return samples[start : start + self.size], torch.tensor([self.speaker_ids[speaker_of(name)]])
 
 
 class SpeakerBrain(sb.Brain):
-    """Features, embedding, classifier and cost, as the recipe names them."""
+    """Training with the features, embedding model, classifier and cost that the recipe names."""
 
     def compute_forward(self, batch: tuple[Tensor, Tensor], stage: sb.Stage) -> Tensor:
         samples, _ = (part.to(self.device) for part in batch)
@@ -78,11 +80,11 @@ class SpeakerBrain(sb.Brain):
 
 
 def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True, **overrides: Any) -> SpeakerBrain:
-    """Trains the recipe with one of its costs ("qmargin", "arcface", "cosface"), or goes on where it stopped.
+    """Train the recipe with one of its costs ("qmargin", "arcface", "cosface"), or continue an interrupted run.
 
     Args:
-        data: a folder laid out as VoxCeleb with `veri_test.txt`, whose speakers are left out.
-        output: the run's folder.
+        data: a folder laid out like VoxCeleb with a `veri_test.txt`, whose speakers are left out of training.
+        output: the folder of the run.
         overrides: further keys of the recipe, e.g. ``number_of_epochs=2``.
     """
     tested = recordings(read_trials(data / "veri_test.txt"))
@@ -113,7 +115,7 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
 
 
 def drop_broken_checkpoints(checkpointer: Checkpointer) -> None:
-    """Remove what an interruption in the middle of saving left: SpeechBrain would prefer it, and fail on it."""
+    """Remove checkpoints that were interrupted while being saved: SpeechBrain would choose the latest, and fail."""
     for folder in Path(checkpointer.checkpoints_dir).glob("CKPT*"):
         files = {path.stem: path for path in folder.glob("*.ckpt")}
         cut_short = [p for p in files.values() if p.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(p)]
@@ -122,7 +124,7 @@ def drop_broken_checkpoints(checkpointer: Checkpointer) -> None:
 
 
 def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:
-    """Cosines of the trials' embeddings, each of a whole recording by itself, and the trials."""
+    """The cosines of the trials, and the trials. Each recording is embedded as a whole and by itself."""
     trials = read_trials(data / "veri_test.txt")
     names = recordings(trials)
     brain.modules.eval()
@@ -136,7 +138,7 @@ def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:
 
 def read_wav(path: Path) -> Tensor:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist: the trial list or the folder changed")
+        raise ValueError(f"{path} does not exist: the trial list or the folder has changed; give both as they were")
     return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
 
 
@@ -146,7 +148,7 @@ def _embed(brain: SpeakerBrain, samples: Tensor) -> Tensor:
 
 
 def _split(data: Path, people: list[str]) -> tuple[list[str], list[str]]:
-    """Every tenth recording is for validation."""
+    """The recordings for training and for validation, which gets every tenth one."""
     wav = data / "wav"
     names = [path.relative_to(wav).as_posix() for who in people for path in sorted((wav / who).glob("*/*.wav"))]
     return [name for i, name in enumerate(names) if i % 10 != 9], names[9::10]

@@ -12,7 +12,7 @@ from verimargin.files.networks import fingerprint
 from verimargin.files.scorers import read_scorer
 from verimargin.scoring.ida import DensityScorer, dao
 
-# What moves rows about and leaves each embedding as it is: the densities move along.
+# Functions that rearrange embeddings without changing any of them: they are applied to the densities too.
 MOVES = frozenset(
     {
         *(getattr(Tensor, name) for name in ("__getitem__", "squeeze", "unsqueeze", "repeat", "expand", "to", "cpu")),
@@ -26,19 +26,19 @@ class IDAEmbeddingModel(torch.nn.Module):
     """An embedding model whose embeddings are compared by IDA, in the unmodified scripts::
 
         embedding_model: !new:verimargin_speechbrain.IDAEmbeddingModel
-            model: !ref <ecapa>                  # the stock model; the pretrainer fills it through this one too
-            anchors: anchors.npz                 # of `verimargin anchors`, or a regressor of `verimargin train-ssr`
+            model: !ref <ecapa>                  # the stock model; the pretrainer can load it through this one
+            anchors: anchors.npz                 # from `verimargin anchors`, or a regressor from `verimargin train-ssr`
 
-    `speaker_verification_cosine.py`, `SpeakerRecognition.verify_batch` and `verify_files` end in
-    `torch.nn.CosineSimilarity`, which gives their DAO for these embeddings (`IDAEmbedding`): choose another threshold
-    than the cosine's. In every other respect they are the model's.
+    `speaker_verification_cosine.py`, `SpeakerRecognition.verify_batch` and `verify_files` compare embeddings with
+    `torch.nn.CosineSimilarity`, which returns the DAO for these embeddings (`IDAEmbedding`). A threshold for cosines
+    does not fit the DAO: choose a new one. In every other respect the embeddings are those of the model.
 
     Args:
-        model: in evaluation it is called as this is.
-        anchors: a file; refused at once if it cannot be used, and with the first embedding if it is of another size or
-            another encoder.
-        k, tau: of the DAO with anchors; a regressor has its own.
-        log: the logarithm of the DAO, which sorts the same and fits any tau.
+        model: is called with the arguments that this module gets.
+        anchors: the file. It is refused at once if it cannot be used, and with the first embedding if it is for
+            another embedding size or another encoder.
+        k, tau: of IDA with anchors; a regressor has its own.
+        log: whether scores are the logarithm of the DAO, which ranks pairs in the same order and works for any tau.
     """
 
     def __init__(self, model: torch.nn.Module, anchors: str | Path, k: int = 10, tau: float = 1.0, log: bool = False):
@@ -49,12 +49,12 @@ class IDAEmbeddingModel(torch.nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         embeddings = self.model(*args, **kwargs)
-        if not self._checked:  # the model is not filled yet when the recipe is loaded
+        if not self._checked:  # not earlier, because the model has no weights yet when the recipe is loaded
             self._check(embeddings.shape[-1])
         return IDAEmbedding.wrap(embeddings, self.scorer, self.log)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Its own, or that of the model alone, which a recipe's pretrainer gives."""
+        """Load this module's state dict or, as a recipe's pretrainer does, the state dict of the model alone."""
         ours = all(name.startswith(("model.", "scorer.")) for name in state_dict)
         load = super().load_state_dict if ours else self.model.load_state_dict
         return load(state_dict, *args, **kwargs)
@@ -66,15 +66,15 @@ class IDAEmbeddingModel(torch.nn.Module):
 
 
 class IDAEmbedding(Tensor):
-    """Embeddings (..., d) that carry their log densities, computed once, through indexing, stacking and repeating.
+    """Embeddings (..., d) that carry their log densities along when they are indexed, stacked or repeated.
 
-    Between two, ``torch.nn.functional.cosine_similarity(x1, x2, dim=-1)`` is ``exp(tau cos) (F1 + F2)``, or its
-    logarithm. What alters an embedding, such as a mean of several, gives one whose density is computed when it is
-    compared. Saved or pickled they are plain tensors.
+    ``torch.nn.functional.cosine_similarity(x1, x2, dim=-1)`` of two of them is ``exp(tau cos) (F1 + F2)``, or the
+    logarithm of that. An operation that changes embeddings, such as a mean, gives an embedding whose density is
+    computed when it is compared. Saved or pickled, they are plain tensors.
     """
 
     scorer: DensityScorer
-    as_log: bool  # not `log`, which is a tensor's method
+    as_log: bool  # not called `log`, which is a method of tensors
     log_density: Tensor | None
 
     @classmethod
@@ -136,7 +136,7 @@ def _alters(name: str) -> bool:
 
 
 def _moved(func: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor | None:
-    """func of the densities (..., 1) in the place of the embeddings (..., d), if each has one."""
+    """The result of `func` with the densities (..., 1) in place of the embeddings (..., d), if each has a density."""
     parts = list(_embeddings((args, tuple(kwargs.values()))))
     tensors = [x for x in _flat((args, tuple(kwargs.values()))) if isinstance(x, Tensor) and x.is_floating_point()]
     if len(parts) < len(tensors) or any(part.log_density is None for part in parts):

@@ -1,4 +1,4 @@
-"""KappaFace in a speaker recipe: watches the embedding model, and keeps a margin for each speaker."""
+"""KappaFace in a speaker recipe: it observes the embedding model and adapts a margin for each speaker."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ logger = get_logger(__name__)
 
 
 class KappaFace(torch.nn.Module):
-    """A `verimargin.KappaTracker` that follows the unmodified script's training; give it to `MarginCost` or
-    `PrototypeCost`, which hand it the labels::
+    """A `verimargin.KappaTracker` that follows the training of the unmodified script.
+
+    Give it to `MarginCost` or `PrototypeCost`, which pass the labels on to it::
 
         training_samples: !new:verimargin_speechbrain.TrainingSamples
             annotation: !ref <train_annotation>
@@ -34,22 +35,22 @@ class KappaFace(torch.nn.Module):
             loss: !apply:verimargin.kappaface {num_classes: !ref <out_n_neurons>, scale: 30, margin: 0.4}
             kappa: !ref <kappa>
 
-    and list it under `modules`, so that it moves to the device, and under the checkpointer's `recoverables`, so that
-    a resumed run goes on exactly. What the embedding model and its checkpoint hold does not change.
+    List it under `modules`, so that it moves to the device, and under the checkpointer's `recoverables`, so that
+    a resumed run continues exactly. The content of the embedding model and of its checkpoint does not change.
 
-    In training a step looks at the embeddings of all samples of the batch, augmented copies too: with "momentum" at
-    those of its `verimargin.MomentumEncoder` for the same features, with "memory" at the model's own, which needs
-    `training_samples` as `collate_fn` in `dataloader_options`. An epoch of `epoch_counter` ends when the validation
-    begins, or the next epoch does. Validation changes nothing. Of several processes each holds the whole state and
-    sees all samples, so the first one's checkpoint is complete, for any number of processes.
+    Each training step adds the embeddings of all samples in the batch, including augmented copies. With "momentum"
+    they are computed by a `verimargin.MomentumEncoder` from the same features. With "memory" they are those of the
+    model, and `training_samples` is needed as `collate_fn` in `dataloader_options`. An epoch ends when the validation
+    or the next epoch begins. Validation changes nothing. If there are several processes, each sees all samples and
+    holds the whole state, so the checkpoint of the first one is complete and can be resumed by any number of processes.
 
     Args:
-        embedding_model, epoch_counter: as in the recipe.
-        embedding_size: of the model's embeddings.
+        embedding_model, epoch_counter: those of the recipe.
+        embedding_size: d, the size of the model's embeddings.
         training_samples: a `TrainingSamples`.
         estimator: "momentum" or "memory".
-        momentum: of the momentum encoder.
-        memory_dtype: by name, such as float16.
+        momentum: m of the momentum encoder.
+        memory_dtype: the name of a torch dtype, such as float16.
         tracker: further arguments of `KappaTracker`: memory_momentum, temperature, gamma, warmup_epochs, memory_device.
 
     Source: IEEE Access 2023, 10.1109/ACCESS.2023.3338648.
@@ -70,37 +71,37 @@ class KappaFace(torch.nn.Module):
         self.embedding_size, self.epoch_counter, self.samples = embedding_size, epoch_counter, training_samples
         dtype = getattr(torch, str(memory_dtype), None)
         if not isinstance(dtype, torch.dtype):
-            raise ValueError(f"memory_dtype is {memory_dtype!r}: give the name of a torch type, such as float16")
+            raise ValueError(f"memory_dtype is {memory_dtype!r}: give the name of a torch dtype, such as float16")
         self._options: dict[str, Any] = {"estimator": estimator, **tracker}
         if estimator == "memory":
             self._options["memory_dtype"] = dtype
         self._new_tracker([1], 1)  # refuses bad options at once
         self.encoder = vm.MomentumEncoder(embedding_model, momentum) if estimator == "momentum" else None
         self.tracker: vm.KappaTracker | None = None
-        self.open_epoch = 0  # the epoch whose samples the tracker holds
-        self.m = 0.0  # the margin of a speaker with psi 1, when the loss has been seen
-        self._embedding_model = [embedding_model]  # in a list, so that it is not a submodule too
+        self.open_epoch = 0  # the epoch whose samples the tracker is collecting, 0 between epochs
+        self.m = 0.0  # the margin of a speaker with psi 1, known once the loss has been computed
+        self._embedding_model = [embedding_model]  # in a list, so that it does not become a submodule too
         self._margins: list[vm.Margin] = []
         self._seen: tuple | None = None
         embedding_model.register_forward_hook(self._see, with_kwargs=True)
 
     def adapt(self, margin: vm.Margin) -> None:
-        """Give the margin its psi of each class as soon as the training set is known, so that a checkpoint opens."""
+        """Register a margin. It gets the psi of each class once the training set is known, before checkpoints load."""
         self._margins.append(margin)
 
     def observe(self, targets: Tensor, num_classes: int, margin: vm.Margin) -> None:
-        """Take in the batch that the embedding model has just seen, and give the margin its psi of each class.
+        """Add the batch that the embedding model has just embedded, and give the margin the psi of each class.
 
         Args:
-            targets: (N, 1) as the script hands them to the cost; they then hold speaker ids alone, in place.
-            num_classes: of the classifier.
-            margin: of the loss.
+            targets: (N, 1), as the script passes them to the cost; they are changed in place to plain speaker ids.
+            num_classes: the classifier's number of classes.
+            margin: the margin of the loss.
         """
         tracker = self.prepare()
         if len(tracker.psi) != num_classes:
             raise ValueError(
-                f"{self.samples.annotation} has {len(tracker.psi)} speakers, the classifier {num_classes} classes: set "
-                f"out_n_neurons to {len(tracker.psi)}"
+                f"{self.samples.annotation} has {len(tracker.psi)} speakers, the classifier has {num_classes} classes: "
+                f"set out_n_neurons to {len(tracker.psi)}"
             )
         numbers = self.samples.unpack(targets)
         training = self._embedding_model[0].training
@@ -115,7 +116,7 @@ class KappaFace(torch.nn.Module):
         self.m, margin.psi = margin.m, tracker.psi
 
     def prepare(self) -> vm.KappaTracker:
-        """The tracker, made when the training set is first known."""
+        """The tracker; the first call makes it, which is possible once the training set is known."""
         if self.tracker is None:
             self.tracker = self._new_tracker(self.samples.class_counts, len(self.samples.numbers))
         return self.tracker
@@ -127,7 +128,7 @@ class KappaFace(torch.nn.Module):
         return vm.KappaTracker(class_counts, self.embedding_size, **options)
 
     def statistics(self) -> dict[str, float]:
-        """The mean, least and largest kappa and margin over the speakers, for a log."""
+        """The mean, smallest and largest kappa and margin over the speakers, for a log."""
         tracker = self.prepare()
         values = {"kappa": tracker.kappa, "margin": tracker.psi * self.m}
         return {
@@ -154,8 +155,8 @@ class KappaFace(torch.nn.Module):
         kept = {"class_names": self.samples.names, "samples": self.samples.fingerprint}
         if any(state[name] != value for name, value in kept.items()):
             raise ValueError(
-                f"the saved KappaFace is of other speakers or samples, or of another order of them, than "
-                f"{self.samples.annotation}: resume with the files of its own save_folder, or start in a new one"
+                f"the saved KappaFace belongs to other speakers or samples than {self.samples.annotation}, or to "
+                "another order of them: resume with the files of its own save_folder, or start in a new output_folder"
             )
         self.open_epoch = state["open_epoch"]
 
@@ -164,8 +165,8 @@ class KappaFace(torch.nn.Module):
         return super().load_state_dict(*args, **kwargs)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> KappaFace:
-        # The Brain moves its modules when the data are prepared, and before data-loading processes are forked,
-        # which then share the numbers of the samples.
+        # The Brain moves its modules after the data have been prepared and before the data-loading processes are
+        # forked, so that these share the numbers of the samples.
         if self.samples.exist():
             self.prepare()
         super()._apply(fn, recurse)
@@ -179,31 +180,31 @@ class KappaFace(torch.nn.Module):
             self._seen = (args, kwargs, embeddings.detach())
 
     def _check_numbers(self, numbers: Tensor) -> None:
-        """On an epoch's first step: a read from the device."""
+        """Refuse samples without a number. It reads from the device, so it is called in an epoch's first step only."""
         if self.encoder is None and bool((numbers < 0).any()):
             raise ValueError(
-                'samples without a number: estimator "memory" needs `collate_fn: !ref <training_samples>` among '
+                'samples have no number: estimator "memory" needs `collate_fn: !ref <training_samples>` in '
                 "dataloader_options"
             )
 
     def _check_resumed(self, tracker: vm.KappaTracker) -> None:
         if self.epoch_counter.current > 1 and int(tracker.epoch) == 0:
             logger.warning(
-                "KappaFace begins in epoch %d, with a psi of 1: to resume it too, list it under the checkpointer's "
-                "recoverables",
+                "KappaFace begins in epoch %d, with a psi of 1: list it under the checkpointer's recoverables, to "
+                "resume it too",
                 self.epoch_counter.current,
             )
 
     def _track(self, tracker: vm.KappaTracker, labels: Tensor, numbers: Tensor) -> None:
         if self._seen is None:
             raise RuntimeError(
-                "the cost was asked for without a forward pass of KappaFace's embedding_model: give it the one that "
-                "the recipe trains"
+                "the cost was computed without a forward pass of KappaFace's embedding_model: give it the one that the "
+                "recipe trains"
             )
         if not self.open_epoch:
             raise RuntimeError(
                 "KappaFace's epoch_counter counts no epoch, so that psi would stay 1: give it the one that the script "
-                "trains by, `epoch_counter: !ref <epoch_counter>`"
+                "uses, `epoch_counter: !ref <epoch_counter>`"
             )
         (args, kwargs, embeddings), self._seen = self._seen, None
         if self.encoder is not None:
@@ -222,10 +223,10 @@ class KappaFace(torch.nn.Module):
 
 
 class KappaLogger(TrainLogger):
-    """A recipe's `train_logger` that is also given KappaFace's statistics, as further training statistics.
+    """A recipe's `train_logger` that adds the statistics of KappaFace to the training statistics.
 
     Args:
-        logger: SpeechBrain's, such as FileTrainLogger or TensorboardLogger.
+        logger: a logger of SpeechBrain, such as FileTrainLogger or TensorboardLogger.
         kappa: ``!ref <kappa>``.
     """
 

@@ -12,12 +12,13 @@ from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, registe
 
 @register_checkpoint_hooks
 class RandomState:
-    """Saves and restores Python's, NumPy's and torch's generators, so that a resumed run equals an
-    uninterrupted one: random chunks, augmentation and all. List it under the checkpointer's
-    `recoverables` as ``random_state: !new:verimargin_speechbrain.RandomState``.
+    """Saves and restores the random generators of Python, NumPy and torch.
 
-    Of several processes the checkpointer saves the first one's: on loading, the others get states of
-    their own derived from it, so that no two draw the same.
+    With it, a resumed run equals an uninterrupted one, including random chunks and augmentation. List it under the
+    checkpointer's `recoverables` as ``random_state: !new:verimargin_speechbrain.RandomState``.
+
+    If there are several processes, the checkpointer saves the state of the first one. On loading, each of the others
+    derives its own state from that, so that no two processes draw the same numbers.
     """
 
     @mark_as_saver

@@ -1,7 +1,7 @@
-"""A small many-speaker corpus in VoxCeleb's layout, from a real synthesiser: what `verimargin demo` uses.
+"""A small corpus of many speakers in VoxCeleb's layout, made with a real synthesiser for `verimargin demo`.
 
-A speaker is one of eSpeak NG's voices with a pitch, a range, a rate, an accent and a vocal-tract length
-of its own; a session is a room, a microphone and a noise. Needs espeakng-loader and soundfile.
+A speaker is one of eSpeak NG's voices with its own pitch, pitch range, rate, accent and vocal-tract length;
+a session is a room, a microphone and a noise. Needs espeakng-loader and soundfile.
 """
 
 from __future__ import annotations
@@ -49,15 +49,16 @@ class Speaker(NamedTuple):
     pitch: int
     pitch_range: int
     words_per_minute: int
-    tract: float  # length of the vocal tract relative to the voice's own
+    tract: float  # length of the vocal tract, relative to that of the voice
 
 
 def make_corpus(
     folder: Path, train_speakers: int, test_speakers: int, utterances: int, test_utterances: int, seed: int
 ) -> Iterator[str]:
-    """Writes `folder`, yielding each speaker's name when done; it appears under its name only once complete.
+    """Write a corpus to `folder`, and yield the name of each speaker when that speaker is done.
 
-    A seed gives the same corpus in every new process (some of eSpeak's voices remember what was said before).
+    The folder appears under its name when it is complete. The same seed gives the same corpus in every new process
+    (but not within one process, because some of eSpeak's voices depend on what they said before).
     """
     import soundfile
 
@@ -84,9 +85,9 @@ def make_corpus(
 
 
 class Espeak:
-    """eSpeak NG's library, called through its C interface (speak_lib.h); one per process."""
+    """The library of eSpeak NG, called through its C interface (speak_lib.h); make only one per process."""
 
-    SYNCHRONOUS, UTF8 = 2, 1  # the synthesis returns when its samples have been handed over
+    SYNCHRONOUS, UTF8 = 2, 1  # synchronous: the synthesis returns after it has delivered all samples
     SPEED, PITCH, RANGE = 1, 3, 4
 
     def __init__(self) -> None:
@@ -102,7 +103,7 @@ class Espeak:
         self._c = ctypes.CDLL(ctypes.util.find_library("c"))
         self._parts: list[np.ndarray] = []
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._callback = kind(self._receive)  # held, or it would be freed while the library calls it
+        self._callback = kind(self._receive)  # kept, or it would be freed while the library still calls it
         self._library.espeak_SetSynthCallback(self._callback)
 
     def voices(self) -> list[str]:
@@ -110,7 +111,7 @@ class Espeak:
         return [name for name in names if not name.lower().startswith(EFFECTS)]
 
     def say(self, text: str, speaker: Speaker) -> np.ndarray:
-        """float32 samples at RATE."""
+        """The spoken text as float32 samples at RATE."""
         import torch
         from torchaudio.functional import resample
 
@@ -123,11 +124,11 @@ class Espeak:
         ):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._parts.clear()
-        self._c.srand(1)  # breath and flutter are random: the same text is to give the same samples
+        self._c.srand(1)  # breath and flutter are random, but the same text has to give the same samples
         data = text.encode()
         self._library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, self.UTF8, None, None)
         speech = torch.from_numpy(np.concatenate(self._parts).astype(np.float32) / 32768.0)
-        # A longer tract lowers all formants, as playing slower does. In steps of 50 Hz: a short filter.
+        # A longer tract lowers all formants, like slower playback. A rate in steps of 50 Hz keeps the filter short.
         played = round(self.rate / speaker.tract / 50) * 50
         return resample(speech, played, RATE).numpy()
 
@@ -163,7 +164,7 @@ class _Channel:
 
 
 def _speakers(number: int, voices: list[str], random: np.random.Generator) -> list[Speaker]:
-    """Each voice is used before any is used again, with another throat."""
+    """Random speakers. Every voice is used once before one is used again, with other parameters."""
     order = [voice for _ in range(-(-number // len(voices))) for voice in random.permutation(voices)]
     return [
         Speaker(
@@ -179,7 +180,7 @@ def _speakers(number: int, voices: list[str], random: np.random.Generator) -> li
 
 
 def _cut(speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """SECONDS of it, from a random place; repeated if it is shorter."""
+    """A random piece of SECONDS seconds; shorter speech is repeated first."""
     size = int(SECONDS * RATE)
     speech = np.tile(speech, -(-size // len(speech)))
     start = int(random.integers(0, len(speech) - size + 1))

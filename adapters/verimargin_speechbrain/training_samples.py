@@ -1,4 +1,4 @@
-"""What KappaFace has to know of a recipe's training set: its speakers, their samples, and a number for each sample."""
+"""What KappaFace has to know about a recipe's training set: its speakers, their samples, and a number per sample."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 class TrainingSamples:
     """The samples of `train_annotation`, in its order, and the speakers, in the order of the recipe's label encoder.
 
-    Both files are there once the script has prepared its data, so they are read when first needed. As `collate_fn` in
-    `dataloader_options` it makes the script's own batches, with the number of each training sample packed into its
-    encoded speaker, ``speaker + speakers * (1 + number)``: so it stays with the sample through augmentation, onto
-    the device and to the cost, where `KappaFace` takes it out. Samples that are not in the annotation (those of the
-    validation set) keep their speaker alone.
+    Both files exist only after the script has prepared its data, so they are read when they are first needed. As
+    `collate_fn` in `dataloader_options` it makes the same batches as the script, but packs the number of each training
+    sample into its encoded speaker, as ``speaker + speakers * (1 + number)``. The number thus stays with the sample
+    through augmentation and on the device, until `KappaFace` unpacks it in the cost. Samples that are not in the
+    annotation (those of the validation set) keep the plain speaker.
 
     Args:
         annotation: ``!ref <train_annotation>``.
@@ -39,7 +39,7 @@ class TrainingSamples:
 
     @cached_property
     def names(self) -> list[str]:
-        """The speakers by class id."""
+        """The speakers in the order of their class ids."""
         ids = self._read(self._speaker_ids)
         return sorted(ids, key=ids.__getitem__)
 
@@ -50,21 +50,21 @@ class TrainingSamples:
 
     @cached_property
     def class_counts(self) -> Tensor:
-        """(C,) samples of each speaker."""
+        """The number of samples of each speaker, (C,)."""
         ids = {name: i for i, name in enumerate(self.names)}
         speakers = {speaker for _, speaker in self._rows}
         if speakers != set(ids):
             unknown = min(speakers ^ set(ids))
             files = (self.annotation, self.label_encoder)[:: 1 if unknown in speakers else -1]
             raise ValueError(
-                f"{files[0]} has the speaker {unknown!r}, {files[1]} has not: they are of different training sets; "
+                f"{files[0]} has the speaker {unknown!r}, {files[1]} has not: they come from different training sets; "
                 "give a new output_folder"
             )
         return torch.bincount(torch.tensor([ids[speaker] for _, speaker in self._rows]), minlength=len(ids))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the samples in their order, and their speakers."""
+        """A hash of the samples, in their order, and their speakers."""
         return hashlib.sha256("\n".join(f"{name} {speaker}" for name, speaker in self._rows).encode()).hexdigest()
 
     @cached_property
@@ -78,7 +78,7 @@ class TrainingSamples:
         return batch
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """The samples' numbers, -1 if they have none; `packed` holds their speakers afterwards, in place."""
+        """The number of each sample, -1 if it has none. Afterwards `packed` holds the plain speakers, in place."""
         number = torch.div(packed, len(self.names), rounding_mode="floor") - 1
         packed.remainder_(len(self.names))
         return number
@@ -87,7 +87,7 @@ class TrainingSamples:
         if not self.exist():
             missing = self.label_encoder if self.annotation.is_file() else self.annotation
             raise ValueError(
-                f"{missing} does not exist: give train_annotation and the label_encoder.txt of save_folder, which the "
+                f"{missing} does not exist: give train_annotation and the label_encoder.txt in save_folder, which the "
                 "script writes before training"
             )
         return reader()
@@ -102,5 +102,5 @@ class TrainingSamples:
         with self.annotation.open(newline="", encoding="utf-8") as file:
             rows = [(row["ID"], row["spk_id"]) for row in csv.DictReader(file, skipinitialspace=True)]
         if len({name for name, _ in rows}) < len(rows):
-            raise ValueError(f"{self.annotation} has an ID twice: give each sample one of its own")
+            raise ValueError(f"{self.annotation} has an ID twice: give each sample its own ID")
         return rows

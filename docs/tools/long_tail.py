@@ -1,9 +1,11 @@
-"""A long-tailed copy of a training set: from most to fewest samples a class, falling exponentially, by a fixed seed.
+"""Makes a long-tailed copy of a training set: the number of samples per class falls exponentially from --most to
+--fewest, over the classes in a random order with a fixed seed.
 
     python docs/tools/long_tail.py FOLDER OUT --most 9 --fewest 2 [--trials FOLDER/veri_test.txt]
 
-FOLDER holds a folder for each class (<folder>/wav/<speaker> of a corpus laid out as VoxCeleb, with its --trials, whose
-speakers keep everything; or an image folder). Files are hard links or copies; nothing is altered. Prints the counts.
+FOLDER holds one folder per class. It is an image folder or, with --trials, a corpus laid out like VoxCeleb
+(FOLDER/wav/<speaker>), of which the speakers in the trials keep all their samples. Files are hard links or copies, and
+are not changed. The counts are printed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A trial run of KappaFace: upstream's mbf on an image folder, in minutes on a CPU. Lines marked * are yours to set.
+"""A trial run of KappaFace: upstream's mbf on an image folder, in minutes on a CPU. Set the lines marked with *.
 
 python -m verimargin_insightface train_v2.py configs/cpu_mbf_kappaface.py
 """
@@ -8,7 +8,7 @@ from easydict import EasyDict as edict
 from verimargin_insightface import register
 
 config = edict()
-config.rec = "faces/train"  # * a folder for each class, 112 x 112 images in it; or train.rec and train.idx
+config.rec = "faces/train"  # * one folder of 112 x 112 images per class, or train.rec and train.idx
 config.num_classes = 30  # *
 config.num_image = 300  # *
 
@@ -32,7 +32,7 @@ config.frequent = 5
 config.val_targets = []
 
 config.loss = vm.kappaface(config.num_classes, scale=64.0, margin=0.8)
-# With 15 steps per epoch a momentum of 0.999 would keep the copy at the weights that the network began with. A memory
-# needs no second network: dict(estimator="memory").
+# With 15 steps per epoch, a momentum of 0.999 would keep the copy near the network's initial weights. To do without a
+# second network, use dict(estimator="memory").
 config.kappa = dict(estimator="momentum", momentum=0.9)
 register(config)

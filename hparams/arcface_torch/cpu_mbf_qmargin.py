@@ -1,4 +1,4 @@
-"""A trial run: upstream's mbf on an image folder, in minutes on a CPU. Lines marked * are yours to set.
+"""A trial run of Q-Margin: upstream's mbf on an image folder, in minutes on a CPU. Set the lines marked with *.
 
 python -m verimargin_insightface train_v2.py configs/cpu_mbf_qmargin.py
 """
@@ -8,7 +8,7 @@ from easydict import EasyDict as edict
 from verimargin_insightface import register
 
 config = edict()
-config.rec = "faces/train"  # * a folder for each class, 112 x 112 images in it; or train.rec and train.idx
+config.rec = "faces/train"  # * one folder of 112 x 112 images per class, or train.rec and train.idx
 config.num_classes = 30  # *
 config.num_image = 300  # *
 
@@ -31,6 +31,6 @@ config.verbose = 2000
 config.frequent = 5
 config.val_targets = []
 
-# A few classes need a smaller scale than millions do: with 32 most samples would soon teach nothing.
+# A few classes need a smaller scale than millions do: with a scale of 32, most samples would soon teach nothing.
 config.loss = vm.q_margin(alpha=1.5, scale=10, margin=0.2)
 register(config)

@@ -1,4 +1,4 @@
-"""MS1MV3, R50, KappaFace (10.1109/ACCESS.2023.3338648). Copy into arcface_torch's configs/; lines marked * are yours.
+"""MS1MV3, R50, KappaFace (10.1109/ACCESS.2023.3338648). Copy it into arcface_torch's configs/; set the lines with *.
 
 torchrun --nproc_per_node=8 -m verimargin_insightface train_v2.py configs/ms1mv3_r50_kappaface.py
 """
@@ -8,7 +8,7 @@ from easydict import EasyDict as edict
 from verimargin_insightface import register
 
 config = edict()
-config.rec = "/train_tmp/ms1m-retinaface-t1"  # * train.rec, train.idx and the .bin sets
+config.rec = "/train_tmp/ms1m-retinaface-t1"  # * the folder of train.rec, train.idx and the .bin sets
 config.num_classes = 93431
 config.num_image = 5179510
 
@@ -16,10 +16,10 @@ config.network = "r50"
 config.embedding_size = 512
 config.output = None
 config.resume = False
-config.save_all_states = True  # what config.resume continues from, and what shows psi and kappa of each class
+config.save_all_states = True  # needed for config.resume and for verimargin kappa
 config.sample_rate = 1.0
 config.fp16 = True
-config.batch_size = 128  # a rank; lr 0.1 goes with 8 ranks
+config.batch_size = 128  # per rank; the lr of 0.1 is meant for 8 ranks
 config.optimizer = "sgd"
 config.lr = 0.1
 config.momentum = 0.9
@@ -30,8 +30,8 @@ config.dali = False
 config.verbose = 2000
 config.val_targets = ["lfw", "cfp_fp", "agedb_30"]
 
-# For an adaptive Q-Margin instead: vm.q_margin(alpha=1.25, scale=32.0, margin=0.32), as psi is about 1/2 on average.
+# For an adaptive Q-Margin, use vm.q_margin(alpha=1.25, scale=32.0, margin=0.32), since psi is about 1/2 on average.
 config.loss = vm.kappaface(config.num_classes, scale=64.0, margin=0.8)
-# Or dict(estimator="memory", memory_dtype=torch.float16): no second network to run, 5.3 GB of memory over all ranks.
+# Or dict(estimator="memory", memory_dtype=torch.float16), without a second network, but with 5.3 GB over all ranks.
 config.kappa = dict(estimator="momentum", momentum=0.999, temperature=0.4, gamma=0.7)
 register(config)

@@ -1,4 +1,4 @@
-"""MS1MV3, R50, Q-Margin (arXiv 2606.31664). Copy into arcface_torch's configs/; lines marked * are yours to set.
+"""MS1MV3, R50, Q-Margin (arXiv 2606.31664). Copy it into arcface_torch's configs/ and set the lines marked with *.
 
 torchrun --nproc_per_node=8 -m verimargin_insightface train_v2.py configs/ms1mv3_r50_qmargin.py
 """
@@ -8,7 +8,7 @@ from easydict import EasyDict as edict
 from verimargin_insightface import register
 
 config = edict()
-config.rec = "/train_tmp/ms1m-retinaface-t1"  # * train.rec, train.idx and the .bin sets
+config.rec = "/train_tmp/ms1m-retinaface-t1"  # * the folder of train.rec, train.idx and the .bin sets
 config.num_classes = 93431
 config.num_image = 5179510
 
@@ -16,10 +16,10 @@ config.network = "r50"
 config.embedding_size = 512
 config.output = None
 config.resume = False
-config.save_all_states = True  # what config.resume continues from
+config.save_all_states = True  # needed for config.resume
 config.sample_rate = 1.0
 config.fp16 = True
-config.batch_size = 128  # a rank; lr 0.1 goes with 8 ranks
+config.batch_size = 128  # per rank; the lr of 0.1 is meant for 8 ranks
 config.optimizer = "sgd"
 config.lr = 0.1
 config.momentum = 0.9

@@ -1,4 +1,4 @@
-"""WebFace42M, R100, Q-Margin (arXiv 2606.31664). Copy into arcface_torch's configs/; lines marked * are yours to set.
+"""WebFace42M, R100, Q-Margin (arXiv 2606.31664). Copy it into arcface_torch's configs/ and set the lines marked with *.
 
 torchrun --nproc_per_node=8 -m verimargin_insightface train_v2.py configs/wf42m_r100_qmargin.py
 """
@@ -8,7 +8,7 @@ from easydict import EasyDict as edict
 from verimargin_insightface import register
 
 config = edict()
-config.rec = "/train_tmp/WebFace42M"  # * train.rec, train.idx and the .bin sets
+config.rec = "/train_tmp/WebFace42M"  # * the folder of train.rec, train.idx and the .bin sets
 config.num_classes = 2059906
 config.num_image = 42474557
 
@@ -16,10 +16,10 @@ config.network = "r100"
 config.embedding_size = 512
 config.output = None
 config.resume = False
-config.save_all_states = True  # what config.resume continues from
+config.save_all_states = True  # needed for config.resume
 config.sample_rate = 1.0  # the exact loss needs no sampling
 config.fp16 = True
-config.batch_size = 128  # a rank; lr 0.1 goes with 8 ranks
+config.batch_size = 128  # per rank; the lr of 0.1 is meant for 8 ranks
 config.optimizer = "sgd"
 config.lr = 0.1
 config.momentum = 0.9

@@ -1,4 +1,4 @@
-"""Verification losses and scores: Q-Margin, adaptive margins, sparse million-class heads, IDA, metrics."""
+"""Verification losses and scores: Q-Margin, adaptive margins, exact heads for millions of classes, IDA, and metrics."""
 
 from . import metrics
 from .head.prototype_head import PrototypeHead

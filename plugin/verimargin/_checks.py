@@ -1,8 +1,8 @@
-"""Checks of what a caller hands in: each error names the value and what to do about it.
+"""Checks of arguments: each error names the value and what to do about it.
 
-On a CPU tensor a bad value raises ValueError at once. On an accelerator reading a value back would
-stall the step, so labels are asserted on the device and non-finite inputs surface as a nan loss,
-which gradient scalers and the toolkits' own non-finite handling act on.
+On the CPU a bad value raises ValueError at once. On an accelerator, reading a value back would stall the
+step, so labels are asserted on the device, and non-finite inputs lead to a nan loss, which gradient scalers
+and the toolkits handle.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_integer(name: str, value: float, least: int) -> int:
 
 
 def check_share(name: str, value: float, interval: str) -> float:
-    """A number in an interval from 0 to 1, such as "[0, 1)"."""
+    """The value as a number in the interval, which is written like "[0, 1)"."""
     value = check_at_least(name, value, 0.0, strict=interval[0] == "(")
     if value > 1.0 or (value == 1.0 and interval[-1] == ")"):
         raise ValueError(f"{name} is {value}: give a number in {interval}")
@@ -47,14 +47,14 @@ def check_share(name: str, value: float, interval: str) -> float:
 
 
 def check_labels(labels: Tensor, batch_size: int, num_classes: int, device: torch.device) -> Tensor:
-    """Class ids of shape (B,), any integer dtype, as int64."""
+    """Class ids of shape (B,) and any integer dtype, as int64."""
     advice = f"there are {num_classes} classes; check the label encoder and the number of classes"
     kinds = ("label", "class id", "class ids, not scores or one-hot rows")
     return _check_index(labels, batch_size, num_classes, device, kinds, advice)
 
 
 def check_sample_ids(sample_ids: Tensor, batch_size: int, num_samples: int, device: torch.device) -> Tensor:
-    """Ids of training samples of shape (B,), any integer dtype, as int64."""
+    """Ids of training samples, of shape (B,) and any integer dtype, as int64."""
     advice = f"num_samples is {num_samples}; give positions in the training set"
     return _check_index(sample_ids, batch_size, num_samples, device, ("sample id", "id", "sample ids"), advice)
 
@@ -80,22 +80,24 @@ def _check_index(
 
 
 def check_finite(name: str, rows: Tensor) -> None:
-    """Refuse nan and inf in a (B, ...) tensor on the CPU; see the module's note for accelerators."""
+    """Refuse nan and inf in a (B, ...) tensor on the CPU; for accelerators see the docstring of this module."""
     if rows.device.type != "cpu" or bool(torch.isfinite(rows).all()):
         return
     i = int((~torch.isfinite(rows.flatten(1)).all(1)).nonzero()[0])
     bad = rows[i][~torch.isfinite(rows[i])][0]
     raise ValueError(
         f"sample {i} has {float(bad)} among its {name}: training has diverged or an input was not finite; "
-        "lower the learning rate or look at that sample"
+        "lower the learning rate, or look at that sample"
     )
 
 
 def check_cosines(cosine: Tensor) -> None:
-    """Refuse what cannot be cosines, such as a softmax classifier's outputs: clamped, they would teach nothing."""
-    outside = cosine.abs() > 1.01  # more than rounding, of half precision too
+    """Refuse numbers that cannot be cosines, such as the outputs of a softmax classifier, which would be clamped to
+    -1..1 and teach nothing.
+    """
+    outside = cosine.abs() > 1.01  # more than the rounding of half precision
     if cosine.device.type != "cpu":
-        torch._assert_async(~outside.any(), "the loss takes cosines, and was given numbers outside -1..1")
+        torch._assert_async(~outside.any(), "the loss takes cosines, but was given numbers outside -1..1")
     elif bool(outside.any()):
         raise ValueError(
             f"the cosines hold {float(cosine[outside][0]):g}: the loss takes cosines of embeddings and prototypes; "
@@ -106,21 +108,22 @@ def check_cosines(cosine: Tensor) -> None:
 def check_norms(
     norms: Tensor, owner: str = "the embedding of sample", names: Sequence | np.ndarray | None = None
 ) -> None:
-    """Refuse embeddings without a direction or too long to measure, given their (B,) norms, on the CPU.
+    """Refuse embeddings whose norm (B,) is zero or not finite, if the norms are on the CPU.
 
-    The error calls an embedding by the owner and its name, by default its position.
+    The error calls an embedding by `owner` and its name, which is its position by default.
     """
     if norms.device.type == "cpu" and not bool((measurable := (norms > 0) & torch.isfinite(norms)).all()):
         i = int((~measurable).nonzero()[0])
         more = f" (and {count - 1} more)" if (count := int((~measurable).sum())) > 1 else ""
         raise ValueError(
             f"{owner} {i if names is None else names[i]}{more} has norm {float(norms[i]):g} and so no direction: it is "
-            "all zero, holds nan or infinity, or is too small or large for its dtype; look at what it was made from"
+            "all zero, holds nan or infinity, or is too small or too large for its dtype; look at what it was made "
+            "from"
         )
 
 
 def unit_rows(f: Tensor, owner: str, names: Names = None) -> Tensor:
-    """Embeddings (..., d) at norm 1, in float32 at least; refuses those without a direction, as `check_norms` does."""
+    """Embeddings (..., d) scaled to norm 1, in float32 or float64; refused as by `check_norms`."""
     f = f.to(torch.promote_types(f.dtype, torch.float32))
     norm = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
     check_norms(norm.flatten().cpu(), owner, names)
@@ -128,7 +131,10 @@ def unit_rows(f: Tensor, owner: str, names: Names = None) -> Tensor:
 
 
 def check_training_embeddings(embeddings: Tensor, embedding_size: int, state: Tensor, owner: str) -> Tensor:
-    """Embeddings (B, d) in the dtype of a module's `state`, float32 or float64, on its device; finite on the CPU."""
+    """Embeddings (B, d) in the dtype of `state`, which is float32 or float64.
+
+    They are refused if they are on another device than `state` or, on the CPU, if they are not finite.
+    """
     if embeddings.dim() != 2 or embeddings.shape[1] != embedding_size:
         raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: give (B, {embedding_size})")
     if embeddings.device != state.device:
@@ -145,7 +151,7 @@ def check_training_embeddings(embeddings: Tensor, embedding_size: int, state: Te
 
 
 def check_pairs(i: Tensor, j: Tensor, num_embeddings: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Positions of the two sides of P pairs among the embeddings, (P,) each, as int64 on the device."""
+    """The positions (P,) of both sides of P pairs among the embeddings, as int64 on the device."""
     i, j = torch.as_tensor(i), torch.as_tensor(j)
     if i.dim() != 1 or i.shape != j.shape:
         raise ValueError(f"i and j have shapes {tuple(i.shape)} and {tuple(j.shape)}: give one of each per pair, (P,)")
@@ -162,7 +168,7 @@ def check_pairs(i: Tensor, j: Tensor, num_embeddings: int, device: torch.device)
 
 
 def check_prototypes(norms: Tensor) -> None:
-    """Refuse prototypes with nan, inf or overflow, given the norms of those of this step, on the CPU."""
+    """Refuse prototypes whose norm is not finite, given the norms of this step's prototypes, if they are on the CPU."""
     if norms.device.type == "cpu" and not bool((finite := torch.isfinite(norms)).all()):
         i = int((~finite).nonzero()[0])
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Classes or samples spread over the ranks of a process group, and what the ranks have to tell each other."""
+"""Classes or samples that are split over the ranks of a process group, and how the ranks exchange values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 
 
 class Shard:
-    """The contiguous entries `start .. start + size` of `total` classes, or samples, that this rank holds.
+    """This rank's part of `total` classes or samples: the entries from `start` up to `start + size`.
 
-    The first `total % ranks` ranks hold one entry more, as in Partial FC. Without a group one process
-    holds all, and every exchange below is the identity.
+    The first `total % ranks` ranks hold one entry more than the others, as in Partial FC. Without a group, this
+    process holds all entries, and every exchange below returns its input.
     """
 
     def __init__(self, total: int, group: dist.ProcessGroup | None):
@@ -44,10 +44,10 @@ class Shard:
         return x
 
     def gather_batch(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """All ranks' samples, in rank order; ranks may hold different numbers of them.
+        """The samples of all ranks, in rank order; the ranks may have different numbers of samples.
 
         The gradient of the embeddings is multiplied by the number of ranks, because data-parallel
-        training then averages the backbone's gradients over them.
+        training averages the gradients of the backbone over the ranks afterwards.
         """
         if self.group is None:
             return embeddings, labels

@@ -1,8 +1,8 @@
-"""Verification metrics of scores: higher is more alike; O(n log n) time and O(n) memory throughout.
+"""Verification metrics, for scores of which a higher one means more similar; all take O(n log n) time and O(n) memory.
 
-A trial is accepted when its score is above the threshold, so tied scores are decided together and their
-order never matters. Scores are array-likes or tensors of any shape. A metric takes a weight per trial
-too, which is what resampling the speakers (`confidence_interval`) needs.
+A trial is accepted if its score is above the threshold, so tied scores are decided alike and their order never
+matters. Scores are array-likes or tensors of any shape. Metrics also take one weight per trial, which
+`confidence_interval` uses to resample the speakers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Weights = ArrayLike | None  # one per trial
 
 
 class DetCurve(NamedTuple):
-    """Error rates at each distinct score t taken as the threshold, and at -inf, in rising order."""
+    """The error rates with -inf and each distinct score as the threshold t, in increasing order of t."""
 
     false_accept: np.ndarray  # share of the negatives above t
     false_reject: np.ndarray  # share of the positives at or below t
@@ -26,8 +26,8 @@ class DetCurve(NamedTuple):
     def eer(self) -> tuple[float, float]:
         """As `metrics.eer`."""
         far, frr = self.false_accept, self.false_reject
-        # Between the accepting side and the rejecting side of the crossing. SpeechBrain tries the scores only
-        # (not -inf), and its float32 rates and differences decide between the two when they are equally close.
+        # The two rates cross between two thresholds. Like SpeechBrain, consider only scores as thresholds (not -inf),
+        # and choose between the two by float32 rates and differences, which matters if they are equally close.
         after = max(int(np.searchsorted(frr[1:] - far[1:], 0.0, side="right")) + 1, 2)
         sides = [after - 1, min(after, len(far) - 1)]
         far32, frr32 = far[sides].astype(np.float32), frr[sides].astype(np.float32)
@@ -57,13 +57,13 @@ def det_curve(
     positive_weight: Weights = None,
     negative_weight: Weights = None,
 ) -> DetCurve:
-    """The detection error tradeoff: every pair of error rates that some threshold gives.
+    """The detection error tradeoff: the false accept and false reject rates for every threshold.
 
     Equivalent to ``[((negative > t).mean(), (positive <= t).mean()) for t in unique scores]``, with
-    weighted means, after the point (1, 0) at -inf.
+    weighted means, preceded by the point (1, 0) at -inf.
 
     Raises:
-        ValueError: no positive or no negative score, nan in them, weights of another size or all zero.
+        ValueError: there is no positive or no negative score, a score is nan, or weights are of another size or all 0.
 
     >>> det_curve([0.8, 0.6], [0.6, 0.1]).false_accept
     array([1. , 0.5, 0. , 0. ])
@@ -77,11 +77,11 @@ def det_curve(
 
 
 def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray) -> DetCurve:
-    """The curve of scores in rising order."""
-    last = np.append(scores[1:] != scores[:-1], True)  # of each run of ties
+    """The curve from scores in increasing order."""
+    last = np.append(scores[1:] != scores[:-1], True)  # the last entry of each run of ties
     missed = np.append(0.0, np.cumsum(np.where(same, weight, 0.0))[last])
     refused = np.append(0.0, np.cumsum(np.where(same, 0.0, weight))[last])
-    # counts are subtracted, not rates: they are exact, and so is FAR = k / n
+    # subtract counts, not rates: counts are exact, and so FAR = k / n is exact too
     false_accept = (refused[-1] - refused) / refused[-1]
     return DetCurve(false_accept, missed / missed[-1], np.append(-np.inf, scores[last]))
 
@@ -89,10 +89,10 @@ def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray) -> DetCurve
 def eer(
     positive: ArrayLike, negative: ArrayLike, positive_weight: Weights = None, negative_weight: Weights = None
 ) -> tuple[float, float]:
-    """Equal error rate, as a fraction, and its threshold.
+    """The equal error rate, as a fraction, and its threshold.
 
-    The threshold, among the scores, at which false accepts and false rejects are closest, and their mean
-    there; the lower threshold if two are equally close. Equals `speechbrain.utils.metric_stats.EER`.
+    The threshold is the score at which the false accept and false reject rates are closest, the lower one if two are
+    equally close; the EER is the mean of the two rates there. Equals `speechbrain.utils.metric_stats.EER`.
 
     >>> eer([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.55])
     (0.25, 0.5)
@@ -110,10 +110,10 @@ def min_dcf(
     c_miss: float = 1.0,
     c_fa: float = 1.0,
 ) -> tuple[float, float]:
-    """Smallest detection cost c_miss p_miss p_target + c_fa p_fa (1 - p_target), and its threshold.
+    """The smallest detection cost c_miss p_miss p_target + c_fa p_fa (1 - p_target), and its threshold.
 
-    Not normalised by the cost of the better fixed decision, as in `speechbrain.utils.metric_stats.minDCF`,
-    whose value it equals; divide by ``min(c_miss * p_target, c_fa * (1 - p_target))`` for NIST's.
+    It equals `speechbrain.utils.metric_stats.minDCF` and is, like that, not normalised. NIST's minDCF is this value
+    divided by ``min(c_miss * p_target, c_fa * (1 - p_target))``, the cost of the better constant decision.
 
     >>> min_dcf([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.1])
     (0.0, 0.4)
@@ -129,9 +129,9 @@ def tar_at_far(
     *,
     far: float,
 ) -> tuple[float, float]:
-    """Largest share of positives accepted while at most `far` of the negatives are, and its threshold.
+    """The largest share of positives that is accepted with at most a share `far` of the negatives, and its threshold.
 
-    With fewer than 1/far negatives no false accept is allowed at all, and the value says little.
+    With fewer than 1/far negatives, not a single false accept is allowed, and the value says little.
 
     >>> tar_at_far([0.9, 0.7, 0.2, 0.1], [0.8, 0.3, 0.1, 0.0], far=0.25)
     (0.5, 0.3)
@@ -142,10 +142,10 @@ def tar_at_far(
 def cllr(
     positive: ArrayLike, negative: ArrayLike, positive_weight: Weights = None, negative_weight: Weights = None
 ) -> float:
-    """Cost of the scores as natural log-likelihood ratios, in bits: 0 is perfect, 1 knows nothing.
+    """The cost, in bits, of scores that are natural log-likelihood ratios: 0 is perfect, 1 carries no information.
 
-    Half the mean of log2(1 + exp(-s)) over the positives and of log2(1 + exp(s)) over the negatives
-    (Bruemmer and du Preez 2006, eq. 7). Cosines are no log-likelihood ratios: calibrate them first.
+    Half the sum of the mean of log2(1 + exp(-s)) over the positives and that of log2(1 + exp(s)) over the negatives
+    (Bruemmer and du Preez 2006, eq. 7). Cosines are not log-likelihood ratios: calibrate them first.
 
     >>> cllr([0.0, 0.0], [0.0])
     1.0
@@ -174,21 +174,22 @@ def confidence_interval(
     seed: int = 0,
     **options: Any,
 ) -> Interval:
-    """Percentile interval of a metric, by resampling the speakers and with them all their trials.
+    """The percentile interval of a metric, from resampling the speakers together with their trials.
 
-    Trials share speakers, so resampling trials would give intervals far too narrow. In each resample a
-    speaker drawn k times counts k-fold: a trial of two speakers weighs the product of theirs, one of a
-    single speaker that speaker's count. Resamples without a positive or a negative trial are left out.
+    Trials share speakers, so resampling trials would make the intervals far too narrow. In each resample, the weight
+    of a trial of two speakers is the product of the numbers of times that they were drawn; the weight of a trial of
+    one speaker is the number of times that this speaker was drawn. Resamples without a positive or without a negative
+    trial are left out.
 
     Args:
-        metric: any function here of (positive, negative, positive_weight, negative_weight, **options);
-            of a tuple, the first entry is used.
-        scores, same, enrol_speaker, test_speaker: a score, whether it is a target trial, and the two
-            speakers, for each trial. (For faces, identities.)
+        metric: a function (positive, negative, positive_weight, negative_weight, **options) of this module; if it
+            returns a tuple, the first entry is used.
+        scores, same, enrol_speaker, test_speaker: for each trial its score, whether it is a target trial, and its two
+            speakers (for faces, identities).
         options: passed on to the metric, e.g. ``far=1e-3``.
 
     Raises:
-        ValueError: sizes differ, fewer than two speakers, a level outside (0, 1), or `same` and the
+        ValueError: the sizes differ, there are fewer than two speakers, the level is outside (0, 1), or `same` and the
             speakers contradict each other.
     """
     values = []
@@ -212,11 +213,11 @@ def confidence_intervals(
     seed: int = 0,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, Interval]:
-    """`confidence_interval` of several metrics of the DET curve at once, in one metric's time.
+    """`confidence_interval` for several metrics of the DET curve at once, in the time of one.
 
     Args:
-        metrics: for each name a function of a `DetCurve`, e.g. ``{"EER": DetCurve.eer}``.
-        progress: goes through the resamples, such as tqdm does.
+        metrics: functions of a `DetCurve` by name, e.g. ``{"EER": DetCurve.eer}``.
+        progress: wraps the range of resamples, as tqdm does.
 
     >>> speaker = np.array([0, 1, 2, 3])
     >>> enrol, test = np.repeat(speaker, 4), np.tile(speaker, 4)
@@ -233,7 +234,7 @@ def confidence_intervals(
 
 
 class _Trials(NamedTuple):
-    """By rising score; speakers as numbers from 0."""
+    """Trials in increasing order of their scores, with speakers numbered from 0."""
 
     scores: np.ndarray
     same: np.ndarray
@@ -254,7 +255,7 @@ def _sorted_trials(
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
     if resamples < 1:
-        raise ValueError(f"resamples is {resamples}: give 1 at least, better 1000")
+        raise ValueError(f"resamples is {resamples}: give at least 1, preferably 1000")
     if not len(scores) == len(same) == len(enrol_speaker) == len(test_speaker):
         raise ValueError(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
@@ -263,18 +264,18 @@ def _sorted_trials(
     speakers, ids = _numbered(np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]))
     enrol, test = ids.reshape(2, -1)
     if speakers < 2:
-        raise ValueError(f"{speakers} speaker: an interval over speakers needs two at least")
+        raise ValueError(f"{speakers} speaker: an interval over speakers needs at least two")
     if (wrong := same != (enrol == test)).any():
         i = int(np.argmax(wrong))
         raise ValueError(
             f"trial {i} is labelled {int(same[i])} but compares {enrol_speaker[i]!r} with {test_speaker[i]!r}"
         )
-    order = np.argsort(scores, kind="stable")  # once: sorting what is sorted is linear
+    order = np.argsort(scores, kind="stable")  # once, because sorting sorted scores takes linear time
     return _Trials(scores[order], same[order], enrol[order], test[order], speakers)
 
 
 def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many distinct names there are, and each one's rank among them; small numbers are not sorted for it."""
+    """The number of distinct names, and the rank of each among them; small integers are ranked without sorting."""
     if len(names) and names.dtype.kind in "iu" and names.min() >= 0 and names.max() < len(names):
         used = np.zeros(int(names.max()) + 1, dtype=bool)
         used[names] = True
@@ -284,7 +285,7 @@ def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def _resampled(trials: _Trials, resamples: Iterable[int], seed: int) -> Iterator[np.ndarray]:
-    """Weights of the trials for each resample of the speakers that has both kinds of trials."""
+    """The weights of the trials, for each resample of the speakers that has both kinds of trials."""
     random, empty = np.random.default_rng(seed), True
     for _ in resamples:
         count = random.multinomial(trials.speakers, np.full(trials.speakers, 1.0 / trials.speakers))
@@ -294,7 +295,7 @@ def _resampled(trials: _Trials, resamples: Iterable[int], seed: int) -> Iterator
             empty = False
             yield weight
     if empty:
-        raise ValueError("no resample held both target and non-target trials: use more speakers")
+        raise ValueError("no resample had both target and non-target trials: use more speakers")
 
 
 def _percentiles(values: list[float], level: float) -> Interval:

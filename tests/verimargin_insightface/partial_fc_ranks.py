@@ -28,7 +28,7 @@ CASES = {
 
 
 def batch(case: int, rank: int, samples: int, classes: int):
-    """All classes' prototypes, and embeddings near those of their labels: far ones have p_y below the 1e-30
+    """The prototypes of all classes, and embeddings near those of their labels: far ones have p_y below the 1e-30
     at which upstream cuts the logarithm."""
     prototypes = torch.randn(classes, SIZE, generator=torch.Generator().manual_seed(case))
     generator = torch.Generator().manual_seed(1000 * (case + 1) + rank)

@@ -1,4 +1,4 @@
-"""Each fix: not needed where the library still behaves, and what it supplies where not."""
+"""Each fix: it is not applied if the library still behaves as the scripts expect, and otherwise supplies that."""
 
 import importlib.util
 import inspect
@@ -165,7 +165,7 @@ def test_every_mend_is_named_once_and_says_why():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="these fixes are for machines without a GPU")
 def test_a_gpu_means_the_cpu(python):
-    """In a process of its own, for these stay."""
+    """In a separate process, because the fixes stay applied."""
     python(
         "-c",
         """

@@ -1,4 +1,4 @@
-"""The evaluators' comparison by IDA: scripts as upstream's, in small; the real ones are in test_upstream.py."""
+"""The evaluators' comparison by IDA, with small scripts like upstream's; the real ones are in test_upstream.py."""
 
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ def test_a_regressor_takes_the_anchors_place(python, files):
     place = {t: n for n, t in enumerate(TEMPLATE_IDS)}
     expected = regressor.score(f[[place[t] for t in P1]], f[[place[t] for t in P2]])
     np.testing.assert_allclose(np.load(files / "out.npz")["score"], expected, rtol=1e-5)
-    with pytest.raises(SystemExit, match=r"ssr\.pt holds a regressor, fitted for k 5 and tau 2: leave --ida-k"):
+    with pytest.raises(SystemExit, match=r"ssr\.pt holds a regressor that was fitted for k 5 and tau 2: leave --ida-k"):
         main(["--ida", str(files / "ssr.pt"), "--ida-k", "5", str(files / "script.py")])
 
 
@@ -106,7 +106,7 @@ def test_a_regressor_takes_the_anchors_place(python, files):
     ("options", "message"),
     [
         (("--ida", "nothing.npz"), r"nothing\.npz do not exist"),
-        (("--ida", "anchors.npz", "--ida-k", "41"), "k is 41, and there are 40 anchors"),
+        (("--ida", "anchors.npz", "--ida-k", "41"), "k is 41, but there are 40 anchors"),
         (("--ida", "anchors.npz", "--ida-tau", "0"), "tau is 0"),
         (("--ida", "anchors.npz", "--ida-tau", "301"), "tau is 301: its scores would leave float64's range"),
     ],
@@ -120,7 +120,7 @@ def test_what_cannot_be_is_refused_before_the_script_starts(files, monkeypatch, 
 def test_settings_without_anchors_are_refused(files, capsys):
     with pytest.raises(SystemExit):
         main(["--ida-k", "4", str(files / "script.py")])
-    assert "--ida-k and --ida-tau are for --ida FILE" in capsys.readouterr().err
+    assert "--ida-k and --ida-tau belong to --ida FILE" in capsys.readouterr().err
 
 
 def test_a_script_without_the_functions_is_refused(tmp_path):
@@ -129,7 +129,9 @@ def test_a_script_without_the_functions_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"train_v2\.py defines none of verification, .*: --ida is for onnx_ijbc\.py"):
         ida.with_seams(str(script))
     script.write_text("def verification(features, p1, p2):\n    pass\n")
-    with pytest.raises(ValueError, match=r"defines verification\(features, p1, p2\), and ours takes the place of one"):
+    with pytest.raises(
+        ValueError, match=r"defines verification\(features, p1, p2\), but --ida replaces a function that begins"
+    ):
         ida.with_seams(str(script))
 
 
@@ -188,7 +190,7 @@ def test_a_template_without_a_direction_is_named(flaw, message):
 
 def test_templates_without_images_and_other_sizes_are_named():
     for missing in (4, 90, 10**6, -1):
-        with pytest.raises(ValueError, match=f"names template {missing}, of which there is no image .1 such pairs"):
+        with pytest.raises(ValueError, match=f"names template {missing}, but there is no image of it .1 such pairs"):
             comparison().verification(FEATURES, TEMPLATE_IDS, np.append(P1, 2), np.append(P2, missing))
     with pytest.raises(ValueError, match="features have 6 numbers, the scorer's 12"):
         comparison().verification(FEATURES[:, :6], TEMPLATE_IDS, P1, P2)

@@ -42,7 +42,7 @@ def run_cases(rank, folder):
 
 
 def follow(script, folder, kappa, sample_rate):
-    """Three epochs; what a reference needs of them, and how a run that was resumed after the second one ended."""
+    """Three epochs: what a reference needs to know of them, and the end of a run that was resumed after the second."""
     config = small.configuration(folder, kappa, vm.MarginLoss(small.Margins(0.8), scale=8.0), sample_rate=sample_rate)
     run, steps = small.prepare(script, config), []
     embed = small.slow_embeddings(kappa.get("momentum", 0.0))
@@ -72,7 +72,7 @@ def follow(script, folder, kappa, sample_rate):
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def ranks(request, tmp_path_factory) -> list[dict]:
-    """What each rank got, for every case."""
+    """The results of each rank, for every case."""
     folder = tmp_path_factory.mktemp("faces")
     (folder / "a").mkdir()
     return on_ranks(request.param, run_cases, folder)
@@ -113,7 +113,7 @@ def test_psi_equals_the_reference(ranks, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_label_gets_its_margin(ranks, case):
-    """By its global class id, on every rank, sampled or not; of the loss itself where all classes take part."""
+    """psi is found by the global class id on every rank, sampled or not; without sampling the loss is compared."""
     by_rank, (settings, rate) = [rank[case] for rank in ranks], CASES[case]
     psi = [np.ones(6), *(psi for _, psi in reference_psi(by_rank, settings))]
     length = len(by_rank[0]["steps"]) // 3
@@ -142,7 +142,7 @@ def test_resuming_is_exact(ranks, case):
 
 @pytest.mark.parametrize("kappa", [{"estimator": "momentum"}, {"estimator": "memory"}], ids=["momentum", "memory"])
 def test_while_psi_is_one_nothing_changes(script, tmp_path, kappa):
-    """The images, their order, the random numbers and so the losses, bit for bit."""
+    """The images, their order and the random numbers are the same, and so are the losses, bit for bit."""
     (tmp_path / "a").mkdir()
     plain = small.configuration(tmp_path, None)
     expected = small.train(small.prepare(script, plain), plain, range(2))
@@ -194,7 +194,7 @@ def test_it_logs_and_writes_scalars(script, tmp_path, caplog):
 
 
 def test_the_momentum_encoder_moves_with_the_weights(script, tmp_path):
-    """Once for all the steps whose gradients are accumulated; also if the first layer is frozen."""
+    """It moves once for all the steps whose gradients are accumulated, even if the first layer is frozen."""
     (tmp_path / "a").mkdir()
     config, slow = small.configuration(tmp_path, {"momentum": 0.6}, gradient_acc=3), []
     run = small.prepare(script, config)
@@ -245,7 +245,7 @@ def test_dali_works_with_momentum_alone(script, tmp_path):
     assert run.head.kappa.tracker.class_counts.tolist() == small.COUNTS
     assert run.head.kappa.tracker.psi.lt(1).all()
     config.kappa = {"estimator": "memory"}
-    with pytest.raises(ValueError, match=r'"memory", which needs to know which image is which; DALI does not'):
+    with pytest.raises(ValueError, match=r'"memory", which has to identify each image, but DALI does not number them'):
         small.prepare(script, config)
 
 
@@ -283,9 +283,11 @@ def test_what_it_cannot_adapt_is_refused(script, tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(ValueError, match=r"no margin to adapt: NoMargin"):
         register(small.configuration(tmp_path, {}, vm.MarginLoss(vm.NoMargin(), scale=8.0)))
-    with pytest.raises(ValueError, match=r"no classes to look at in synthetic data"):
+    with pytest.raises(
+        ValueError, match=r"needs the classes of real data, but config.rec is .synthetic.: give a real set"
+    ):
         register(small.configuration("synthetic", {}))
-    with pytest.raises(ValueError, match=r"psi of 1 for each class and nothing that changes it: set config.kappa"):
+    with pytest.raises(ValueError, match=r"psi of 1 for each class, but nothing changes it: set config.kappa"):
         register(small.configuration(tmp_path, None, vm.kappaface(6)))
 
 
@@ -312,7 +314,7 @@ def test_it_may_begin_with_a_checkpoint_without_it(script, tmp_path, caplog):
     config = small.configuration(tmp_path, {"momentum": 0.6})
     run = small.prepare(script, config)
     small.restore(run, small.checkpoint(before))
-    assert "has nothing of KappaFace: it begins here" in caplog.text
+    assert "has no KappaFace: it begins now" in caplog.text
     assert torch.equal(run.head.weight, before.head.weight)
     small.train(run, config, [1])
     assert run.head.kappa.tracker.psi.lt(1).all()

@@ -36,7 +36,7 @@ def test_resize_short_makes_the_shorter_side_so_long(shape, expected):
 
 
 def test_flip_and_transpose(image):
-    """Also as torch takes them, which refuses the negative strides of a flipped view."""
+    """torch can take them too, although it refuses the negative strides of a flipped view."""
     assert torch.from_numpy(flip(data=image, axis=2).asnumpy()).is_contiguous()
     assert torch.from_numpy(transpose(image, axes=(2, 0, 1)).asnumpy()).is_contiguous()
     np.testing.assert_array_equal(flip(data=image, axis=1).asnumpy(), image[:, ::-1])

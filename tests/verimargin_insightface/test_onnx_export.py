@@ -7,7 +7,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 
 class Net(torch.nn.Module):
-    """Flattens by x.view(len(x), -1), which a trace would fix to the example's batch size."""
+    """Flattens by x.view(len(x), -1), in which a trace would fix the batch size of the example."""
 
     def __init__(self):
         super().__init__()

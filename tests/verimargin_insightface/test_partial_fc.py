@@ -18,7 +18,7 @@ WITH_UPSTREAM = [name for name, case in CASES.items() if case[1]]
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def ranks(request, python, tmp_path_factory) -> list[dict]:
-    """What each rank got, for every case."""
+    """The results of each rank, for every case."""
     out = tmp_path_factory.mktemp("ranks")
     python(WORKER, out, ranks=request.param)
     return [torch.load(out / f"{rank}.pt") for rank in range(request.param)]
@@ -170,7 +170,7 @@ def test_without_a_process_group_it_says_what_to_do():
 
 @pytest.mark.parametrize("loss", [vm.q_margin(), vm.arcface()], ids=["q-margin", "arcface"])
 def test_an_overflow_under_the_gradient_scaler_leaves_the_prototypes(one_rank, loss):
-    """The scaler skips the step, and the next one, at a lower scale, is as without the overflow."""
+    """The scaler skips the step; the next one, at a lower scale, is the same as without the overflow."""
     torch.manual_seed(0)
     head, plain, embeddings, labels = PartialFC(loss, 4, 6), PartialFC(loss, 4, 6), torch.randn(3, 4), torch.arange(3)
     plain.load_state_dict(head.state_dict())

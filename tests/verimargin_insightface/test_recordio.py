@@ -41,7 +41,7 @@ def test_round_trip(tmp_path_factory, payloads):
 
 
 def test_bytes_on_disk(tmp_path):
-    """By hand from the format: a whole record, padded, and one cut at its aligned magic number only."""
+    """Written by hand from the format: a whole, padded record, and one that is split at its aligned magic number."""
     write(tmp_path, [b"abcde", b"1234" + MAGIC + b"x" + MAGIC])
     magic, word = struct.pack("<I", 0xCED7230A), struct.Struct("<I").pack
     whole = magic + word(5) + b"abcde\0\0\0"
@@ -93,7 +93,7 @@ def test_a_truncated_record_is_named(tmp_path, cut):
             reader.read_idx(1)
 
 
-@pytest.mark.parametrize(("at", "value", "message"), [(28, 0, "begins with 0a23d7ce"), (35, 0x60, "part of kind 3")])
+@pytest.mark.parametrize(("at", "value", "message"), [(28, 0, "instead of 0a23d7ce"), (35, 0x60, "part of kind 3")])
 def test_a_corrupt_record_is_named(tmp_path, at, value, message):
     write(tmp_path, [b"a" * 20, b"b" * 20])
     data = bytearray((tmp_path / "train.rec").read_bytes())

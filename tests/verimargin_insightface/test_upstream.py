@@ -158,7 +158,7 @@ def test_verification_sets_are_read_while_training(resumed):
     ],
 )
 def test_kappaface_resumes_exactly(python, checkout, faces, tmp_path, ranks, data, kappa):
-    """From the checkpoint that a whole run wrote after its first epoch."""
+    """Resumed from the checkpoint that an uninterrupted run wrote after its first epoch."""
     steps, settings = 8 // ranks, {"rec": str(faces / data), "kappa": kappa, "val_targets": ["pairs"]}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     parts.mkdir()
@@ -268,7 +268,7 @@ def test_inference(python, checkout, model):
 
 @pytest.fixture(scope="module")
 def protocol(faces) -> pathlib.Path:
-    """An IJB-C-format protocol: two images a template, all pairs of templates."""
+    """An IJB-C-format protocol: two images per template, all pairs of templates."""
     root, templates, rows, points = faces / "IJBC", [], [], []
     (root / "loose_crop").mkdir(parents=True)
     (root / "meta").mkdir()
@@ -286,7 +286,7 @@ def protocol(faces) -> pathlib.Path:
 
 
 def test_the_evaluators_run_and_agree(python, checkout, arcface_torch, in_checkout, model, protocol):
-    """Upstream's three, from the same weights: torch, ONNX, and ONNX with another normalisation of the pixels."""
+    """Upstream's encoders with the same weights: torch, ONNX, and ONNX with another normalisation of the pixels."""
     ijb_evals = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
     data = ("--image-path", protocol)
     weights = ("--model-prefix", model / "model.pt", "--network", "mbf", "--result-dir", model, "--batch-size", 10)

@@ -30,7 +30,7 @@ def test_what_python_2_wrote(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps((IMAGES, SAME))[:-9], pickle.dumps((1, 2))])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "a.bin").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a.bin is damaged or no verification set"):
+    with pytest.raises(ValueError, match=r"a.bin is damaged or not a verification set"):
         read_bin(tmp_path / "a.bin")
 
 

@@ -40,7 +40,7 @@ def test_arcface_and_cosface_equal_speechbrains(ours, theirs):
 
 
 def test_inside_log_softmax_wrapper_is_an_error():
-    """That wrapper catches TypeError and goes on without targets, hence without a margin."""
+    """That wrapper catches TypeError and continues without targets, and so without a margin."""
     cosine, ids = predictions()
 
     class Fails(torch.nn.Module):

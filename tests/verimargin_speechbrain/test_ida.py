@@ -151,7 +151,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 def test_mistakes_are_named(anchors, tmp_path):
     path, vectors = anchors
-    for k, tau, message in ((31, 1.0, "k is 31, and there are 30 anchors"), (3, 0.0, "tau is 0")):
+    for k, tau, message in ((31, 1.0, "k is 31, but there are 30 anchors"), (3, 0.0, "tau is 0")):
         with pytest.raises(ValueError, match=message):
             IDAEmbeddingModel(Model(), path, k, tau)
     with pytest.raises(ValueError, match="do not exist"):

@@ -21,7 +21,7 @@ def corpus(corpus_shell):
 
 
 def prepare(save_folder, speakers=5):
-    """What the script writes before it trains, of a training set of one sample a speaker."""
+    """What the script writes before it trains, of a training set of one sample per speaker."""
     save_folder.mkdir(parents=True, exist_ok=True)
     encoder = CategoricalEncoder()
     encoder.update_from_iterable([f"id{i}" for i in range(speakers)])

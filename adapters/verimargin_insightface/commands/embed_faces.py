@@ -1,4 +1,4 @@
-"""`verimargin embed-faces`: the embeddings of a training set, as the IJB evaluators embed their images."""
+"""`verimargin embed-faces`: embeds a training set of faces in the way the IJB evaluators embed their images."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ SIDE = 112  # pixels
 
 
 def embed_faces(
-    data: Annotated[Path, typer.Argument(help="a folder with train.rec and train.idx, or with a folder per class")],
-    encoder: Annotated[Path, typer.Argument(help="model.pt or an .onnx file: the one that is to be evaluated")],
+    data: Annotated[Path, typer.Argument(help="a folder with train.rec and train.idx, or with one folder per class")],
+    encoder: Annotated[Path, typer.Argument(help="the model.pt or .onnx file that is to be evaluated")],
     out: Annotated[Path, typer.Argument(help="a new .npz, for verimargin anchors real and train-ssr")],
-    network: Annotated[str, typer.Option(help="of a model.pt, such as r50; run in arcface_torch's folder then")] = "",
-    per_identity: Annotated[int, typer.Option(min=0, help="random images of each identity; 0: all")] = 0,
+    network: Annotated[
+        str, typer.Option(help="the network of a model.pt, such as r50; run the command in arcface_torch's folder then")
+    ] = "",
+    per_identity: Annotated[
+        int, typer.Option(min=0, help="how many random images to take of each identity; 0 for all")
+    ] = 0,
     seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="images at a time")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 64,
     device: DeviceOption = "cpu",
 ) -> None:
     """Embed the training images of DATA with the ENCODER, and write them to OUT with their identities.
 
-    An image's embedding is the sum of its own and its mirror image's, as the evaluators have it. Labels are those that
-    training used: class numbers of a RecordIO set, folder names of an image folder.
+    The embeddings of an image and of its mirror image are added, as in the evaluators. The identities are those of the
+    training: class numbers for a RecordIO set, folder names for an image folder.
     """
     new_file(out, ".npz")
     images = open_images(data)
@@ -54,14 +58,14 @@ def embed_faces(
 
 @dataclass(frozen=True)
 class Images:
-    names: np.ndarray  # of the classes
+    names: np.ndarray  # the names of the classes
     labels: np.ndarray  # the class of each image, as a position among the names
-    ids: list[str]  # of each image
-    read: Callable[[int], Record]  # image n, encoded
+    ids: list[str]  # one per image
+    read: Callable[[int], Record]  # returns the encoded image at a position
 
 
 def open_images(data: Path) -> Images:
-    """The images of a RecordIO set or of an image folder."""
+    """Open a RecordIO set or an image folder."""
     rec, idx = data / "train.rec", data / "train.idx"
     if rec.exists() != idx.exists():
         raise ValueError(f"{data} has only one of train.rec and train.idx: give a folder with both")
@@ -72,7 +76,7 @@ def open_images(data: Path) -> Images:
         ids = [f"{number}/{key}" for number, key in zip(numbers, keys)]
         return Images(names.astype(str), labels, ids, lambda n: unpack(records.read_idx(int(keys[n])))[1])
     if not data.is_dir():
-        raise ValueError(f"{data} is not a folder: give one with train.rec and train.idx, or with a folder per class")
+        raise ValueError(f"{data} is not a folder: give one with train.rec and train.idx, or with one folder per class")
     from torchvision.datasets import ImageFolder
 
     try:
@@ -89,7 +93,7 @@ def open_images(data: Path) -> Images:
 
 
 def _labels(records: RecordReader) -> tuple[np.ndarray, np.ndarray]:
-    """The key and the class number of each image, by the class ranges where the set has them."""
+    """The key and the class number of each image, taken from the class ranges if the set has them."""
     head = unpack(records.read_idx(0))[0] if 0 in records else None
     if head is None or not head.flag:
         return records.keys, np.array([_number(records, key) for key in records.keys])
@@ -105,7 +109,7 @@ def _number(records: RecordReader, key: int) -> int:
 
 
 def decode(image: Record) -> np.ndarray:
-    """(112, 112, 3) RGB."""
+    """The image as RGB pixels (112, 112, 3); any other size is refused."""
     from ..mxnet_names import imdecode
 
     pixels = imdecode(image)
@@ -115,10 +119,11 @@ def decode(image: Record) -> np.ndarray:
 
 
 def load_encoder(path: Path, network: str = "", device: str = "cpu") -> Callable[[np.ndarray], Tensor]:
-    """A function from RGB images (B, 112, 112, 3), 0..255, to embeddings (B, d), each summed with its mirror image's.
+    """A function from RGB images (B, 112, 112, 3) with values 0..255 to embeddings (B, d).
 
-    The network is fed (pixel - 127.5) / 127.5, as training and the evaluators feed it; an ONNX file that begins with
-    a subtraction and a scaling of its own is fed the pixels, as upstream's `ArcFaceORT` does.
+    Each embedding is the sum of that of the image and that of its mirror image. The network receives
+    (pixel - 127.5) / 127.5, as in training and in the evaluators. An ONNX file that begins with its own subtraction and
+    scaling receives the pixels, as in upstream's `ArcFaceORT`.
     """
     scaled = True
     if path.suffix in TORCH_FILES and network:
@@ -127,7 +132,7 @@ def load_encoder(path: Path, network: str = "", device: str = "cpu") -> Callable
         try:
             encode, _ = load_network(str(path), device)
         except ValueError as error:
-            raise ValueError(f"{error}; of a model.pt that train_v2.py wrote, give --network, such as r50") from error
+            raise ValueError(f"{error}; for a model.pt that train_v2.py wrote, give --network, such as r50") from error
         scaled = path.suffix != ".onnx" or not _scales(path)
 
     @torch.no_grad()
@@ -147,7 +152,7 @@ def _backbone(path: Path, network: str, device: str) -> Callable[[Tensor], Tenso
 
 
 def _scales(path: Path) -> bool:
-    """As upstream finds it out, by the names of the first nodes."""
+    """Whether an ONNX file scales its input, judged by the names of its first nodes, as upstream does."""
     import onnx
 
     first = [node.name for node in onnx.load(path, load_external_data=False).graph.node[:8]]

@@ -1,4 +1,4 @@
-"""An image folder packed into a RecordIO set, as MS1M and Glint360K come."""
+"""`verimargin pack`: packs an image folder into a RecordIO set, the format of MS1M and Glint360K."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LARGEST_INDEX = 2**24  # labels are float32: larger integers would be rounded
 def pack_folder(folder: Path, out: Path) -> None:
     """Pack an image FOLDER, one folder of aligned 112 x 112 images per class, into OUT/train.rec and OUT/train.idx.
 
-    Classes and images keep the order, and so the labels, that arcface_torch gives them from the folder;
-    the images' own bytes are kept. Nothing stands under the two names before all is written.
+    Classes and images keep the order, and therefore the labels, that arcface_torch gives them when it reads the
+    folder. The images are copied byte by byte. The two files appear when everything has been written.
     """
     from torchvision.datasets import ImageFolder
 
@@ -44,10 +44,11 @@ def pack_folder(folder: Path, out: Path) -> None:
 
 
 def _frame(labels: list[int]) -> tuple[int, list[bytes]]:
-    """The first image's key, and record 0 followed by the class-range entries.
+    """The key of the first image, and record 0 followed by one class-range entry per class.
 
-    Record 0 holds [first, one past the last] key of the entries, an entry those of its class's images. A set
-    whose keys float32 labels cannot hold does without: its images start at 0, as upstream reads it too.
+    Record 0 holds the first key of these entries and one past the last; an entry holds the same for the images of its
+    class. If the keys are too large for float32 labels, there are no such records and the images start at key 0,
+    which upstream reads as well.
     """
     count, num_classes = len(labels), labels[-1] + 1
     end = 1 + count + num_classes

@@ -1,4 +1,4 @@
-"""`verimargin demo`: the three losses under one recipe, on a corpus made on the spot."""
+"""`verimargin demo`: three losses with the same recipe, on a small corpus that the demo makes itself."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ RESAMPLES = 500
 
 
 def demo(
-    out: Annotated[Path, typer.Argument(help="a folder of its own")] = Path("demo"), seed: SeedOption = 1986
+    out: Annotated[Path, typer.Argument(help="a folder for this demo only")] = Path("demo"), seed: SeedOption = 1986
 ) -> None:
     """Make a small speech corpus, train ArcFace, CosFace and Q-Margin on it, and compare them.
 
-    Interrupted, it goes on where it stopped when run again with the same OUT; what is done is not done
-    again. About six minutes on two CPU cores.
+    It takes about six minutes on two CPU cores. After an interruption, run it again with the same OUT: it continues
+    where it stopped.
     """
     run(out, seed, CORPUS, number_of_epochs=10)
 
 
 def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[str, report.Result]:
-    """The demo with a corpus of other sizes (`synthesis.make_corpus`) and other recipe values, for tests."""
+    """The demo, with the sizes of the corpus (`synthesis.make_corpus`) and further values of the recipe."""
     from rich.console import Console
 
-    from .. import experiment, synthesis  # before anything is written, so that nothing is if one cannot be imported
+    from .. import experiment, synthesis  # if one of them cannot be imported, nothing has been written yet
 
     if seed < 0:
         raise ValueError(f"seed is {seed}: give an integer >= 0")
@@ -72,7 +72,7 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[
 
 
 def _same_settings(output: Path, settings: dict) -> None:
-    """A folder holds one demo: other settings would mix old results with new."""
+    """Refuse a folder with a demo of other settings, which would mix old results with new ones."""
     path = output / "settings.json"
     if path.exists():
         if json.loads(path.read_text()) != settings:
@@ -109,13 +109,13 @@ def _report(
 ) -> None:
     corpus = settings["corpus"]
     data = (
-        f"Synthetic speech (eSpeak NG): {corpus['train_speakers']} training speakers, {corpus['test_speakers']} others "
-        f"tested, {same.sum()} target and {(~same).sum()} non-target trials, seed {settings['seed']}."
+        f"Synthetic speech (eSpeak NG): {corpus['train_speakers']} training speakers, {corpus['test_speakers']} other "
+        f"speakers in the test, {same.sum()} target and {(~same).sum()} non-target trials, seed {settings['seed']}."
     )
     rows = {title: result.figures for title, result in results.items()}
     plots.det(output / "det.png", {title: result.curve for title, result in results.items()}, "synthetic speech")
     table = report.write_table(output, rows, report.note(corpus["test_speakers"], RESAMPLES))
-    note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses, not the level."
+    note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses with each other only."
     report.write_markdown(output, "verimargin demo", [data, table, "![DET](det.png)", note])
     report.print_table(console, "verimargin demo", rows)
     console.print(data)

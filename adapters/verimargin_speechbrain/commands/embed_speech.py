@@ -1,4 +1,4 @@
-"""`verimargin embed-speech`: the embeddings of a verification recipe's model, as a file for the other commands."""
+"""`verimargin embed-speech`: a file of embeddings for the other commands, from the model of a verification recipe."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ from verimargin.files.whole import new_file
 def embed_speech(
     recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
     annotations: Annotated[
-        list[Path], typer.Argument(help="train.csv, or enrol.csv and test.csv: ID, wav, start, stop and spk_id")
+        list[Path],
+        typer.Argument(help="train.csv, or enrol.csv and test.csv, with the columns ID, wav, start, stop and spk_id"),
     ],
-    out: Annotated[Path, typer.Argument(help="a new .npz of ids, labels and embeddings")],
+    out: Annotated[Path, typer.Argument(help="a new .npz for the ids, labels and embeddings")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE of the recipe, such as pretrain_path=results/...")
+        list[str] | None, typer.Option("--set", help="set KEY=VALUE in the recipe, such as pretrain_path=results/...")
     ] = None,
-    per_speaker: Annotated[int, typer.Option(help="recordings of each speaker, at random; 0: all")] = 0,
+    per_speaker: Annotated[int, typer.Option(help="how many random recordings to take of each speaker; 0 for all")] = 0,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
     """Embed the recordings of the ANNOTATIONS, one at a time, with the features and the model of a verification RECIPE.
 
-    OUT is for `verimargin anchors real`, `train-ssr` and `score`. Run again after an interruption, it continues.
+    OUT is meant for `verimargin anchors real`, `train-ssr` and `score`. After an interruption, the same command
+    continues where it stopped.
     """
     new_file(out, ".npz")
     listed = {row["ID"]: row for annotation in annotations for row in read_annotation(annotation)}
@@ -52,19 +54,21 @@ def embed_speech(
 
 
 def read_annotation(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV as SpeechBrain's preparation writes it."""
+    """The rows of a CSV that SpeechBrain's data preparation wrote."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a CSV that the recipe's preparation wrote")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
     missing = {"ID", "wav", "start", "stop", "spk_id"} - set(rows[0] if rows else ())
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}, or no rows: give train.csv or its like")
+        raise ValueError(
+            f"{path} has no column {', '.join(sorted(missing))}, or no rows: give train.csv or a file like it"
+        )
     return rows
 
 
 def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
-    """The recipe with its model filled by its pretrainer, ready to embed."""
+    """The recipe, with the weights loaded by its pretrainer, ready to embed."""
     from hyperpyyaml import load_hyperpyyaml
 
     if not recipe.is_file():
@@ -80,7 +84,7 @@ def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
         try:
             hparams["pretrainer"].collect_files()
             hparams["pretrainer"].load_collected()
-        except Exception as error:  # the fetcher's, torch's
+        except Exception as error:  # of the fetcher or of torch
             raise ValueError(
                 f"the models of {recipe} cannot be loaded: set pretrain_path to the folder of their checkpoints, and "
                 f"the recipe's sizes to theirs ({error})"
@@ -91,7 +95,7 @@ def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
 
 
 def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str, partial: Path) -> np.ndarray:
-    """(N, d), appended to a file as they are made, which a later run goes on with."""
+    """The embeddings (N, d). Each is appended to a file when it is made, so that a later run can continue."""
     vectors: list[np.ndarray] = []
     size = 0
     if partial.is_file() and partial.stat().st_size:
@@ -115,7 +119,7 @@ def _embed(row: dict[str, str], hparams: dict[str, Any], device: str) -> np.ndar
         raise ValueError(f"{path} of {row['ID']} does not exist: set data_folder to where the recordings are")
     samples, _ = soundfile.read(path, start=int(row["start"]), stop=int(row["stop"]), dtype="float32")
     if samples.ndim != 1:
-        raise ValueError(f"{path} has {samples.shape[1]} channels: give recordings of one")
+        raise ValueError(f"{path} has {samples.shape[1]} channels: give recordings with one channel")
     length = torch.ones(1, device=device)
     with torch.no_grad():
         features = hparams["compute_features"](torch.from_numpy(samples)[None].to(device))

@@ -16,35 +16,38 @@ from ..files.whole import new_file
 from .options import DeviceOption, SeedOption, TrainingArgument, sizes_of
 from .progress import progress
 
-anchors = typer.Typer(no_args_is_help=True, help="Make a file of anchors for IDA, by one of three ways.")
+anchors = typer.Typer(no_args_is_help=True, help="Make a file of anchors for IDA, in one of three ways.")
 
 OutArgument = Annotated[Path, typer.Argument(help="a new .npz")]
 ExcludeOption = Annotated[
-    Path | None, typer.Option(help="identities that might be in the test set, one per line: they get no anchor")
+    Path | None, typer.Option(help="a file of identities that may be in the test set, one per line: they get no anchor")
 ]
 EncoderOption = Annotated[
-    Path | None, typer.Option(help="the encoder's file: the anchors are then refused with another's embeddings")
+    Path | None, typer.Option(help="the encoder's file; embeddings of another encoder will then be refused")
 ]
 
 
 @anchors.command()
 def fc(
     checkpoints: Annotated[
-        list[Path], typer.Argument(help="classifier.ckpt, all ranks' checkpoint_gpu_<rank>.pt, or their folder")
+        list[Path],
+        typer.Argument(help="classifier.ckpt, the checkpoint_gpu_<rank>.pt of all ranks, or the folder of those"),
     ],
     out: OutArgument,
     names: Annotated[
         Path | None,
-        typer.Option(help="the classes' identities: label_encoder.txt, a file with one per line, or the image folder"),
+        typer.Option(
+            help="the identities of the classes: label_encoder.txt, a file with one per line, or the image folder"
+        ),
     ] = None,
     exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
 ) -> None:
-    """Write the prototypes of a classifier as anchors: they lie among the embeddings they were trained with."""
+    """Write the prototypes of a classifier as anchors: they lie among the embeddings that they were trained with."""
     new_file(out, ".npz")
     excluded = _lines(exclude)
     if named := [line for line in excluded if not names and not line.isdecimal()]:
-        raise ValueError(f"{exclude} names {named[0]}, but prototypes are known by number alone: give --names too")
+        raise ValueError(f"{exclude} names {named[0]}, but prototypes are known by number only: give --names too")
     known = fingerprint(encoder) if encoder else ""
     _save(out, anchors_from_prototypes(checkpoints, read_class_names(names) if names else [], excluded, known))
 
@@ -57,13 +60,13 @@ def real(
     exclude: ExcludeOption = None,
     encoder: EncoderOption = None,
 ) -> None:
-    """Write a random one of the training EMBEDDINGS of each identity as an anchor."""
+    """Write one random embedding of each identity in the training EMBEDDINGS as an anchor."""
     new_file(out, ".npz")
     given = read_embeddings(embeddings)
     if not given.labels:
         raise ValueError(
-            f"{embeddings} doesn't tell the identities: give an .npz with `embeddings` and `labels`, or ids like "
-            "id10001/a/00001"
+            f"{embeddings} does not tell the identities: give an .npz with `embeddings` and `labels`, or with ids such "
+            "as id10001/a/00001"
         )
     known = fingerprint(encoder) if encoder else given.encoder
     made = anchors_from_embeddings(given.vectors, given.labels, seed, _lines(exclude), known)
@@ -72,17 +75,19 @@ def real(
 
 @anchors.command()
 def fake(
-    generator: Annotated[str, typer.Argument(help=f"latents to samples: {FORMS}")],
-    encoder: Annotated[str, typer.Argument(help="samples to embeddings: likewise")],
+    generator: Annotated[str, typer.Argument(help=f"the network from latents to samples: {FORMS}")],
+    encoder: Annotated[str, typer.Argument(help="the network from samples to embeddings, in one of the same forms")],
     out: OutArgument,
-    latent_size: Annotated[str, typer.Option(help="of a latent, such as 512 or 100x1x1")] = "512",
-    number: Annotated[int, typer.Option(help="of anchors")] = 50_000,
-    truncation: Annotated[float | None, typer.Option(help="bound on each number of a latent; none by default")] = None,
+    latent_size: Annotated[str, typer.Option(help="the size of a latent, such as 512 or 100x1x1")] = "512",
+    number: Annotated[int, typer.Option(help="how many anchors to make")] = 50_000,
+    truncation: Annotated[
+        float | None, typer.Option(help="the largest absolute value in a latent; not limited by default")
+    ] = None,
     seed: SeedOption = 0,
-    batch_size: Annotated[int, typer.Option(help="samples at a time")] = 64,
+    batch_size: Annotated[int, typer.Option(help="samples per batch")] = 64,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Write embeddings of generated samples as anchors, by the ENCODER whose embeddings are to be scored."""
+    """Write embeddings of generated samples as anchors, made by the ENCODER whose embeddings are to be scored."""
     new_file(out, ".npz")
     sampler, _ = load_network(generator, device)
     network, known = load_network(encoder, device)
@@ -103,8 +108,8 @@ def fake(
 def _save(out: Path, made: Embeddings) -> None:
     write_embeddings(out, made)
     excluded = f", {len(made.source['excluded'])} identities excluded" if "excluded" in made.source else ""
-    known = f"encoder {made.encoder[:12]}" if made.encoder else "encoder not recorded: its size alone will be checked"
-    print(f"{len(made.ids)} anchors of {made.vectors.shape[1]} in {out}{excluded}; {known}")
+    known = f"encoder {made.encoder[:12]}" if made.encoder else "encoder not recorded: only the size will be checked"
+    print(f"{len(made.ids)} anchors of size {made.vectors.shape[1]} in {out}{excluded}; {known}")
 
 
 def _lines(path: Path | None) -> list[str]:

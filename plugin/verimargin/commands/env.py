@@ -1,4 +1,4 @@
-"""`verimargin env`: what a bug report has to say of the machine."""
+"""`verimargin env`: what a bug report should say about the machine."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CHECKOUTS = ("SPEECHBRAIN_HOME", "ARCFACE_TORCH_HOME")
 
 
 def env() -> None:
-    """Show the versions of the packages that matter, the device, and the toolkits' checkouts: for bug reports."""
+    """Show the versions of the packages that matter, the device and the toolkits' checkouts, for a bug report."""
     for name, value in describe().items():
         print(f"{name:<24}{value}")
 
 
 def describe() -> dict[str, str]:
-    """The lines of the report, by their names."""
+    """The values of the report by name."""
     import torch
 
     lines = {"Python": platform.python_version(), "platform": platform.platform()}

@@ -17,11 +17,13 @@ from .options import sizes_of
 
 def export_onnx(
     encoder: Annotated[str, typer.Argument(help="an .onnx file, a TorchScript file or module:name of a torch module")],
-    regressor: Annotated[Path, typer.Argument(help="a file of verimargin train-ssr")],
+    regressor: Annotated[Path, typer.Argument(help="a file that verimargin train-ssr wrote")],
     out: Annotated[Path, typer.Argument(help="a new .onnx")],
-    input_shape: Annotated[str, typer.Option(help="of one sample, such as 3x112x112; for torch's")] = "",
+    input_shape: Annotated[
+        str, typer.Option(help="the shape of one sample, such as 3x112x112; not needed for an .onnx file")
+    ] = "",
 ) -> None:
-    """Join the ENCODER and the REGRESSOR into one ONNX graph that outputs the embedding and its log density."""
+    """Join the ENCODER and the REGRESSOR in one ONNX graph that outputs the embedding and its log density."""
     new_file(out, ".onnx")
     network, _ = load_network(encoder)
     density = read_regressor(regressor).scorer
@@ -30,5 +32,5 @@ def export_onnx(
     elif isinstance(network, torch.nn.Module):
         export_with_density(network, density, out, sizes_of("input_shape", input_shape))
     else:
-        raise ValueError(f"{encoder} is no torch module: give one, a TorchScript file or an .onnx file")
-    print(f"{out}: score pairs by {density.tau:g} * cosine + logaddexp of the two log densities")
+        raise ValueError(f"{encoder} is not a torch module: give one, a TorchScript file or an .onnx file")
+    print(f"{out}: the score of a pair is {density.tau:g} * cosine + logaddexp of the two log densities")

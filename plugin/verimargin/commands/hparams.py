@@ -13,10 +13,10 @@ from ..files.whole import whole
 
 
 def hparams(
-    name: Annotated[str, typer.Argument(help="the file name of a recipe, as the list has it")] = "",
-    folder: Annotated[Path, typer.Argument(help="where to copy it")] = Path("."),
+    name: Annotated[str, typer.Argument(help="a recipe's name, as it stands in the list")] = "",
+    folder: Annotated[Path, typer.Argument(help="the folder to copy the recipe to")] = Path("."),
 ) -> None:
-    """List the recipes and configs that ship with the package, or copy the one called NAME into FOLDER."""
+    """List the recipes and configs that ship with the package, or copy the one called NAME to FOLDER."""
     if not name:
         for known in recipes.names():
             print(known)

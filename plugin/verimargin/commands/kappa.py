@@ -1,4 +1,4 @@
-"""`verimargin kappa`: which classes are hard, from a checkpoint of a KappaFace training."""
+"""`verimargin kappa`: which classes are hard, according to a checkpoint of a KappaFace training."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ SHOWN = 10  # of the hardest and of the easiest classes
 
 
 def kappa(
-    checkpoint: Annotated[Path, typer.Argument(help="SpeechBrain's kappa.ckpt, arcface_torch's checkpoint_gpu_0.pt")],
-    out: Annotated[Path, typer.Argument(help="a folder, made if need be, for kappa.csv and kappa.png")],
+    checkpoint: Annotated[Path, typer.Argument(help="SpeechBrain's kappa.ckpt or arcface_torch's checkpoint_gpu_0.pt")],
+    out: Annotated[Path, typer.Argument(help="the folder for kappa.csv and kappa.png, which is made if necessary")],
     names: Annotated[
         Path | None,
-        typer.Option(help="the classes' names: a file with one per line, or the image folder; SpeechBrain keeps them"),
+        typer.Option(
+            help="the names of the classes: a file with one per line, or the image folder; kappa.ckpt has them already"
+        ),
     ] = None,
 ) -> None:
-    """Write each class's concentration kappa and margin factor psi as a table and a plot, and show the extremes."""
+    """Write concentration kappa and margin factor psi of each class as a table and a plot, and show the extremes."""
     rows = read_kappa(checkpoint, None if names is None else read_class_names(names))
     out.mkdir(parents=True, exist_ok=True)
     report.write_csv(out / "kappa.csv", ClassKappa._fields, rows)
@@ -32,7 +34,7 @@ def kappa(
 
 
 def plot(rows: list[ClassKappa], path: Path) -> None:
-    """kappa and psi against the size of the class; the extremes are named."""
+    """Plot kappa and psi against the size of the class, with the names of the extreme classes."""
     samples = [row.samples for row in rows]
     by_kappa = sorted(rows, key=lambda row: row.kappa)
     with plots.figure(path, 2, figsize=(10, 4.5)) as panels:

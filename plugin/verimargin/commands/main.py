@@ -1,4 +1,4 @@
-"""`verimargin` itself: every command is an entry point, so that those that need a toolkit can live with its adapter."""
+"""`verimargin` itself. Every command is an entry point, so commands that need a toolkit can live in its adapter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main() -> None:
         sys.exit(
             f"verimargin: {error}: pip install 'verimargin[cli,speechbrain,insightface]' has all that commands need"
         )
-    except (ValueError, OSError) as error:  # what was given is wrong, and the message says what to do
+    except (ValueError, OSError) as error:  # the input is wrong, and the message says what to do
         sys.exit(f"verimargin: {error}")
 
 
@@ -50,7 +50,7 @@ def _show_version(wanted: bool) -> None:
 
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
-EmbeddingsArgument = Annotated[Path, typer.Argument(help=".npz, torch.save of a dictionary, or folder of .npy")]
-TrainingArgument = Annotated[Path, typer.Argument(help=".npz with `embeddings` and `labels`, of a training set")]
-TrialsArgument = Annotated[Path, typer.Argument(help="VoxCeleb's or IJB's list")]
+EmbeddingsArgument = Annotated[
+    Path, typer.Argument(help="an .npz, a dictionary saved by torch.save, or a folder of .npy")
+]
+TrainingArgument = Annotated[Path, typer.Argument(help="an .npz with `embeddings` and `labels` of a training set")]
+TrialsArgument = Annotated[Path, typer.Argument(help="a trial list in the format of VoxCeleb or IJB")]
 FolderArgument = Annotated[Path, typer.Argument(help="a new folder for the results")]
-KOption = Annotated[int, typer.Option(help="nearest anchors in a support set")]
+KOption = Annotated[int, typer.Option(help="the number of nearest anchors that IDA uses")]
 TauOption = Annotated[float, typer.Option(help="IDA's temperature")]
-ResamplesOption = Annotated[int, typer.Option(min=0, help="resamples of the identities, for the intervals; 0: none")]
-SeedOption = Annotated[int, typer.Option(help="of every random choice")]
-DeviceOption = Annotated[str, typer.Option(help="where to compute, such as cuda")]
+ResamplesOption = Annotated[
+    int, typer.Option(min=0, help="how often the identities are resampled for the intervals; 0 for no intervals")
+]
+SeedOption = Annotated[int, typer.Option(help="the seed of every random choice")]
+DeviceOption = Annotated[str, typer.Option(help="the device to compute on, such as cuda")]
 
 
 def sizes_of(name: str, text: str) -> list[int]:
-    """The integers of 100x1x1; none of an empty text."""
+    """The integers in a text such as 100x1x1; an empty text gives an empty list."""
     try:
         return [int(size) for size in text.split("x")] if text else []
     except ValueError:

@@ -1,4 +1,4 @@
-"""Figures of the commands' reports; each file appears when it is whole."""
+"""The figures in the reports of the commands; each file appears when it is complete."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..files.whole import whole
 from ..metrics import DetCurve
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-POINTS = 2000  # of a curve along each axis; a pixel has several
+POINTS = 2000  # points of a curve along each axis, several per pixel
 
 
 def det(path: Path, curves: Mapping[str, DetCurve], title: str) -> None:
-    """Detection error tradeoff on normal-deviate axes (Martin et al. 1997), down to the smallest rates there are."""
+    """Plot DET curves on normal-deviate axes (Martin et al. 1997), down to the smallest rates that occur."""
     with figure(path, figsize=(5.5, 5.5)) as axes:
         curves = {name: thinned(curve) for name, curve in curves.items()}
         lowest = [_lowest(curve.false_accept for curve in curves.values())]
@@ -36,7 +36,7 @@ def det(path: Path, curves: Mapping[str, DetCurve], title: str) -> None:
 
 
 def distributions(path: Path, scores: Mapping[str, np.ndarray], same: np.ndarray) -> None:
-    """Histogram of each method's target and non-target scores, each of area 1."""
+    """Plot a histogram of the target and of the non-target scores of each method, normalised to area 1."""
     with figure(path, len(scores), figsize=(4 * len(scores), 3.2)) as panels:
         for panel, (name, score) in zip(np.atleast_1d(panels), scores.items()):
             bins = np.linspace(score.min(), score.max(), 101)
@@ -47,7 +47,7 @@ def distributions(path: Path, scores: Mapping[str, np.ndarray], same: np.ndarray
 
 
 def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """A panel for each figure with its series over x, on a logarithmic axis where x spans more than a decade."""
+    """Plot series of values over x, one panel per quantity; the x axis is logarithmic if x spans more than a decade."""
     with figure(path, len(panels), figsize=(4.5 * len(panels), 3.6)) as axes:
         for panel, (ylabel, series) in zip(np.atleast_1d(axes), panels.items()):
             for name, values in series.items():
@@ -63,7 +63,7 @@ def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapp
 
 @contextmanager
 def figure(path: Path, columns: int = 1, **size: Any) -> Iterator[Any]:
-    """Axes to draw on, without a display; saved under `path` if nothing goes wrong."""
+    """Axes to draw on, without a display; the figure is saved to `path` unless an error occurs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -83,12 +83,12 @@ def _deviate(rate: ArrayLike) -> np.ndarray:
 
 
 def _lowest(rates: Iterable[np.ndarray]) -> float:
-    """Where an axis begins: at half of the smallest rate that is not 0."""
+    """The lower end of an axis: half of the smallest rate that is not 0, at most 0.1."""
     return min(0.1, min(float(rate[rate > 0].min(initial=1.0)) for rate in rates) / 2)
 
 
 def thinned(curve: DetCurve) -> DetCurve:
-    """The curve's points inside a DET plot's axes, those that no pixel tells apart left out."""
+    """The points of the curve that lie inside the axes of a DET plot, without points too close to be told apart."""
     far, frr = curve.false_accept, curve.false_reject
     inside = np.flatnonzero((far > 0) & (frr > 0) & (frr < 1))
     if len(inside) > 2 * POINTS:

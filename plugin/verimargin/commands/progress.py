@@ -1,15 +1,15 @@
-"""How the commands show that they are alive: one bar for each thing that takes long, on a terminal only."""
+"""Progress bars of the commands: one for each part that takes long, and only on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-Progress = Callable[..., Iterable]  # of steps and `title`
+Progress = Callable[..., Iterable]  # called as progress(steps, title=...)
 
 
 def progress(steps: Iterable, title: str, unit: str = "step", **options: Any) -> Iterable:
-    """The steps, shown as a bar that goes when it is done."""
+    """The steps, with a progress bar that disappears when they are done."""
     from tqdm import tqdm
 
     return tqdm(steps, title, unit=unit, leave=False, disable=None, **options)

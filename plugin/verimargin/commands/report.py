@@ -1,4 +1,4 @@
-"""What the scoring commands write: tables of error rates with intervals."""
+"""The reports of the scoring commands: tables of error rates with intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 class Value(NamedTuple):
-    """A figure and its interval; nan where the trials cannot resolve it."""
+    """A figure of the table and its interval; nan if there are too few trials to measure it."""
 
     value: float
     interval: Interval | None = None
@@ -34,7 +34,7 @@ class Value(NamedTuple):
 
 
 def columns(non_targets: int) -> dict[str, Callable[[DetCurve], tuple[float, float]] | None]:
-    """The metric of each column; None for a FAR below one in the number of non-target trials."""
+    """The metric of each column; None for a FAR below one divided by the number of non-target trials."""
     table: dict = {"EER %": DetCurve.eer, "minDCF x 100": DetCurve.min_dcf}
     for far in FARS:
         resolved = far * non_targets >= 1 - 1e-9
@@ -45,11 +45,11 @@ def columns(non_targets: int) -> dict[str, Callable[[DetCurve], tuple[float, flo
 
 
 class Result(NamedTuple):
-    """A method's figures, times 100; the threshold at which its decisions are looked at; points of its DET curve."""
+    """The evaluation of one method."""
 
-    figures: dict[str, Value]
-    threshold: float
-    curve: DetCurve
+    figures: dict[str, Value]  # times 100
+    threshold: float  # at which decisions are compared
+    curve: DetCurve  # thinned, for plotting
 
 
 def evaluate(
@@ -60,7 +60,10 @@ def evaluate(
     far: float | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Result:
-    """Intervals by resampling the identities, those of both sides of the trials; threshold of the EER, or of a FAR."""
+    """The figures with intervals, from resampling the identities, which are given for both sides of the trials.
+
+    The threshold is that of the EER or, if `far` is given, that of this FAR.
+    """
     table = columns(int((~same).sum()))
     resolved = {name: metric for name, metric in table.items() if metric}
     curve = metrics.det_curve(scores[same], scores[~same])
@@ -78,9 +81,9 @@ def evaluate(
 
 
 def note(identities: int, resamples: int) -> str:
-    """What a reader of the table has to know."""
-    intervals = f"Brackets: 95 % intervals, by resampling the {identities} identities {resamples} times. "
-    return f"{intervals if resamples else ''}A dash: this FAR takes more non-target trials."
+    """The explanation below a table."""
+    intervals = f"Brackets: 95 % intervals, from resampling the {identities} identities {resamples} times. "
+    return f"{intervals if resamples else ''}A dash: there are too few non-target trials for this FAR."
 
 
 def write_csv(path: Path, head: Sequence, rows: Iterable[Sequence]) -> None:
@@ -91,7 +94,7 @@ def write_csv(path: Path, head: Sequence, rows: Iterable[Sequence]) -> None:
 
 
 def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str) -> str:
-    """table.csv, with a line for each figure; and the table in Markdown, with the note below."""
+    """Write table.csv, with one line per figure, and return the table in Markdown with the note below it."""
     figures = [
         [row, column, f"{v.value:.6g}", *([f"{bound:.6g}" for bound in v.interval] if v.interval else ["", ""])]
         for row, values in rows.items()
@@ -104,7 +107,7 @@ def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str
 
 
 def print_table(console: Console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
-    """The figures down, the methods across; where these are many, without intervals: so it fits most terminals."""
+    """Print one row per figure and one column per method; many methods are printed without intervals, to fit."""
     from rich.table import Table
 
     table = Table("", *rows, title=title)

@@ -1,4 +1,4 @@
-"""`verimargin score`: embeddings and a trial list in, scores, error rates and figures of each method out."""
+"""`verimargin score`: scores, error rates and figures of several methods, from embeddings and a trial list."""
 
 from __future__ import annotations
 
@@ -37,18 +37,24 @@ def score(
     embeddings: EmbeddingsArgument,
     trials: TrialsArgument,
     out: FolderArgument,
-    cohort: Annotated[Path | None, typer.Option(help="impostors' embeddings: s-norm, adaptive s-norm")] = None,
-    cohort_size: Annotated[int, typer.Option(help="impostors that adaptive s-norm takes")] = 300,
-    anchors: Annotated[Path | None, typer.Option(help="anchors: IDA-R")] = None,
+    cohort: Annotated[
+        Path | None, typer.Option(help="embeddings of impostors: adds s-norm and adaptive s-norm")
+    ] = None,
+    cohort_size: Annotated[int, typer.Option(help="how many of the nearest impostors adaptive s-norm uses")] = 300,
+    anchors: Annotated[Path | None, typer.Option(help="a file of anchors: adds IDA-R")] = None,
     k: KOption = 10,
     tau: TauOption = 1.0,
-    regressor: Annotated[Path | None, typer.Option(help="a file of verimargin train-ssr: IDA-L")] = None,
-    distractors: Annotated[Path | None, typer.Option(help="embeddings: Rank-1 among 10, 100, ... of them")] = None,
-    at_far: Annotated[float | None, typer.Option(min=0, max=1, help="compare decisions there, not at the EER")] = None,
+    regressor: Annotated[Path | None, typer.Option(help="a file that verimargin train-ssr wrote: adds IDA-L")] = None,
+    distractors: Annotated[
+        Path | None, typer.Option(help="embeddings of other identities: adds Rank-1 among 10, 100, ... of them")
+    ] = None,
+    at_far: Annotated[
+        float | None, typer.Option(min=0, max=1, help="compare decisions at this FAR instead of at the EER")
+    ] = None,
     resamples: ResamplesOption = 200,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Score the TRIALS of EMBEDDINGS by the cosine and by each method whose file is given; report in the folder OUT."""
+    """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
     from rich.console import Console
 
     trial_set = read_trial_set(embeddings, trials)
@@ -91,7 +97,9 @@ def read_distractors(path: Path, trial_set: TrialSet) -> Tensor:
 
 
 def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray]) -> None:
-    """All in one .npz; for lists of names also a text file for each, `<enrol> <test> <label> <score>`."""
+    """Write all scores to one .npz and, unless the ids are numbers, a text file per method with the lines
+    `<enrol> <test> <label> <score>`.
+    """
     ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
     arrays: dict = {"ids": np.array(ids), "enrol": enrol, "test": test, "same": same, **scores}
     np.savez(folder / "scores.npz", **arrays)
@@ -111,7 +119,10 @@ def decisions(
     results: dict[str, report.Result],
     far: float | None,
 ) -> str:
-    """The pairs that each method puts right and wrong against the cosine, which is the first of them."""
+    """The pairs that each method decides correctly and the cosine wrongly, or the other way round, as Markdown.
+
+    The cosine is the first of the methods.
+    """
     ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
     right = {m.name: (scores[m.name] > results[m.title].threshold) == same for m in methods}
     cosine, counts, pairs = methods[0].name, [], []
@@ -130,13 +141,13 @@ def decisions(
     where = "the EER" if far is None else f"FAR {far:g}"
     head = [f"{kind} put {how}" for how in ("right", "wrong") for kind in ("targets", "non-targets")]
     table = report.markdown(["method", "threshold", *head], counts)
-    return f"Against the cosine, each at its own threshold of {where} (the pairs: changes.csv):\n\n{table}"
+    return f"Compared with the cosine, each method at its own threshold of {where} (pairs in changes.csv):\n\n{table}"
 
 
 def identification(
     folder: Path, methods: list[Method], trial_set: TrialSet, distractors: Tensor, device: str, progress: Progress
 ) -> str:
-    """Rank-1 among 10, 100, ... and all distractors, in an order drawn once."""
+    """The Rank-1 rates among 10, 100, ... and all distractors, in one random order, as Markdown."""
     sizes = [10**n for n in range(1, 10) if 10**n < len(distractors)] + [len(distractors)]
     order = torch.randperm(len(distractors), generator=torch.Generator().manual_seed(0))
     probes, mixed = trial_set.embeddings.vectors.to(device), distractors[order].to(device)
@@ -150,4 +161,4 @@ def identification(
     plots.lines(folder / "identification.png", sizes, "distractors", {"Rank-1, %": percent})
     rows = [[title, *(f"{rate:.2f}" for rate in values)] for title, values in percent.items()]
     table = report.markdown(["method", *(f"{size:,}" for size in sizes)], rows)
-    return f"Rank-1, %, by the number of distractors:\n\n{table}\n\n![Rank-1](identification.png)"
+    return f"Rank-1 in %, by number of distractors:\n\n{table}\n\n![Rank-1](identification.png)"

@@ -1,4 +1,4 @@
-"""`verimargin sweep`: IDA-R with one of its settings varied, in one table and figure."""
+"""`verimargin sweep`: a table and a figure of IDA-R with several values of one of its settings."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ class Setting(str, Enum):
 def sweep(
     embeddings: EmbeddingsArgument,
     trials: TrialsArgument,
-    setting: Annotated[Setting, typer.Argument(help="what to vary: k, tau, or the number of anchors")],
-    values: Annotated[list[float], typer.Argument(help="its values, such as 1 2 5 10 20")],
+    setting: Annotated[Setting, typer.Argument(help="what to vary: k, tau or the number of anchors")],
+    values: Annotated[list[float], typer.Argument(help="the values of the setting, such as 1 2 5 10 20")],
     out: FolderArgument,
-    anchors: Annotated[Path, typer.Option(help="anchors")],
+    anchors: Annotated[Path, typer.Option(help="a file of anchors")],
     k: KOption = 10,
     tau: TauOption = 1.0,
     resamples: ResamplesOption = 200,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Score the TRIALS of EMBEDDINGS by IDA-R at each of the VALUES of a SETTING, and by the cosine; report in OUT.
+    """Score the TRIALS by the cosine and by IDA-R with each of the VALUES of a SETTING, and write a report to OUT.
 
-    Where fewer than all anchors are wanted, they are drawn at random once: a smaller number is a part of a larger one.
+    The anchors are put in a random order once, and a number of anchors takes the first of them.
     """
     from rich.console import Console
 
@@ -55,19 +55,19 @@ def sweep(
     mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
     values = sorted(set(values))
     if setting != Setting.tau and not all(value.is_integer() for value in values):
-        raise ValueError(f"{setting.value} takes the values {', '.join(f'{v:g}' for v in values)}: give integers")
+        raise ValueError(f"the values of {setting.value} are {', '.join(f'{v:g}' for v in values)}: give integers")
 
     def method(value: float) -> scoring.Method:
         size = int(value) if setting == Setting.anchors else len(mixed)
         if not 1 <= size <= len(mixed):
-            raise ValueError(f"{size} anchors are to be taken, and {anchors} has {len(mixed)}: give 1..{len(mixed)}")
+            raise ValueError(f"{size} anchors were asked for, but {anchors} has {len(mixed)}: give 1..{len(mixed)}")
         scorer = IDAScorer(
             mixed[:size], int(value) if setting == Setting.k else k, value if setting == Setting.tau else tau
         )
         name = f"{setting.value} {value:g}"
         return scoring.ida(scorer)._replace(name=name, title=name)
 
-    methods = [scoring.COSINE, *map(method, values)]  # so what is wrong with a value is told before any is scored
+    methods = [scoring.COSINE, *map(method, values)]  # refuses a wrong value before anything is scored
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress)
         rows = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress).figures for m in methods}
@@ -80,7 +80,7 @@ def sweep(
 
 
 def plot(path: Path, setting: str, values: list[float], rows: dict[str, dict[str, report.Value]]) -> None:
-    """A panel for each figure of the table that the trials resolve."""
+    """Plot one panel per figure of the table, without those that have a dash."""
     cosine, *others = rows.values()
     panels = {
         column: {

@@ -19,19 +19,19 @@ from .options import DeviceOption, KOption, SeedOption, TauOption, TrainingArgum
 
 def train_ssr(
     embeddings: TrainingArgument,
-    anchors: Annotated[Path, typer.Argument(help="a file of verimargin anchors")],
+    anchors: Annotated[Path, typer.Argument(help="a file that verimargin anchors wrote")],
     out: Annotated[Path, typer.Argument(help="a new .pt")],
     k: KOption = 10,
     tau: TauOption = 1.0,
-    hidden: Annotated[int, typer.Option(help="units of the hidden layer")] = 512,
-    epochs: Annotated[int, typer.Option(help="at most")] = 200,
-    patience: Annotated[int, typer.Option(help="epochs without a better one, after which to stop")] = 10,
+    hidden: Annotated[int, typer.Option(help="the number of units in the hidden layer")] = 512,
+    epochs: Annotated[int, typer.Option(help="the largest number of epochs")] = 200,
+    patience: Annotated[int, typer.Option(help="stop after this many epochs without an improvement")] = 10,
     seed: SeedOption = 0,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Fit IDA-L's regressor to the densities of EMBEDDINGS among ANCHORS, and write it to OUT.
+    """Fit IDA-L's regressor to the densities of the EMBEDDINGS among the ANCHORS, and write it to OUT.
 
-    The anchor of an embedding's own identity is left out of that embedding's density.
+    If the identity of an embedding has an anchor, that anchor is left out of the embedding's density.
     """
     from tqdm import tqdm
 

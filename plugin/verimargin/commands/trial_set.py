@@ -1,4 +1,4 @@
-"""What the scoring commands are given: the embeddings that a list of trials names, and whose they are."""
+"""The input of the scoring commands: a list of trials, the embeddings that it names, and their identities."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .progress import Progress
 
 
 class TrialSet(NamedTuple):
-    embeddings: Embeddings  # those that trials name
-    trials: Trials  # as positions among them
-    identity: np.ndarray  # a number for each embedding
+    embeddings: Embeddings  # only those that the trials name
+    trials: Trials  # as positions among the embeddings
+    identity: np.ndarray  # one number per embedding
     title: str
 
     @property
     def identities(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of both sides of each trial."""
+        """The identities of both sides of each trial."""
         return self.identity[self.trials.enrol], self.identity[self.trials.test]
 
     def anchors(self, path: Path) -> Tensor:
-        """The anchors or the cohort of a file, which must be of the embeddings' size and, where known, encoder."""
+        """The anchors or the cohort in a file, refused if their size or their encoder is not that of the embeddings."""
         return read_anchors(path, self.embeddings.vectors.shape[1], self.embeddings.encoder).vectors
 
     def scores(self, methods: Sequence[Method], device: str, progress: Progress) -> dict[str, np.ndarray]:
-        """Each method's scores of the trials, by its name."""
+        """The scores of the trials by method name."""
         i, j = (torch.from_numpy(side).to(device) for side in (self.trials.enrol, self.trials.test))
         scores = score_trials(methods, self.embeddings.vectors.to(device), i, j, progress)
         return {name: values.cpu().numpy() for name, values in scores.items()}
@@ -53,7 +53,7 @@ class TrialSet(NamedTuple):
 
 
 def read_trial_set(embeddings: Path, trials: Path) -> TrialSet:
-    """The trial set of two files; errors as `read_embeddings`, `read_templates` and `read_trials` have them."""
+    """The trial set from two files; raises the errors of `read_embeddings`, `read_templates` and `read_trials`."""
     given = read_templates(embeddings, trials) if holds_images(embeddings) else read_embeddings(embeddings)
     listed = read_trials(trials, given.ids)
     used = np.zeros(len(given.ids), dtype=bool)

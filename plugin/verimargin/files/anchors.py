@@ -1,7 +1,7 @@
 """Anchors for IDA: from a classifier's prototypes, from training embeddings, or from generated samples.
 
 Anchors are `Embeddings` of identities other than those to be scored, for ``IDAScorer(anchors.vectors)``. Their ids are
-the identities; `source["kind"]` says where they came from: "fc", "real" or "fake".
+the identities; `source["kind"]` says how they were made: "fc", "real" or "fake".
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def anchors_from_embeddings(
 
     Args:
         embeddings: (N, d) of any norm, of a training set.
-        labels: (N,), the identity of each; compared and kept as strings.
-        seed: of the choice.
-        exclude: identities that get no anchor, as strings: those that may be in the test set too.
+        labels: (N,), the identity of each embedding; compared and stored as strings.
+        seed: the seed of the random choice.
+        exclude: identities that get no anchor, as strings, because they may be in the test set.
         encoder: `fingerprint` of the encoder.
 
     >>> anchors_from_embeddings(torch.eye(4), [7, 8, 7, 9], exclude=["9"]).ids
@@ -41,8 +41,8 @@ def anchors_from_embeddings(
     names = [str(label) for label in labels]
     if embeddings.dim() != 2 or len(names) != len(embeddings):
         raise ValueError(
-            f"there are {len(names)} labels, and embeddings of shape {tuple(embeddings.shape)}: give one label per "
-            "embedding, (N, d)"
+            f"there are {len(names)} labels, and embeddings of shape {tuple(embeddings.shape)}: give embeddings (N, d) "
+            "and one label per embedding"
         )
     chosen = sorted(choose(names, 1, seed).tolist(), key=names.__getitem__)
     ids, vectors = [names[n] for n in chosen], embeddings[chosen].float()
@@ -52,24 +52,25 @@ def anchors_from_embeddings(
 def anchors_from_prototypes(
     checkpoints: Sequence[str | Path], names: Sequence[str] = (), exclude: Collection[str] = (), encoder: str = ""
 ) -> Embeddings:
-    """The prototypes of a classifier: SpeechBrain's `classifier.ckpt`, Partial FC's `checkpoint_gpu_<rank>.pt`, ours.
+    """The prototypes of a classifier: SpeechBrain's `classifier.ckpt`, or `checkpoint_gpu_<rank>.pt` of Partial FC or
+    of our head.
 
     Args:
-        checkpoints: files of `torch.save`; all ranks' of a sharded head, in any order if their names tell the
-            rank; or a folder of `checkpoint_gpu_<rank>.pt`.
-        names: the identity of each class, in class order; by default "0", "1", ...
+        checkpoints: files written by `torch.save`, for a sharded head those of all ranks (in rank order, unless their
+            names tell the rank); or a folder of `checkpoint_gpu_<rank>.pt`.
+        names: the identity of each class, in class order; "0", "1", ... by default.
         exclude, encoder: as for `anchors_from_embeddings`.
 
     Raises:
-        ValueError: a rank's file is missing, or a file holds no prototypes.
+        ValueError: the file of a rank is missing, or a file holds no prototypes.
     """
     files = _in_rank_order(checkpoints)
     weights, layouts = zip(*map(_prototypes, files))
     for n, (file, layout) in enumerate(zip(files, layouts)):
         if (layout.get("rank", n), layout.get("ranks", len(files))) != (n, len(files)):
             raise ValueError(
-                f"{file} is of rank {layout['rank']} of {layout['ranks']}, and is file {n} of {len(files)}: give all "
-                "ranks' files, in rank order"
+                f"{file} is of rank {layout['rank']} of {layout['ranks']}, and is file {n} of {len(files)}: give the "
+                "files of all ranks, in rank order"
             )
     sizes = [len(weight) for weight in weights]
     if (
@@ -79,7 +80,7 @@ def anchors_from_prototypes(
     ):
         listed = ", ".join(f"{tuple(weight.shape)} in {file}" for weight, file in zip(weights, files))
         raise ValueError(
-            f"the prototypes are not the parts of one head: {listed}; give all ranks' files, in rank order"
+            f"the prototypes are not the parts of one head: {listed}; give the files of all ranks, in rank order"
         )
     prototypes = torch.cat(weights)
     if names and len(names) != len(prototypes):
@@ -107,12 +108,13 @@ def anchors_from_generator(
     """Embeddings of generated samples: ``encoder(generator(latents))``, in batches.
 
     Args:
-        generator: latents (B, *latent_size) to samples, as the encoder takes them.
-        encoder: samples to embeddings (B, d).
-        number: of anchors.
-        truncation: latents are normal, and each of their numbers is drawn within -truncation..truncation.
-        seed: of the latents, which depend neither on batch_size nor on the device.
-        progress: wraps the list of batches, such as tqdm.
+        generator: maps latents (B, *latent_size) to samples in the form that the encoder takes.
+        encoder: maps samples to embeddings (B, d).
+        number: the number of anchors.
+        truncation: the latents are normally distributed; with a truncation, each of their numbers is drawn from
+            -truncation..truncation only.
+        seed: the seed of the latents, which depend neither on batch_size nor on the device.
+        progress: wraps the list of batches, as tqdm does.
     """
     shape = [latent_size] if isinstance(latent_size, int) else list(latent_size)
     for name, value in (("latent_size", min(shape, default=0)), ("number", number), ("batch_size", batch_size)):
@@ -132,13 +134,13 @@ def anchors_from_generator(
         parts.append(embeddings.float().reshape(len(batch), -1).cpu())
     source = {"kind": "fake", "latent_size": shape, "truncation": truncation, "seed": seed}
     vectors = torch.cat(parts)
-    unit_rows(vectors, "the embedding of generated sample")  # refuses those without a direction
+    unit_rows(vectors, "the embedding of generated sample")  # refuses an embedding without a direction
     known = fingerprint(encoder) if isinstance(encoder, torch.nn.Module) else ""
     return Embeddings([f"generated-{n}" for n in range(number)], vectors, encoder=known, source=source)
 
 
 def without(anchors: Embeddings, exclude: Collection[str]) -> Embeddings:
-    """The anchors of other identities than those to exclude, not all of which need to have one."""
+    """The anchors without those of the excluded identities, some of which may have no anchor."""
     if not exclude:
         return anchors
     left_out = set(exclude) & set(anchors.ids)
@@ -150,11 +152,11 @@ def without(anchors: Embeddings, exclude: Collection[str]) -> Embeddings:
 
 
 def read_anchors(path: str | Path, embedding_size: int | None = None, encoder: str = "") -> Embeddings:
-    """The anchors, or the cohort, of any file of embeddings.
+    """Anchors, or a cohort, from any file of embeddings.
 
     Raises:
-        ValueError: as `read_embeddings`; another size than the embeddings to be scored, or another encoder, where both
-            are known.
+        ValueError: as for `read_embeddings`; or the anchors have another size than the embeddings to be scored, or are
+            known to come from another encoder.
     """
     anchors = read_embeddings(path)
     if embedding_size is not None and anchors.vectors.shape[1] != embedding_size:
@@ -177,24 +179,25 @@ def _in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
                 "True: give that folder, or the file that holds the prototypes, such as SpeechBrain's classifier.ckpt"
             )
     if not files:
-        raise ValueError("no checkpoints are given: give a file, or each rank's")
+        raise ValueError("no checkpoints are given: give one file, or the file of each rank")
     found = {int(match[1]): file for file in files if (match := RANK_FILE.search(file.name))}
     if len(found) < len(files):
-        return files  # named otherwise: in the order given
+        return files  # the names do not tell the ranks: the given order counts
     if missing := [rank for rank in range(max(found)) if rank not in found]:
         raise ValueError(
-            f"checkpoint_gpu_{missing[0]}.pt is missing, and the classes of that rank with it: give all ranks' files"
+            f"checkpoint_gpu_{missing[0]}.pt is missing, and with it the classes of that rank: give the files of all "
+            "ranks"
         )
     return [found[rank] for rank in sorted(found)]
 
 
 def _prototypes(path: Path) -> tuple[Tensor, dict]:
-    """(C, d) of a checkpoint, in float32, and, of our heads', the rank they are of and the number of ranks."""
+    """The prototypes (C, d) of a checkpoint in float32 and, if our head wrote it, its rank and the number of ranks."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"the checkpoint {path} does not exist: give a file of the classifier's state dict") from None
-    except Exception as error:  # pickle's, zipfile's and torch's own
+    except Exception as error:  # of pickle, zipfile or torch
         raise ValueError(f"{path} cannot be read as tensors: give a state dict saved by torch.save") from error
     state = state.get("state_dict_softmax_fc", state) if isinstance(state, dict) else {"weight": state}
     matrices = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() == 2}

@@ -1,4 +1,4 @@
-"""Which samples of each identity are taken."""
+"""The random choice of some samples of each identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def choose(labels: Sequence | np.ndarray, per_identity: int, seed: int) -> np.ndarray:
-    """Rising positions of `per_identity` random samples of each identity, of all its samples if it has fewer.
+    """The sorted positions of `per_identity` random samples of each identity, or of all its samples if it has fewer.
 
     Args:
         labels: (N,), the identity of each sample.

@@ -10,7 +10,7 @@ ENCODED = re.compile(r"'(.*)' => (\d+)")  # a line of SpeechBrain's label encode
 
 
 def read_class_names(path: Path) -> list[str]:
-    """The lines of a file, the speakers of SpeechBrain's label_encoder.txt, or the folders of an image folder."""
+    """The lines of a file, the speakers in SpeechBrain's label_encoder.txt, or the subfolders of an image folder."""
     if path.is_dir():
         return sorted(folder.name for folder in path.iterdir() if folder.is_dir())
     if not path.is_file():
@@ -18,5 +18,5 @@ def read_class_names(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8").splitlines()
     if not lines or not ENCODED.fullmatch(lines[0]):
         return lines
-    encoded = filter(None, map(ENCODED.fullmatch, takewhile(ENCODED.fullmatch, lines)))  # its settings come behind
+    encoded = filter(None, map(ENCODED.fullmatch, takewhile(ENCODED.fullmatch, lines)))  # the encoder's settings follow
     return [name for _, name in sorted((int(match[2]), match[1]) for match in encoded)]

@@ -1,4 +1,4 @@
-"""Files of embeddings: the package's own, and those that the toolkits and their users write."""
+"""Files of embeddings: the package's own format, and those that the toolkits and their users write."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FORMATS = "an .npz with `ids` and `embeddings`, a torch.save of {id: embedding},
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings and what the next step has to know of them, read from a file once.
+    """Embeddings, with what the next step has to know about them.
 
     Attributes:
-        ids: one for each.
+        ids: one id per embedding.
         vectors: (N, d), float32.
-        labels: the identity of each; empty where nothing tells.
-        encoder: `verimargin.files.networks.fingerprint` of the encoder; "" where it is not known.
-        source: where they came from, as their maker described it.
+        labels: the identity of each embedding; empty if the identities are unknown.
+        encoder: `verimargin.files.networks.fingerprint` of the encoder; "" if it is unknown.
+        source: where the embeddings came from, as described by whoever made them.
     """
 
     ids: list[str]
@@ -42,17 +42,17 @@ class Embeddings:
 def read_embeddings(path: str | Path) -> Embeddings:
     """The embeddings of a file or folder.
 
-    - `.npz` with `embeddings` (N, d), `ids` (N,), or `labels` (N,), or both, and perhaps `encoder` and `source`;
-    - `.pt`, `.pth` or `.ckpt`: ``torch.save({id: embedding}, path)``, the dictionaries of SpeechBrain's
+    - `.npz` with `embeddings` (N, d), with `ids` (N,) or `labels` (N,) or both, and perhaps `encoder` and `source`;
+    - `.pt`, `.pth` or `.ckpt`: ``torch.save({id: embedding}, path)``, as the dictionaries of SpeechBrain's
       `speaker_verification_cosine.py`;
-    - a folder of `<id>.npy`, as SpeechBrain's `extract_speaker_embeddings.py` writes.
+    - a folder of `<id>.npy`, as SpeechBrain's `extract_speaker_embeddings.py` writes it.
 
-    Without `labels`, an id's part before its first "/" is its identity, if all ids have one. Without `ids`, an
-    embedding is called `<label>/<position>`.
+    Without `labels`, the part of an id before its first "/" is the identity, provided that all ids have a "/". Without
+    `ids`, the id of an embedding is `<label>/<position>`.
 
     Raises:
-        ValueError: no such file, another format, a repeated id, an embedding that is nan, infinite or all
-            zero, or embeddings of different sizes.
+        ValueError: there is no such file, it has another format, an id is repeated, an embedding is nan, infinite or
+            all zero, or the embeddings have different sizes.
     """
     path = Path(path)
     if path.is_dir():
@@ -63,11 +63,11 @@ def read_embeddings(path: str | Path) -> Embeddings:
         return _from_npz(path)
     if path.suffix in (".pt", ".pth", ".ckpt"):
         return checked(path, *_from_torch(path))
-    raise ValueError(f"{path} is no file of embeddings that is known here: give {FORMATS}")
+    raise ValueError(f"{path} has no known format of embeddings: give {FORMATS}")
 
 
 def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
-    """A new `.npz` that `read_embeddings` reads."""
+    """Write a new `.npz` that `read_embeddings` reads."""
     save_npz(
         new_file(path, ".npz"),
         ids=np.array(embeddings.ids),
@@ -79,7 +79,7 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
 
 
 def save_npz(path: str | Path, **arrays: Any) -> None:
-    """An `.npz` of the arrays, written whole."""
+    """Write the arrays to an `.npz`, which appears under its name when it is complete."""
     with whole(path) as partial:
         np.savez(partial, **arrays)
 
@@ -92,7 +92,7 @@ def checked(
     encoder: str = "",
     source: dict[str, Any] | None = None,
 ) -> Embeddings:
-    """The embeddings of `path`, if they have none of the flaws that `read_embeddings` names."""
+    """The embeddings of `path`, refused for the reasons that `read_embeddings` names."""
     if vectors.ndim != 2 or len(vectors) != len(ids) or not len(ids) or vectors.dtype.kind not in "fiu":
         raise ValueError(
             f"{path} has {len(ids)} ids and {vectors.dtype} embeddings of shape {vectors.shape}: give one row of "
@@ -110,11 +110,11 @@ def checked(
 
 
 def check_encoder(path: str | Path, found: str, wanted: str) -> None:
-    """Refuse the content of `path` if it is of another encoder than wanted, where both are known."""
+    """Refuse the content of `path` if it comes from another encoder than `wanted`; "" is an unknown encoder."""
     if found and wanted and found != wanted:
         raise ValueError(
-            f"what {path} holds was made with the encoder {found[:12]}, and the embeddings are of {wanted[:12]}: make "
-            "it with the encoder of the embeddings, or see whether that has been loaded"
+            f"what {path} holds was made with the encoder {found[:12]}, but the embeddings with {wanted[:12]}: make "
+            "both with the same encoder, and check that the right one has been loaded"
         )
 
 
@@ -156,7 +156,7 @@ def _from_folder(path: Path) -> tuple[list[str], np.ndarray]:
 def _stacked(path: Path, vectors: list[np.ndarray]) -> np.ndarray:
     sizes = sorted({len(v) for v in vectors})
     if len(sizes) > 1:
-        raise ValueError(f"{path} holds embeddings of the sizes {sizes}: give those of one encoder")
+        raise ValueError(f"{path} holds embeddings of the sizes {sizes}: give embeddings of one encoder")
     return np.stack(vectors)
 
 

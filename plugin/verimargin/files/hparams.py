@@ -6,19 +6,19 @@ from pathlib import Path
 
 
 def folder() -> Path:
-    """Inside an installed package, or beside the sources of a checkout."""
+    """The folder of the recipes: inside an installed package, or beside the sources of a checkout."""
     package = Path(__file__).resolve().parents[1]
     return next(path for path in (package / "hparams", package.parents[1] / "hparams") if path.is_dir())
 
 
 def names() -> list[str]:
-    """Recipes as `<toolkit>/<file>`."""
+    """The names of all recipes, as `<toolkit>/<file>`."""
     files = (path for kind in ("*/*.yaml", "*/*.py") for path in folder().glob(kind))
     return sorted(path.relative_to(folder()).as_posix() for path in files)
 
 
 def path(name: str) -> Path:
-    """The file of a recipe named `<toolkit>/<file>` or just `<file>`.
+    """The path of the recipe named `<toolkit>/<file>` or just `<file>`.
 
     Raises:
         ValueError: there is no such recipe.

@@ -1,4 +1,4 @@
-"""KappaFace's state in a checkpoint of either toolkit: each class's kappa and psi."""
+"""Reads kappa and psi of each class from a KappaFace checkpoint of either toolkit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 class ClassKappa(NamedTuple):
-    """A class's line of the table; `margin` of the loss is psi times its m."""
+    """A line of the table: one class. The margin of a class is psi times the loss's m."""
 
     class_id: int
     name: str
@@ -21,10 +21,11 @@ class ClassKappa(NamedTuple):
 
 
 def read_kappa(checkpoint: Path, names: list[str] | None = None) -> list[ClassKappa]:
-    """The classes of a checkpoint that holds a `KappaTracker`'s state anywhere in it.
+    """The classes of a checkpoint that holds the state of a `KappaTracker`, at any depth.
 
     Raises:
-        ValueError: not a checkpoint, none or several trackers in it, none after an epoch, or another number of names.
+        ValueError: the file is not a checkpoint, it holds no tracker or several, no epoch had ended when it was saved,
+            or the number of names is not that of the classes.
     """
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -41,13 +42,15 @@ def read_kappa(checkpoint: Path, names: list[str] | None = None) -> list[ClassKa
         raise ValueError(f"{checkpoint} was saved before the first epoch ended: there is no kappa yet")
     names = names or saved_names or [str(i) for i in range(len(state["psi"]))]
     if len(names) != len(state["psi"]):
-        raise ValueError(f"there are {len(names)} names, {checkpoint} has {len(state['psi'])} classes: give those")
+        raise ValueError(
+            f"there are {len(names)} names, but {checkpoint} has {len(state['psi'])} classes: give one name per class"
+        )
     values = (state[key].tolist() for key in ("class_counts", "kappa", "psi"))
     return [ClassKappa(*row) for row in zip(range(len(names)), names, *values)]
 
 
 def _trackers(content: Any, names: list[str] | None) -> Iterator[tuple[dict[str, torch.Tensor], list[str] | None]]:
-    """Each KappaTracker's state in nested state dicts, with the names of its classes if they are beside it."""
+    """The state of each KappaTracker in nested state dicts, with the class names if they are stored next to it."""
     if not isinstance(content, Mapping):
         return
     names = next(

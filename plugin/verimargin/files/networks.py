@@ -16,10 +16,10 @@ TORCH_FILES = (".pt", ".pth", ".ckpt", ".ts", ".jit")
 
 
 def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callable[[Tensor], Tensor], str]:
-    """A function of tensors, and the fingerprint of its weights, "" for a callable that is no module.
+    """A network as a function of tensors, and the fingerprint of its weights ("" for a callable that is no module).
 
-    An ONNX file has one input and runs on the CPU; its first output counts. "module:name" is imported from the
-    working directory or the environment; modules are put in evaluation mode.
+    An ONNX file must have one input; it runs on the CPU, and its first output is used. "module:name" is imported from
+    the working directory or the environment. Modules are put in evaluation mode.
     """
     path = Path(name)
     if path.suffix in (".onnx", *TORCH_FILES):
@@ -42,10 +42,10 @@ def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callabl
 
 
 def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
-    """SHA-256 of an encoder's weights: of the names, types, shapes and values of its state dict.
+    """The SHA-256 of an encoder's weights: of the names, dtypes, shapes and values in its state dict.
 
-    A module, its state dict's file and its TorchScript file have the same. Of other files, such as ONNX, it is
-    that of their bytes.
+    It is the same for a module, for a file of its state dict and for its TorchScript file. For any other file, such
+    as ONNX, it is the SHA-256 of the bytes.
     """
     digest = hashlib.sha256()
     state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
@@ -62,14 +62,14 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
 
 
 def _state_of(path: Path) -> dict | None:
-    """The tensors of a torch file of nothing else, or of a TorchScript file."""
+    """The state dict of a TorchScript file, or of a torch file that holds only tensors; None for any other file."""
     if path.suffix not in TORCH_FILES:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception:  # what else there is in a torch file
+    except Exception:  # not a file of plain tensors
         try:
             state = torch.jit.load(path, map_location="cpu").state_dict()
         except RuntimeError:
@@ -83,7 +83,7 @@ def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != 1:
-        raise ValueError(f"{path} has the inputs {names}: give a network of one")
+        raise ValueError(f"{path} has the inputs {names}: give a network with one input")
 
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {names[0]: x.detach().cpu().numpy()})[0])
@@ -93,12 +93,12 @@ def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:
 
 def _from_python(module: str, attribute: str) -> Callable[[Tensor], Tensor]:
     if "" not in sys.path:
-        sys.path.insert(0, "")  # the working directory, which an installed command does not look in
+        sys.path.insert(0, "")  # the working directory, which an installed command does not search
     try:
         network = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"{module}:{attribute} cannot be imported ({error}): run in the folder of {module}.py"
+            f"{module}:{attribute} cannot be imported ({error}): run the command in the folder of {module}.py"
         ) from error
     except AttributeError:
         raise ValueError(f"the module {module} has no {attribute}: give module:name of a callable") from None

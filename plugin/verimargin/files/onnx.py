@@ -1,4 +1,4 @@
-"""An encoder and its embeddings' density as one ONNX graph."""
+"""An encoder and the density of its embeddings as one ONNX graph."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def export_with_density(
 ) -> None:
     """Write the encoder with a second output `log_density` (B,), equal to ``regressor.log_density(embedding)``.
 
-    With that, scoring a pair takes no more than ``tau * cosine + logaddexp(log_density1, log_density2)``.
+    The score of a pair is then ``tau * cosine + logaddexp(log_density1, log_density2)``.
 
     Args:
-        encoder: an .onnx file, whose first output is the embedding; or a module or TorchScript module on the
-            CPU, exported by tracing with any batch size.
+        encoder: an .onnx file whose first output is the embedding; or a module or TorchScript module on the
+            CPU, which is traced and exported for any batch size.
         path: a new .onnx file; it appears under its name when it is complete.
-        input_shape: of one sample, such as (3, 112, 112); for a module.
+        input_shape: the shape of one sample, such as (3, 112, 112); needed for a module.
 
     Raises:
-        ValueError: the encoder's embeddings are of another size, or it has an output `log_density` already.
+        ValueError: the encoder's embeddings have another size, or it has an output `log_density` already.
         RuntimeError: the regressor is not fitted.
     """
     import onnx
@@ -51,8 +51,8 @@ def export_with_density(
     size = [dimension.dim_value for dimension in embedding.type.tensor_type.shape.dim][-1:]
     if size not in ([0], [], [regressor.embedding_size]):
         raise ValueError(
-            f"the encoder's embeddings have {size[0]} numbers, the regressor's {regressor.embedding_size}: fit it to "
-            "this encoder's"
+            f"the encoder's embeddings have {size[0]} numbers, the regressor's {regressor.embedding_size}: fit a "
+            "regressor to embeddings of this encoder"
         )
     if DENSITY in {output.name for output in graph.graph.output}:
         raise ValueError(f"the encoder has an output {DENSITY} already: give the encoder alone")
@@ -73,7 +73,7 @@ def export_with_density(
 
 
 class _DensityGraph(torch.nn.Module):
-    """`SupportSetRegressor.log_density` without its checks, in operations that any opset has."""
+    """`SupportSetRegressor.log_density` without its checks, made of operations that every opset has."""
 
     def __init__(self, regressor: SupportSetRegressor):
         super().__init__()
@@ -90,7 +90,7 @@ def _traced(
     import onnx
 
     if not input_shape:
-        raise ValueError("input_shape is missing: give one sample's, such as (3, 112, 112)")
+        raise ValueError("input_shape is missing: give the shape of one sample, such as (3, 112, 112)")
     buffer, was_training = io.BytesIO(), module.training
     export = dynamic_batch(torch.onnx.export)
     try:
@@ -103,9 +103,9 @@ def _traced(
 
 
 def dynamic_batch(export: Callable) -> Callable:
-    """`torch.onnx.export` of one input and one output that traces, and keeps the batch size open.
+    """A variant of `torch.onnx.export` that traces a module of one input and one output, for any batch size.
 
-    A traced reshape has the example's batch size in it, unless that axis is declared dynamic.
+    It declares the batch axis dynamic, because a traced reshape would otherwise contain the example's batch size.
     """
 
     has_dynamo = "dynamo" in inspect.signature(export).parameters

@@ -1,4 +1,4 @@
-"""Files of IDA's scorers: anchors for IDA-R, or a regressor for IDA-L."""
+"""Files that IDA scores with: anchors for IDA-R, or a regressor for IDA-L."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=DensityScorer, covariant=True)
 
 @dataclass(frozen=True)
 class ScorerFile(Generic[S]):
-    """A scorer, and what its file says of the encoder it is for ("" if nothing)."""
+    """A scorer with its file, and the fingerprint of the encoder that it is for ("" if the file does not tell)."""
 
     path: Path
     scorer: S
@@ -37,13 +37,13 @@ class ScorerFile(Generic[S]):
 
 
 def read_scorer(path: str | Path, k: int = 10, tau: float = 1.0) -> ScorerFile[DensityScorer]:
-    """The scorer of a file of anchors (`verimargin anchors`, or any of embeddings) or of a regressor (.pt).
+    """The scorer for a file of anchors (from `verimargin anchors`, or any embeddings) or of a regressor (.pt).
 
     Args:
-        k, tau: of `IDAScorer`; a regressor has its own.
+        k, tau: of `IDAScorer`; a regressor file has its own.
 
     Raises:
-        ValueError: the file is neither, or k and tau do not fit it.
+        ValueError: the file holds neither, or k or tau does not fit the anchors.
     """
     if Path(path).suffix == ".pt":
         return read_regressor(path)
@@ -52,14 +52,14 @@ def read_scorer(path: str | Path, k: int = 10, tau: float = 1.0) -> ScorerFile[D
 
 
 def read_regressor(path: str | Path) -> ScorerFile[SupportSetRegressor]:
-    """The regressor of a file of `write_regressor`."""
+    """The regressor in a file that `write_regressor` wrote."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         regressor = SupportSetRegressor(saved["embedding_size"], saved["hidden"])
         regressor.load_state_dict(saved["state_dict"])
     except OSError:
         raise
-    except Exception as error:  # pickle's, zipfile's and torch's own
+    except Exception as error:  # of pickle, zipfile or torch
         raise ValueError(f"{path} holds no regressor: give a file that verimargin train-ssr wrote") from error
     return ScorerFile(Path(path), regressor, saved["encoder"])
 
@@ -67,12 +67,12 @@ def read_regressor(path: str | Path) -> ScorerFile[SupportSetRegressor]:
 def write_regressor(
     path: str | Path, regressor: SupportSetRegressor, encoder: str = "", source: dict[str, Any] | None = None
 ) -> None:
-    """A fitted regressor with all that its scores depend on.
+    """Write a fitted regressor, with everything that its scores depend on.
 
     Args:
         path: a new .pt file.
         encoder: `fingerprint` of the encoder whose embeddings it was fitted to.
-        source: what else is to be known of it, such as the anchors' source.
+        source: where the regressor came from, such as the source of the anchors.
     """
     path = new_file(path, ".pt")
     regressor.check_fitted()

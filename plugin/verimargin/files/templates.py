@@ -1,4 +1,4 @@
-"""Template features of an IJB protocol from the image embeddings that `ijb_evals.py --save_embeddings` keeps."""
+"""Template features of an IJB protocol, from the image embeddings that `ijb_evals.py --save_embeddings` writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDING = "_template_pair_label.txt"
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a file is the `.npz` of `ijb_evals.py --save_embeddings`."""
+    """Whether the file is an `.npz` written by `ijb_evals.py --save_embeddings`."""
     if path.suffix != ".npz" or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as file:
@@ -22,26 +22,26 @@ def holds_images(path: Path) -> bool:
 
 
 def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
-    """One embedding per template: `ijb_evals.py`'s default (N0D1F1), which keeps the embeddings' norms.
+    """One embedding per template, as `ijb_evals.py` makes it by default (N0D1F1), keeping the norms of the embeddings.
 
-    For images x with flipped copies x', detector scores a and media: the sum over the template's media of
-    the mean over the medium's images of ``a (x + x')``.
+    Let x be the embedding of an image, x' that of its flipped copy and a its detector score. The mean of
+    ``a (x + x')`` over the images of a medium, summed over the media of a template, is the template's embedding.
 
     Args:
-        path: the `.npz` with `embs` and, of the flipped images, `embs_f`, a row for each line of
+        path: the `.npz` with `embs` and, for the flipped images, `embs_f`, one row for each line of
             `<ijbb or ijbc>_name_5pts_score.txt`.
-        pairs: the protocol's `<ijbb or ijbc>_template_pair_label.txt`, beside that and `.._face_tid_mid.txt`.
+        pairs: the protocol's `<ijbb or ijbc>_template_pair_label.txt`, in the same folder as
+            `<ijbb or ijbc>_name_5pts_score.txt` and `<ijbb or ijbc>_face_tid_mid.txt`.
 
     Raises:
-        ValueError: the lists are not there, are of other lengths than the embeddings, or a template has no
-            direction.
+        ValueError: a list is missing or its length is not that of the embeddings, or a template has no direction.
     """
     path, pairs = Path(path), Path(pairs)
     lists = [Path(str(pairs).removesuffix(ENDING) + name) for name in ("_face_tid_mid.txt", "_name_5pts_score.txt")]
     if not pairs.name.endswith(ENDING) or not all(file.is_file() for file in lists):
         raise ValueError(
-            f"{path} holds embeddings of images: give the protocol's own list as TRIALS (meta/ijbc{ENDING}), beside "
-            "which lie _face_tid_mid.txt and _name_5pts_score.txt"
+            f"{path} holds embeddings of images: give the protocol's own list as TRIALS (meta/ijbc{ENDING}), in the "
+            "folder that also holds its _face_tid_mid.txt and _name_5pts_score.txt"
         )
     with np.load(path) as file:
         images = file["embs"] + (file["embs_f"] if "embs_f" in file.files and len(file["embs_f"]) else 0.0)

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-LOOKED_AT = 10_000  # lines, to tell the two formats apart
+LINES_EXAMINED = 10_000  # to tell the two formats apart
 LARGEST_TABLE = 2**24
 
 
 class Trials(NamedTuple):
-    """Which embeddings each trial compares, as positions among the ids, and whether they are of one identity."""
+    """The embeddings that each trial compares, as positions among the ids, and whether they have the same identity."""
 
     enrol: np.ndarray
     test: np.ndarray
@@ -25,17 +25,17 @@ class Trials(NamedTuple):
 def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
     """The trials of a list, in its order, for embeddings with these ids.
 
-    A VoxCeleb id counts with its file extension or without, as in SpeechBrain's scripts: the id itself
-    first, then what stands before its first dot. A list of integers is IJB's, unless its first column alone
-    holds nothing but 0 and 1. IJB-C's 15.6 million lines take seconds.
+    VoxCeleb's names match an id with or without a file extension, as in SpeechBrain's scripts: the whole name is
+    tried first, then the part before its first dot. A list of integers is read as IJB's, unless its first column
+    holds only 0 and 1 and its last column does not. IJB-C's 15.6 million lines take seconds.
 
     Raises:
-        ValueError: no such file, a line in neither format, an id without an embedding, a trial listed twice,
-            one pair labelled 0 and 1, or no target or non-target trial.
+        ValueError: there is no such file, a line has neither format, an id has no embedding, a trial is listed twice,
+            a pair is labelled both 0 and 1, or there are no target or no non-target trials.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"the trial list {path} does not exist: give the path of one")
+        raise ValueError(f"the trial list {path} does not exist: give the path of a trial list")
     enrol, test, same = _read_templates(path, ids) if _is_ijb(path) else _read_names(path, ids)
     if same.all() or not same.any():
         kind = "non-target trial (label 0)" if len(same) and same[0] else "target trial (label 1)"
@@ -45,7 +45,7 @@ def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
 
 
 def named_trials(path: str | Path) -> Iterator[tuple[bool, str, str]]:
-    """Label and both names of each line of a VoxCeleb list; an error names the line that isn't such a one."""
+    """The label and both names of each line of a VoxCeleb list; an error names a line that has another format."""
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             parts = line.split()
@@ -58,13 +58,13 @@ def named_trials(path: str | Path) -> Iterator[tuple[bool, str, str]]:
 
 
 def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
-    """A number for the identity of each embedding, (N,).
+    """A number (N,) for each embedding, equal for embeddings of the same identity.
 
-    The folder that an id begins with (VoxCeleb's speaker), where that agrees with all labels; otherwise
-    embeddings that target trials link, directly or through others, are of one identity.
+    The identity is the first folder of the id (VoxCeleb's speaker), if that agrees with all labels. Otherwise
+    embeddings that target trials link, directly or through others, have the same identity.
 
     Raises:
-        ValueError: a non-target trial compares what target trials link.
+        ValueError: a non-target trial compares two embeddings that target trials link.
     """
     enrol, test, same = trials
     folders = np.unique([name.split("/")[0] for name in ids], return_inverse=True)[1]
@@ -82,7 +82,7 @@ def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
 
 def _is_ijb(path: Path) -> bool:
     with open(path, encoding="utf-8") as lines:
-        rows = [line.split() for line in islice(lines, LOOKED_AT)]
+        rows = [line.split() for line in islice(lines, LINES_EXAMINED)]
     if not rows or len(rows[0]) != 3 or not all(part.isdecimal() for part in rows[0]):
         return False
     first, last = ({row[column] for row in rows if len(row) == 3} <= {"0", "1"} for column in (0, 2))
@@ -109,10 +109,10 @@ def _read_templates(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndar
 
 
 def _places(numbers: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted number is among the numbers, -1 if nowhere; fast for small ones, as IJB's are."""
+    """The position of each wanted number among the numbers, or -1; fast for small numbers, such as IJB's."""
     highest = int(numbers.max())
     if numbers.min() >= 0 and highest < LARGEST_TABLE:
-        table = np.full(highest + 2, -1, dtype=np.int32)  # the last entry is for all that is outside
+        table = np.full(highest + 2, -1, dtype=np.int32)  # the last entry is for numbers outside the table
         table[numbers] = np.arange(len(numbers), dtype=np.int32)
         return table[np.where((wanted >= 0) & (wanted <= highest), wanted, -1)]
     order = np.argsort(numbers)
@@ -125,9 +125,9 @@ def _read_names(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray,
     by_stem: dict[str, int] = {}
     for position, name in enumerate(ids):
         stem = _stem(name)
-        by_stem[stem] = -1 if stem in by_stem else position  # -1: the stem of several
+        by_stem[stem] = -1 if stem in by_stem else position  # -1: several ids have this stem
     positions, same = (array("i"), array("i")), array("b")
-    unknown: dict[str, None] = {}  # in their order
+    unknown: dict[str, None] = {}  # a set that keeps its order
     for is_target, *names in named_trials(path):
         same.append(is_target)
         for side, name in zip(positions, names):
@@ -153,13 +153,13 @@ def _stem(name: str) -> str:
 def _refuse_unknown(path: Path, unknown: list, ids: Sequence[str]) -> None:
     others = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
     raise ValueError(
-        f"{path} names {', '.join(map(str, unknown[:3]))}{others}, for which there is no embedding (their ids are such "
-        f"as {ids[0]}): give the embeddings of all that the list compares"
+        f"{path} names {', '.join(map(str, unknown[:3]))}{others}, for which there is no embedding (an id of the "
+        f"embeddings is {ids[0]}): give an embedding for every name in the list"
     )
 
 
 def _check_distinct(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.ndarray, ids: Sequence[str]) -> None:
-    """A pair may come once in each order, with one label."""
+    """Refuse a pair that is listed twice in the same order, or with both labels."""
     pair = np.minimum(enrol, test) * np.int64(len(ids)) + np.maximum(enrol, test)
     labelled = np.sort(4 * pair + 2 * same + (enrol > test))
     again = labelled[1:] >> 2 == labelled[:-1] >> 2
@@ -174,7 +174,7 @@ def _check_distinct(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.nd
 
 
 def _linked(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
-    """The smallest position that each is linked with, through any number of pairs."""
+    """For each position, the smallest one that it is linked with, directly or through other pairs."""
     smallest = np.arange(count)
     while True:
         least = np.minimum(smallest[one], smallest[other])

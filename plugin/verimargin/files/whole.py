@@ -1,4 +1,4 @@
-"""Files and folders that get their name when all of them is written, and leave nothing behind otherwise."""
+"""Files and folders that appear under their name when they are complete, and leave nothing behind otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """Where to write the file: a hidden one beside `path`, with its ending, which takes its name at the end."""
+    """The path to write the file to: a hidden file next to `path`, with the same ending, that is renamed at the end."""
     path = Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -24,10 +24,10 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
-    """Where to write the folder's files: a hidden folder beside `path`, which takes its name at the end.
+    """The folder to write the files to: a hidden folder next to `path` that is renamed at the end.
 
     Raises:
-        FileExistsError: `path` is a file, or a folder with something in it.
+        FileExistsError: `path` is a file or a folder that is not empty.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -44,15 +44,15 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def new_file(path: str | os.PathLike, suffix: str) -> Path:
-    """The path, if a file of that kind can be made there; asked before the computing begins.
+    """The path, if a new file of that kind can be written there; commands ask this before they compute anything.
 
     Raises:
-        ValueError: another suffix, or no such folder.
+        ValueError: the path has another suffix, or its folder does not exist.
         FileExistsError: the file exists.
     """
     path = Path(path)
     if path.suffix != suffix:
-        raise ValueError(f"{path} is to be an {suffix} file: give it that ending")
+        raise ValueError(f"{path} has to be an {suffix} file: give it that ending")
     if path.exists():
         raise FileExistsError(f"{path} exists already: move it, or give another name")
     if not path.parent.is_dir():

@@ -1,6 +1,6 @@
-"""One step of the head for alpha = 1, forward and backward: every class has a probability.
+"""One step of the head for alpha = 1, forward and backward: every class has a probability above 0.
 
-The gradient of a prototype is taken through its normalisation here, that of an embedding by autograd.
+The gradient is taken through the normalisation of the prototypes here, and through that of the embeddings by autograd.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class DenseHead(torch.autograd.Function):
             check_prototypes(norm)
             p = torch.mm(unit, weight.t()).mul_(scale / norm)
             row, column = target.owned.nonzero().squeeze(1), step.column[target.owned]
-            own = target.logit + target.log_q
-            p[row, column] = own[row]
+            target_logit = target.logit + target.log_q
+            p[row, column] = target_logit[row]
             highest = shard.max(p.amax(1))
             p.sub_(highest[:, None]).exp_()
             total = shard.sum(p.sum(1))
             p.div_(total[:, None])
         target_slope = (p[row, column] - 1.0) * target.slope[row] / norm[column]
-        slope = p.mul_(scale / norm)  # d loss / d cosine, over the prototype's norm
+        slope = p.mul_(scale / norm)  # d loss / d cosine, divided by the prototype's norm
         slope[row, column] = target_slope
         ctx.save_for_backward(unit, weight, norm, slope)
         ctx.memory = step.memory
-        return highest + total.log() - own
+        return highest + total.log() - target_logit
 
     @staticmethod
     @once_differentiable

@@ -1,4 +1,4 @@
-"""The memory of the prototypes' gradient, lent out again from step to step."""
+"""A buffer for the prototypes' gradient that is reused from step to step."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class GradientMemory:
-    """The memory of the prototypes' gradient, used again once nobody holds the last gradient.
+    """The memory of the prototypes' gradient, reused as soon as nothing refers to the previous gradient.
 
-    On a CPU, first touching a fresh (C, d) gradient costs as much as the matrix product of the step.
+    On a CPU, touching a newly allocated (C, d) gradient for the first time costs as much as the step's matrix product.
     """
 
     def __init__(self) -> None:
         self._array: np.ndarray | None = None
         self._kind: tuple | None = None  # its shape and dtype
-        self._lent: weakref.ref = weakref.ref(self)  # any object; below, the view whose life is the gradient's
+        self._lent: weakref.ref = weakref.ref(self)  # later, a reference to the view that lives as long as the gradient
 
     def zeros_like(self, weight: Tensor) -> Tensor:
         if weight.device.type != "cpu":
@@ -31,4 +31,4 @@ class GradientMemory:
         return torch.from_numpy(view).zero_()
 
     def __reduce__(self) -> tuple:
-        return GradientMemory, ()  # a copy of the head starts with memory of its own
+        return GradientMemory, ()  # a copy of the head starts with its own memory

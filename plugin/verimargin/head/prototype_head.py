@@ -1,8 +1,8 @@
 """The classification head: prototypes, their cosines with the embeddings, and the loss, in one step.
 
-For alpha > 1 only a few classes per sample have a probability, so no (B, C) tensor is needed: the classes
-are streamed in chunks, and what is kept is a list of (row, column, logit) candidates that shrinks to the
-exact support (mathematics, section 1). For alpha = 1 every class counts, and the logits are held as a whole.
+For alpha > 1 only a few classes per sample have a probability above 0, so no (B, C) tensor is needed: the classes
+are streamed in chunks, and the head keeps a list of (row, column, logit) candidates that shrinks to the
+exact support (mathematics, section 1). For alpha = 1 every class counts, and the head holds all the logits.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ class PrototypeHead(torch.nn.Module):
         cosine = F.normalize(embeddings) @ F.normalize(weight).T     # (B, C)
         return loss(cosine, labels)
 
-    without the (B, C) tensor when alpha > 1, and with the classes sharded over a process group.
-    Values and gradients are exact; nothing is sampled or truncated. Time and memory follow the number
-    of active classes, which is small for alpha of 1.1 and more; as alpha nears 1 all classes are active.
+    without the (B, C) tensor when alpha > 1, and with the classes sharded over a process group if there is one.
+    Values and gradients are exact: by default nothing is sampled or truncated. Time and memory grow with the number
+    of active classes, which is small for an alpha of 1.1 or more; as alpha approaches 1, all classes become active.
 
     Args:
         embedding_size: d.
         num_classes: C, over all ranks.
-        loss: a `MarginLoss`; its margin is given global class ids.
-        sample_rate: below 1, each training step uses the batch's own classes and a random part of the
-            others, this share of each shard in all (Partial FC, arXiv 2203.15565). It is for alpha = 1;
-            above that the exact loss is as fast.
-        process_group: ranks that share the classes, `torch.distributed.group.WORLD` for all; None
-            holds them all here. Every rank calls the head with its own samples, and gets the loss over
-            all ranks' samples; the gradient of the embeddings is multiplied by the number of ranks, as
-            averaging by DistributedDataParallel expects.
+        loss: a `MarginLoss`; its margin receives global class ids.
+        sample_rate: below 1, each training step uses the classes of the batch and randomly chosen others, which
+            together are this share of each shard (Partial FC, arXiv 2203.15565). It is meant for alpha = 1;
+            for a larger alpha the exact loss is as fast.
+        process_group: the ranks that share the classes, `torch.distributed.group.WORLD` for all ranks; with None,
+            this process holds all classes. Every rank calls the head with its own samples and gets the loss over
+            the samples of all ranks. The gradient of the embeddings is multiplied by the number of ranks, because
+            DistributedDataParallel averages it over them afterwards.
 
-    Shapes: embeddings (B, d), labels (B,) global integer class ids; B may be 0 and may differ by rank.
-    `weight` is (local classes, d). Its first values don't depend on the number of ranks if the
-    ranks' random seeds agree.
+    Shapes: embeddings (B, d), labels (B,) global integer class ids; B may be 0 and may differ between ranks.
+    `weight` is (local classes, d). Its initial values do not depend on the number of ranks, provided that all
+    ranks have the same random seed.
 
     Attributes:
-        active_classes: mean number of classes per sample with a probability above 0 in the last training
+        active_classes: the mean number of classes per sample with a probability above 0 in the last training
             step, a 0-dim tensor; nan for alpha = 1.
-        zero_loss: share of that step's samples whose probability is all on their class, and which thus
-            teach nothing. If it is large, alpha, the scale or the margin is off.
+        zero_loss: the share of that step's samples whose probability is entirely on their own class, and which
+            therefore teach nothing. If it is large, alpha, the scale or the margin needs another value.
 
     Raises:
-        ValueError: bad sizes, labels out of range, nan, inf or an all-zero row in the embeddings.
+        ValueError: a size is wrong, a label is out of range, or the embeddings hold nan, inf or an all-zero row.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PrototypeHead(torch.nn.Module):
             raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
         psi = loss.margin.psi
         if psi is not None and len(psi) != num_classes:
-            raise ValueError(f"the loss has psi for {len(psi)} classes, the head {num_classes}: make them agree")
+            raise ValueError(f"the loss has psi for {len(psi)} classes, the head has {num_classes}: make them agree")
         self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
         self.loss = loss
         self.shard = Shard(self.num_classes, process_group)
@@ -106,7 +106,7 @@ class PrototypeHead(torch.nn.Module):
         return reduce_loss(loss, self.loss.reduction)
 
     def cosine(self, embeddings: Tensor) -> Tensor:
-        """Cosines (B, local classes) with this rank's prototypes, for evaluation and plain losses."""
+        """The cosines (B, local classes) with this rank's prototypes, for evaluation or for another loss."""
         return F.linear(F.normalize(embeddings, eps=EPS), F.normalize(self.weight, eps=EPS))
 
     def extra_repr(self) -> str:
@@ -120,7 +120,7 @@ class PrototypeHead(torch.nn.Module):
         return embeddings / norm.clamp_min(EPS), labels
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
-        """The prototypes that take part in this step, and the targets' columns among them."""
+        """The prototypes that take part in this step, and the column of each target among them."""
         order = torch.rand(self.shard.size, device=column.device)
         order[column[column >= 0]] = 2.0
         wanted = max(int(self.sample_rate * self.shard.size), int((order == 2.0).sum()), 1)
@@ -130,7 +130,9 @@ class PrototypeHead(torch.nn.Module):
 
 
 def _initial_prototypes(shard: Shard, embedding_size: int) -> Tensor:
-    """Normal with deviation 0.01, a generator for each block of classes, so that every rank draws only its own."""
+    """Normal values with standard deviation 0.01. Each block of classes has its own random generator, so that a rank
+    draws the numbers of its own classes only.
+    """
     seed = int(torch.randint(2**62, ()))
     blocks = []
     for block in range(shard.start // BLOCK, -(-(shard.start + shard.size) // BLOCK)):

@@ -1,6 +1,6 @@
-"""One step of the head for alpha > 1, forward and backward: only the classes that have a probability are kept.
+"""One step of the head for alpha > 1, forward and backward: only classes with a probability above 0 are kept.
 
-The gradient of a prototype is taken through its normalisation here, that of an embedding by autograd.
+The gradient is taken through the normalisation of the prototypes here, and through that of the embeddings by autograd.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .target import Target
 
 
 class SparseHead(torch.autograd.Function):
-    """The loss of each sample, (B,), from unit embeddings and prototypes of any norm, and statistics, (2,).
+    """The loss of each sample (B,), from unit embeddings and prototypes of any norm, and two statistics (2,).
 
-    The statistics are the mean number of active classes and the share of samples without a loss.
+    The statistics are the mean number of active classes and the share of samples whose loss is zero.
     """
 
     @staticmethod
@@ -42,7 +42,7 @@ class SparseHead(torch.autograd.Function):
         value = as_dtype(divergence_loss_value(expected, delta, threshold.x_y, ln_q_y, alpha), unit.dtype)
         statistics = torch.stack([(active + (p_y > 0)).mean(), (active == 0).to(p).mean()])
 
-        # the entries with a gradient, and d loss / d cosine
+        # the entries that have a gradient, and d loss / d cosine of each
         row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])
         slope = torch.cat([p * scale, (p_y - 1.0) * target.slope * target.owned]).to(unit.dtype)
         used = slope != 0
@@ -74,6 +74,6 @@ class SparseHead(torch.autograd.Function):
 
 
 def _weighted_sums(source: Tensor, group: Tensor, index: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """out[group_k] += weight_k source[index_k], (groups, d), for rising groups: the gathered rows are never stored."""
+    """out[group_k] += weight_k source[index_k], (groups, d), for sorted `group`, without storing the gathered rows."""
     offsets = torch.searchsorted(group, torch.arange(groups, device=group.device))
     return F.embedding_bag(index, source, offsets, mode="sum", per_sample_weights=weight)

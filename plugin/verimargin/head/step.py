@@ -1,4 +1,4 @@
-"""What one step of the head is given, and what both ways to compute it share."""
+"""The parameters of one step of the head, and what its dense and its sparse computation share."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .._sharding import Shard
 from ..losses.margin_loss import MarginLoss
 from .gradient_memory import GradientMemory
 
-BLOCK = 1024  # classes at a time where a (C, d) temporary would be the alternative
+BLOCK = 1024  # classes that are processed at a time, to avoid a (C, d) temporary
 
 
 @dataclass(frozen=True)
 class Step:
-    """A step's parameters, beside the unit embeddings (B, d) and the prototypes that get a gradient."""
+    """The parameters of a step, apart from the unit embeddings (B, d) and the prototypes, which get a gradient."""
 
     label: Tensor  # (B,) global class ids
-    column: Tensor  # (B,) their rows among this step's prototypes, -1 where another rank holds the class
+    column: Tensor  # (B,) the rows of these classes among the step's prototypes; -1 if another rank holds the class
     loss: MarginLoss
-    shard: Shard  # of the classes
+    shard: Shard  # this rank's part of the classes
     memory: GradientMemory
 
 
@@ -31,6 +31,9 @@ def differentiates(ctx: Any) -> bool:
 
 
 def remove_radial_part_(grad: Tensor, weight: Tensor, norm: Tensor) -> Tensor:
-    """From the gradient of w / |w|, divided by |w|, to the gradient of w: without its part along w. In place."""
+    """Remove the part of `grad` along `weight`, in place.
+
+    If `grad` is the gradient with respect to w / |w|, divided by |w|, this makes it the gradient with respect to w.
+    """
     unit = weight / norm[:, None]
     return grad.sub_(unit.mul_((grad * unit).sum(1, keepdim=True)))

@@ -1,4 +1,4 @@
-"""The target entries of a batch: their logits, their reference measure and the margin's slope."""
+"""The target entry of each sample: its logit, its reference measure and the margin's slope."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .step import Step
 
 
 class Target:
-    """The target entries, computed on the rank that holds each class and known on every rank.
+    """The target entries of a batch. Each is computed on the rank that holds its class, then known to all ranks.
 
     Attributes, all (B,):
-        owned: whether this rank holds the sample's class.
+        owned: whether this rank holds the class of the sample.
         column: as in `Step`.
-        logit, log_q: theta_y and log q_y of the margin.
-        slope: d theta_y / d c_y; 0 if nothing is differentiated.
+        logit, log_q: the margin's theta_y and log q_y.
+        slope: d theta_y / d c_y on the rank that holds the class; 0 if no gradient is needed.
     """
 
     def __init__(self, unit: Tensor, weight: Tensor, step: Step, differentiate: bool):

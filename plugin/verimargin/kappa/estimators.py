@@ -1,6 +1,7 @@
-"""Where KappaFace's mean resultant lengths come from: the sums of an epoch, or a memory of every training sample.
+"""The two estimators of KappaFace's mean resultant lengths: sums over an epoch, or a memory of all training samples.
 
-An estimator takes in unit embeddings, zero where there is no direction, and gives |sum z| and n of each class.
+An estimator receives unit embeddings, with zeros for an embedding without a direction, and returns |sum z| and n of
+each class.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from torch.nn import functional as F
 from .._checks import EPS, check_integer, check_sample_ids, check_share
 from .._sharding import Shard
 
-CLASS_BLOCK, ROW_BLOCK = 2**15, 2**14  # what SampleMemory.lengths sums at a time: 64 and 32 MiB at d = 512
+# How many classes and vectors SampleMemory.lengths processes at a time: 64 and 32 MiB at d = 512.
+CLASS_BLOCK, ROW_BLOCK = 2**15, 2**14
 
 
 class EpochSums(torch.nn.Module):
-    """The sums of each class's embeddings since the epoch began, for "momentum".
+    """Estimator "momentum": the sum of the embeddings of each class since the epoch began.
 
     Args:
         classes: this rank's part of the classes.
@@ -37,7 +39,7 @@ class EpochSums(torch.nn.Module):
         self.register_buffer("counts", torch.zeros(classes.size, dtype=torch.long))
 
     def check_ids(self, sample_ids: Tensor | None, batch_size: int, device: torch.device) -> list[Tensor]:
-        return []  # which sample is which does not matter
+        return []  # sample ids are not needed
 
     def update(self, unit: Tensor, label: Tensor) -> None:
         column = label - self.classes.start
@@ -60,20 +62,21 @@ class EpochSums(torch.nn.Module):
 
 
 class SampleMemory(torch.nn.Module):
-    """A unit vector for each training sample, z <- normalize(a z + (1 - a) z_new), for "memory".
+    """Estimator "memory": one unit vector per training sample, z <- normalize(a z + (1 - a) z_new).
 
-    The sums are taken over all vectors, each once, also those not seen in this epoch. A sample's first vector is
-    taken as it is. Copies of a sample in one batch enter as one, by their mean direction.
+    The sums run over all vectors, including those of samples not seen in this epoch. The first vector of a sample is
+    stored unchanged. Several copies of a sample in one batch count as one, with their mean direction.
 
     Args:
         classes: this rank's part of the classes.
         embedding_size: d.
-        num_samples: sample ids are below it.
-        memory_momentum: a, the share of the old vector, in [0, 1).
-        memory_dtype: of the kept vectors, such as torch.float16.
-        memory_device: "cpu" keeps them there wherever the module moves; a step then waits for its embeddings.
+        num_samples: the number of sample ids, which are 0..num_samples - 1.
+        memory_momentum: a, the weight of the old vector, in [0, 1).
+        memory_dtype: dtype of the stored vectors, such as torch.float16.
+        memory_device: "cpu" keeps the vectors on the CPU wherever the module moves; every step then waits until its
+            embeddings have been copied there.
 
-    Attributes: memory (local samples, d), memory_class (local samples,), -1 if a sample was never seen.
+    Attributes: memory (local samples, d); memory_class (local samples,), -1 for a sample that was never seen.
     """
 
     memory: Tensor
@@ -97,7 +100,7 @@ class SampleMemory(torch.nn.Module):
         self.memory_momentum = check_share("memory_momentum", memory_momentum, "[0, 1)")
         self.memory_device = memory_device
         self.classes, self.samples = classes, Shard(check_integer("num_samples", num_samples, 1), classes.group)
-        # zeros, not random vectors: a sample that was not seen has no direction
+        # zeros, not random vectors: a sample that has not been seen has no direction
         self.register_buffer("memory", torch.zeros(self.samples.size, embedding_size, dtype=memory_dtype))
         self.register_buffer("memory_class", torch.full((self.samples.size,), -1))
 
@@ -112,7 +115,7 @@ class SampleMemory(torch.nn.Module):
             mine = (row >= 0) & (row < self.samples.size)
             unit, label, row = unit[mine], label[mine], row[mine]
         self._check_classes_kept(label, row)
-        first = torch.searchsorted(row.sort().values, row)  # the same for all copies of a sample
+        first = torch.searchsorted(row.sort().values, row)  # the same value for all copies of a sample
         new = F.normalize(torch.zeros_like(unit).index_add_(0, first, unit), eps=EPS)[first]
         old = self.memory[row].to(unit.dtype)
         mixed = F.normalize(self.memory_momentum * old + (1.0 - self.memory_momentum) * new, eps=EPS)
@@ -141,16 +144,16 @@ class SampleMemory(torch.nn.Module):
         before = self.memory_class[row]
         kept = (before < 0) | (before == label)
         if row.device.type != "cpu":
-            torch._assert_async(kept.all(), "a sample has changed its class")
+            torch._assert_async(kept.all(), "a sample id comes with another class than before")
         elif not bool(kept.all()):
             i = int((~kept).nonzero()[0])
             raise ValueError(
-                f"sample id {int(row[i]) + self.samples.start} comes with class {int(label[i])} and came with class "
-                f"{int(before[i])}: give each training sample an id of its own, the same in every epoch"
+                f"sample id {int(row[i]) + self.samples.start} comes with class {int(label[i])}, but came with class "
+                f"{int(before[i])} before: give each training sample its own id, the same in every epoch"
             )
 
     def _apply(self, fn: Callable, recurse: bool = True) -> SampleMemory:
-        """Moves the memory, if it may move, and keeps its dtype."""
+        """Move the memory unless it has to stay on the CPU, and keep its dtype."""
         kept = {"memory": self.memory, "memory_class": self.memory_class}
         self._buffers.clear()
         super()._apply(fn, recurse)

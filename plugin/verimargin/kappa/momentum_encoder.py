@@ -1,4 +1,4 @@
-"""The momentum encoder of KappaFace: a slow copy of the network in training (mathematics, section 3)."""
+"""The momentum encoder of KappaFace: a slow copy of the network that is being trained (mathematics, section 3)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from .._checks import check_at_least
 
 
 class _OptimizerSteps:
-    """How often any optimiser of this process has stepped; one hook for all encoders, which it does not know."""
+    """Counts the steps of all optimisers in this process, with one hook that holds no reference to any encoder."""
 
     def __init__(self) -> None:
-        self.process, self.count = uuid.uuid4().hex, 0  # a pickled encoder may meet an equal count elsewhere
+        # The process is identified too: an encoder may be unpickled in another one that has the same count.
+        self.process, self.count = uuid.uuid4().hex, 0
         self.handle = register_optimizer_step_post_hook(self._note_step)
 
     def now(self) -> tuple[str, int]:
@@ -32,23 +33,26 @@ _STEPS = _OptimizerSteps()
 
 
 class MomentumEncoder(torch.nn.Module):
-    """xi <- m xi + (1 - m) theta after each training step; a call gives the copy's outputs, without gradients::
+    """A copy of the encoder that follows it slowly: xi <- m xi + (1 - m) theta after each training step.
+
+    Equivalent to::
 
         for xi, theta in zip(copy.state_dict().values(), encoder.state_dict().values()):
             xi.lerp_(theta, 1 - m)          # integers, such as BatchNorm's count of batches, are copied
 
-    BatchNorm's running statistics are averaged as the weights are: with the weights alone, or with the newest
-    statistics, the copy's features are not the encoder's. The copy is always in evaluation mode: the same input gives
-    the same embedding, and no random number is drawn. It is all in the state dict, and nothing of it is trained.
+    Calling the module returns the outputs of the copy, without gradients. BatchNorm's running statistics are averaged
+    like the weights, because old weights do not go with the newest statistics. The copy is always in evaluation mode,
+    so that the same input gives the same embedding and no random number is drawn. All of it is in the state dict, and
+    none of it is trained.
 
     Args:
-        encoder: the network in training, not wrapped in DistributedDataParallel.
-        momentum: m, in [0, 1). 0.999 forgets a weight in some thousand steps: with a few hundred steps an epoch
-            take less, or the copy remains what the network began as.
+        encoder: the network that is being trained, not wrapped in DistributedDataParallel.
+        momentum: m, in [0, 1). 0.999 averages over about a thousand steps: with only a few hundred steps per epoch
+            choose a smaller one, or the copy hardly leaves the network's initial weights.
 
     >>> encoder = torch.nn.Linear(2, 2)
     >>> slow = MomentumEncoder(encoder, momentum=0.9)
-    >>> slow.update(encoder)  # the first update copies: theta may have been loaded since
+    >>> slow.update(encoder)  # the first update copies, since the weights may have been loaded in the meantime
     >>> torch.equal(slow(torch.ones(1, 2)), encoder(torch.ones(1, 2)))
     True
     """
@@ -59,12 +63,12 @@ class MomentumEncoder(torch.nn.Module):
         if momentum >= 1.0:
             raise ValueError(f"momentum is {momentum}: give a number in [0, 1); at 1 the copy would never move")
         self.started = False
-        self._followed: tuple[str, int] | None = None  # the optimisers' steps when `follow` last moved the copy
+        self._followed: tuple[str, int] | None = None  # the step count when `follow` last moved the copy
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, encoder: torch.nn.Module) -> None:
-        """Take in the weights and buffers of `encoder`, whose structure is the copy's."""
+        """Average in the weights and buffers of `encoder`, which has the same structure as the copy."""
         slow: list[torch.Tensor] = []
         fast: list[torch.Tensor] = []
         for xi, theta in zip(_tensors(self.encoder), _tensors(encoder)):
@@ -78,8 +82,9 @@ class MomentumEncoder(torch.nn.Module):
         self.started = True
 
     def follow(self, encoder: torch.nn.Module) -> None:
-        """`update`, if an optimiser has stepped since the last call: not while gradients accumulate, nor after a step
-        that a gradient scaler skipped.
+        """Call `update` if an optimiser has made a step since the last call.
+
+        Nothing happens while gradients are being accumulated, or after a step that a gradient scaler skipped.
         """
         if self._followed != _STEPS.now():
             self.update(encoder)

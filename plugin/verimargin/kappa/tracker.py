@@ -1,4 +1,4 @@
-"""KappaFace's tracking: each class's concentration, and its margin from that and its size (mathematics, section 3)."""
+"""KappaFace's tracker: a margin for each class from its concentration and its size (mathematics, section 3)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from .estimators import EpochSums, SampleMemory
 
 logger = logging.getLogger(__name__)
 
-LARGEST_R = 0.999  # kappa is at most some 500 d: beyond, float32 sums carry no digits of 1 - r^2
-SMALLEST_SPREAD = 1e-4  # of the mean kappa: a smaller std is rounding, and is not to be blown up
+LARGEST_R = 0.999  # limits kappa to about 500 d; above it, float32 sums have no correct digit of 1 - r^2
+SMALLEST_SPREAD = 1e-4  # relative to the mean kappa: a smaller std is rounding error and must not be amplified
 ESTIMATORS = ("momentum", "memory")
 MEMORY_ARGUMENTS = ("num_samples", "memory_momentum", "memory_dtype", "memory_device")
 ESTIMATOR_STATE = ("sums", "counts", "memory", "memory_class")
 
 
 def concentration(r: Tensor, embedding_size: int) -> Tensor:
-    """kappa = r (d - r^2) / (1 - r^2) of mean resultant lengths r, clamped to 0 .. 0.999.
+    """kappa = r (d - r^2) / (1 - r^2) from mean resultant lengths r, which are clamped to [0, 0.999].
 
-    The approximation by Banerjee et al., JMLR 6 (2005), of a von Mises-Fisher distribution's concentration. It and
-    the exact value lie between r (d - 2) / (1 - r^2) and r d / (1 - r^2): Tanabe et al. (2007), cited by Sra (2012).
+    This approximates the concentration of a von Mises-Fisher distribution (Banerjee et al., JMLR 6, 2005). Both the
+    approximation and the exact value lie between r (d - 2) / (1 - r^2) and r d / (1 - r^2) (Tanabe et al. 2007, cited
+    by Sra 2012).
     """
     r = r.clamp(0.0, LARGEST_R)
     return r * (embedding_size - r**2) / (1.0 - r**2)
@@ -41,9 +42,10 @@ def population_weight(class_counts: Tensor) -> Tensor:
 
 
 def concentration_weight(kappa: Tensor, known: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """w^k = 1 - sigmoid(T (kappa - mean) / std), and kappa, over the `known` classes; the others at their mean.
+    """w^k = 1 - sigmoid(T (kappa - mean) / std), and kappa.
 
-    At the mean w^k = 1/2. If no class is known, kappa is 0 and w^k is 1/2 for all.
+    Mean and std are those of the `known` classes. Each other class gets the mean as its kappa, and therefore
+    w^k = 1/2. If no class is known, kappa is 0 and w^k is 1/2 for all classes.
     """
     if not bool(known.any()):
         return torch.full_like(kappa, 0.5), torch.zeros_like(kappa)
@@ -54,55 +56,59 @@ def concentration_weight(kappa: Tensor, known: Tensor, temperature: float) -> tu
 
 
 class KappaTracker(torch.nn.Module):
-    """The margin factor psi of each class, from its concentration and its size: KappaFace,
-    IEEE Access 2023, 10.1109/ACCESS.2023.3338648. The paper's formulas, not the released code's::
+    """KappaFace: a margin factor psi for each class, from its concentration and its size.
 
-        r = |sum z| / n                  kappa = r (d - r^2) / (1 - r^2)     # n: the vectors really summed
+    The formulas are those of the paper; the code released with it differs from them::
+
+        r = |sum z| / n                  kappa = r (d - r^2) / (1 - r^2)     # n: how many vectors were summed
         w_k = 1 - sigmoid(T (kappa - mean) / std)                            # population mean and std over classes
         w_s = (cos(pi class_counts / max(class_counts)) + 1) / 2
         psi = (1 - gamma) w_s + gamma w_k
 
-    Call `update` at each training step and `end_epoch` at each epoch's end, which writes `psi` in place::
+    Call `update` at each training step and `end_epoch` at the end of each epoch, which writes `psi` in place::
 
         tracker = KappaTracker(torch.bincount(train_labels), 512).to(device)
-        loss = MarginLoss(ArcMargin(0.8, psi=tracker.psi), scale=64.0)       # or QMargin; after .to(): it copies
+        loss = MarginLoss(ArcMargin(0.8, psi=tracker.psi), scale=64.0)       # or QMargin; after .to(), which copies psi
 
-    psi is 1 until the first epoch's end and through `warmup_epochs`; then it is about 1/2 on average,
-    hence the large m of 0.8. A class of which fewer than two vectors were summed has no concentration:
-    it is left out of mean and std, and gets their kappa: kappa = mean, w_k = 1/2. kappas that are all equal
-    give w_k = 1/2, classes of equal size w_s = 0. r is clamped to 0.999.
+    psi is 1 until the first epoch ends and during `warmup_epochs`. After that it is about 1/2 on average, which is why
+    m is as large as 0.8. A class with fewer than two summed vectors has no concentration: it is left out of mean and
+    std, and gets kappa = mean and w_k = 1/2. If all kappas are equal, w_k = 1/2; if all classes have the same size,
+    w_s = 0. r is clamped to 0.999.
 
     Args:
-        class_counts: (C,) samples of each class in the training set, integers >= 1.
+        class_counts: (C,) the number of training samples of each class, integers >= 1.
         embedding_size: d.
-        estimator: "momentum" sums the embeddings given through an epoch (`EpochSums`); they are those of a
-            `MomentumEncoder`. "memory" keeps a vector for each training sample (`SampleMemory`).
+        estimator: "momentum" sums the embeddings that it is given during an epoch (`EpochSums`); give it those of a
+            `MomentumEncoder`. "memory" keeps one vector per training sample (`SampleMemory`).
         temperature: T, in (0, 1).
-        gamma: in [0, 1]; 0 looks at the sizes alone, 1 at the concentrations alone.
-        warmup_epochs: epochs in which psi stays 1; the first is always one.
-        process_group: ranks that share the work, as in `PrototypeHead`: each calls `update` with its own samples
-            and `end_epoch`, holds the sums of its classes, or the vectors of its part of the sample ids, and gets
-            psi and kappa of all classes. Keep the tracker outside DistributedDataParallel, which copies rank 0's
-            buffers to the others.
-        memory: `SampleMemory`'s arguments, for "memory" alone: num_samples, which it needs, memory_momentum (0.3),
-            memory_dtype and memory_device.
+        gamma: in [0, 1]; with 0 only the sizes count, with 1 only the concentrations.
+        warmup_epochs: the number of epochs in which psi stays 1; in the first epoch it always does.
+        process_group: the ranks that share the work, as in `PrototypeHead`. Each rank calls `update` with its own
+            samples, and `end_epoch`. It holds the sums of its own classes, or the vectors of its own sample ids, and
+            gets psi and kappa of all classes. Keep the tracker outside DistributedDataParallel, which copies rank 0's
+            buffers to the other ranks.
+        memory: arguments of `SampleMemory`, for estimator "memory" only: num_samples (required), memory_momentum
+            (0.3), memory_dtype and memory_device.
 
-    Attributes, all in the state dict, of shapes that never change:
-        psi, kappa: (C,); kappa is 0 before the first epoch's end.
-        epoch: (), the epochs ended.
-        class_counts: (C,); a state dict of other counts is refused.
-        estimator: what has been taken in, a module.
-        skipped: (), this rank's samples left out in this epoch for nan, inf or all-zero embeddings. Only on an
-            accelerator, where raising would stall the step; on the CPU they are refused.
+    Attributes, all in the state dict and of constant shape:
+        psi, kappa: (C,); kappa is 0 until the first epoch ends.
+        epoch: (), the number of epochs that have ended.
+        class_counts: (C,); a state dict with other counts is refused.
+        estimator: a module with the sums or the memory.
+        skipped: (), the number of this rank's samples that were left out in this epoch because their embeddings were
+            nan, inf or all zero. This happens on an accelerator only, where raising an error would stall the step; on
+            the CPU such embeddings are refused.
 
     Raises:
-        ValueError: on bad arguments or shapes, labels and sample ids out of range, and, on the CPU, an embedding
-            that is nan, inf or all zero, or a sample that has changed its class.
+        ValueError: an argument or a shape is wrong, or a label or sample id is out of range; on the CPU also if an
+            embedding is nan, inf or all zero, or if a sample id comes with another class than before.
+
+    Source: KappaFace, IEEE Access 2023, 10.1109/ACCESS.2023.3338648.
 
     >>> tracker = KappaTracker([2, 4], 2)
     >>> tracker.update(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 0, 1, 1]))
     >>> tracker.end_epoch()
-    >>> tracker.kappa, tracker.psi  # the first class is the more concentrated, and the smaller
+    >>> tracker.kappa, tracker.psi  # the first class is more concentrated, and smaller
     (tensor([10.4355,  2.1213]), tensor([0.4309, 0.4191]))
     """
 
@@ -140,9 +146,9 @@ class KappaTracker(torch.nn.Module):
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor, sample_ids: Tensor | None = None) -> None:
-        """Take in embeddings (B, d) of any norm with global class ids (B,) and, for "memory", sample ids (B,).
+        """Add embeddings (B, d) of any norm with global class ids (B,) and, for "memory", sample ids (B,).
 
-        Does nothing in evaluation mode. On an accelerator nothing is read back, unless there are several ranks.
+        Does nothing in evaluation mode. On an accelerator nothing is read back unless there are several ranks.
         """
         if not self.training:
             return
@@ -152,24 +158,24 @@ class KappaTracker(torch.nn.Module):
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Recompute kappa and psi in place, and begin an epoch.
+        """Recompute kappa and psi in place, and begin the next epoch.
 
         Raises:
-            RuntimeError: if psi is due and no embedding was given.
+            RuntimeError: psi is to be computed, but no embedding was given.
         """
         if self.skipped:
-            logger.warning("%d embeddings were nan, inf or all zero and were left out", int(self.skipped))
+            logger.warning("%d embeddings were nan, inf or all zero, and were left out", int(self.skipped))
         length, n = self.estimator.lengths(like=self.psi)
         length, n = length.cpu().double(), n.cpu()
         due = int(self.epoch) + 1 >= self.warmup_epochs
         if due and not bool(n.any()):
-            raise RuntimeError("no embedding was given since the last epoch's end: call update() at each training step")
+            raise RuntimeError("no embedding was given since the last epoch ended: call update() at each training step")
         kappa = concentration(length / n.clamp_min(1), self.embedding_size)
         w_k, kappa = concentration_weight(kappa, n >= 2, self.temperature)
         if len(kappa) > 1 and bool((kappa == kappa[0]).all()):
             logger.warning(
-                "each class has the kappa %g, so their sizes alone make the margins: their embeddings hardly differ. A "
-                "momentum encoder in a short training needs a smaller momentum",
+                "each class has the kappa %g, so only the class sizes determine the margins: the embeddings hardly "
+                "differ. In a short training, a momentum encoder needs a smaller momentum",
                 float(kappa[0]),
             )
         self.kappa.copy_(kappa)
@@ -187,7 +193,7 @@ class KappaTracker(torch.nn.Module):
         )
 
     def _checked(self, embeddings: Tensor, labels: Tensor, sample_ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Unit embeddings, zero where there is no direction, and class ids and sample ids, (B, 1 or 2)."""
+        """Unit embeddings, with zeros for one without a direction, and the class ids and sample ids, (B, 1 or 2)."""
         embeddings = check_training_embeddings(embeddings, self.embedding_size, self.psi, "tracker")
         size, device = len(embeddings), embeddings.device
         index = [check_labels(labels, size, len(self.psi), device)]
@@ -205,12 +211,12 @@ class KappaTracker(torch.nn.Module):
         saved = state_dict.get(prefix + "class_counts")
         if saved is not None and not torch.equal(saved.cpu(), self.class_counts.cpu()):
             errors.append(
-                f"the saved class counts ({len(saved)} classes, {int(saved.sum())} samples) differ from these "
+                f"the saved class counts ({len(saved)} classes, {int(saved.sum())} samples) differ from the tracker's "
                 f"({len(self.class_counts)} classes, {int(self.class_counts.sum())} samples): the training set or the "
-                "order of its classes has changed; resume with the same, or start afresh"
+                "order of its classes has changed; resume with the same data, or start afresh"
             )
             ours = self.estimator.state_dict(prefix=prefix + "estimator.")
-            state_dict.update(ours)  # what is loaded next: nothing of a state that is refused
+            state_dict.update(ours)  # the estimator is loaded next: from its own state, not from the refused one
             return
         for key in [prefix + name for name in ESTIMATOR_STATE if prefix + name in state_dict]:
             state_dict[current_key(key)] = state_dict.pop(key)
@@ -218,7 +224,7 @@ class KappaTracker(torch.nn.Module):
 
 
 def current_key(key: str) -> str:
-    """The state dict's key of what an older checkpoint has under `key`: its estimator was no module of its own."""
+    """The present key for the `key` of an older checkpoint, in which the estimator was not yet a separate module."""
     owner, dot, name = key.rpartition(".")
     return f"{owner}{dot}estimator.{name}" if name in ESTIMATOR_STATE and not owner.endswith("estimator") else key
 
@@ -233,13 +239,17 @@ def _estimator(
         raise TypeError(f"KappaTracker has no argument {unknown[0]!r}: for the memory it has {known}")
     if kind == "momentum":
         if memory:
-            raise ValueError(f'{", ".join(memory)}: for estimator "memory" alone, and this one is "momentum"')
+            raise ValueError(
+                f'estimator "momentum" does not take {", ".join(memory)}: leave that out, or choose estimator "memory"'
+            )
         return EpochSums(classes, embedding_size)
     num_samples, total = memory.get("num_samples"), int(class_counts.sum())
     if num_samples is None:
-        raise ValueError('num_samples is missing: estimator "memory" keeps a vector for each training sample')
+        raise ValueError('num_samples is missing: estimator "memory" keeps one vector per training sample')
     if num_samples < total:
-        raise ValueError(f"num_samples is {num_samples}, class_counts add up to {total}: take both from one data set")
+        raise ValueError(
+            f"num_samples is {num_samples}, but class_counts add up to {total}: take both from one data set"
+        )
     return SampleMemory(classes, embedding_size, **memory)
 
 
@@ -253,6 +263,6 @@ def _checked_counts(class_counts: Tensor | Sequence[int]) -> Tensor:
     if bool((counts < 1).any()):
         c = int((counts < 1).nonzero()[0])
         raise ValueError(
-            f"class {c} has {int(counts[c])} samples: give each class at least one, or leave it out of the classes"
+            f"class {c} has {int(counts[c])} samples: give each class at least one, or number the classes without it"
         )
     return counts.long().clone()

@@ -1,6 +1,6 @@
-"""The alpha-divergence's softargmax and loss (mathematics, section 1), on logits that are held as a whole.
+"""The softargmax and the loss of the alpha-divergence (mathematics, section 1), on a full matrix of logits.
 
-The head that streams its classes (`verimargin.head`) solves the same threshold with the functions here.
+The head that streams its classes (`verimargin.head`) solves for the same threshold with the functions here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from .._checks import check_alpha, check_finite, check_labels
 
-# The iterations that no input seen needs (tests look for the worst): a device whose values would have
-# to be read back to stop earlier runs them all.
+# More iterations than any known input needs (the tests search for the worst case). A device that would have to
+# read values back in order to stop earlier runs them all.
 MAX_STEPS = 32
 
 
 def q_logarithm(log_u: Tensor, alpha: float) -> Tensor:
-    """(u^(1-alpha) - 1) / (1 - alpha) from log u, which is log u itself at alpha = 1."""
+    """(u^(1-alpha) - 1) / (1 - alpha), computed from log u; at alpha = 1 this is log u itself."""
     return log_u if alpha == 1.0 else torch.expm1((1.0 - alpha) * log_u) / (1.0 - alpha)
 
 
@@ -40,31 +40,35 @@ def mass_and_slope(x: Tensor, alpha: float, log_q: Tensor | float = 0.0) -> tupl
 
 
 def remove_residual(p: Tensor, slope: Tensor, total: Tensor, total_slope: Tensor, alpha: float) -> Tensor:
-    """p with what is left of S - 1 taken out, by a move of tau, (S - 1) / K, below its own resolution.
+    """p corrected so that it sums to 1, given its current sum S (`total`) and the sum K of the slopes.
 
-    It matters where very many classes share little probability: there an error in tau adds up. For
-    alpha > 2 the slope is unbounded where a class becomes active, and p is scaled instead.
+    The correction is the Newton step (S - 1) / K of tau, which can be smaller than tau's own rounding. It matters
+    when very many classes share a little probability each, because the rounding of tau then adds up over them. For
+    alpha > 2 the slope is unbounded where a class becomes active, so p is divided by S instead.
     """
     return p / total if alpha > 2 else (p - slope * ((total - 1.0) / total_slope)).clamp_min(0.0)
 
 
 def solvable(x: Tensor, alpha: float) -> Tensor:
-    """x in the precision the threshold needs: for alpha > 2, p moves by whole orders within float32's tau."""
+    """x in the precision that the threshold needs: float64 for alpha > 2, where rounding tau to float32 can change
+    p by orders of magnitude.
+    """
     return x.double() if alpha > 2 else x
 
 
 def as_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """x.to(dtype), but x itself where nothing changes: torch.compile loses the gradient of a no-op .to here."""
+    """x.to(dtype), or x itself if it has that dtype: torch.compile loses the gradient of a no-op `.to` here."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
 def solve_threshold(mass: Callable[[Tensor], tuple[Tensor, Tensor]], upper: Tensor, alpha: float) -> Tensor:
-    """The delta in [0, upper] at which mass(delta) = (S, K), S = sum_j p_j and K = -dS/ddelta, has S = 1.
+    """The delta in [0, upper] at which the probabilities sum to 1.
 
-    Newton's method on S^(alpha-1) - 1. That is the l_r norm, r = 1/(alpha-1), of functions that are
-    linear in delta where they are positive: convex for alpha <= 2, so that Newton from the left is
-    monotone; exact in one step for one class, for equal classes, and in the limit alpha = 1. For
-    alpha > 2 a step that leaves the bracket is replaced by its middle.
+    ``mass(delta)`` returns S = sum_j p_j and K = -dS/ddelta. The method is Newton's, on S^(alpha-1) - 1. S^(alpha-1)
+    is the l_r norm, r = 1/(alpha-1), of functions that are linear in delta where they are positive. For alpha <= 2
+    it is therefore convex, and Newton's method from the left is monotone; one step is exact for a single class, for
+    equal classes and in the limit alpha = 1. For alpha > 2, a step that leaves the bracket is replaced by a
+    bisection.
     """
     delta = torch.zeros_like(upper)
     lower, upper = delta, upper.clone()
@@ -96,16 +100,16 @@ def alpha_softargmax(logits: Tensor, alpha: float, log_q: Tensor | None = None) 
     Args:
         logits: (B, C), C >= 1; an entry of -inf leaves its class out.
         alpha: >= 1. 1 is the softmax, 1.5 and 2 with unit q are the 1.5-entmax and the sparsemax.
-        log_q: log of the positive reference measure, (B, C) or (C,); None is q = 1. It is not
-            normalised: its mass sets how sparse p is. It is a constant: no gradient flows to it.
+        log_q: log of the positive reference measure q, (B, C) or (C,); None means q = 1. q is not normalised: its
+            mass determines how sparse p is. It is a constant: no gradient flows to it.
 
     Returns:
-        p (B, C), exactly 0 where ``theta <= tau - 1/(alpha-1)``, and tau (B,), both differentiable in
-        the logits; float64 for float64 logits and float32 for any other.
+        p (B, C), exactly 0 where ``theta <= tau - 1/(alpha-1)``, and tau (B,), both differentiable with respect to
+        the logits; float64 for float64 logits and float32 for any other dtype.
 
     Raises:
-        ValueError: alpha < 1 or not finite, logits not (B, C), nan or +inf in logits or log_q, or a row
-            of which nothing is left.
+        ValueError: alpha is below 1 or not finite, the logits are not (B, C), the logits or log_q hold nan or +inf,
+            or a row leaves every class out.
 
     Source: arXiv 2606.31664; the divergences: arXiv 2501.18537.
 
@@ -113,7 +117,7 @@ def alpha_softargmax(logits: Tensor, alpha: float, log_q: Tensor | None = None) 
     tensor([[0.7500, 0.2500, 0.0000]])
     """
     alpha = check_alpha(alpha)
-    logits = _as_rows(logits)
+    logits = _checked_logits(logits)
     _check_masked("logits", logits)
     if log_q is not None:
         log_q = log_q.detach().to(logits).expand_as(logits)
@@ -137,17 +141,19 @@ def alpha_divergence_loss(
         loss = loss + (q_y ** (1 - alpha) - 1) / (alpha * (alpha - 1))
 
     and at ``alpha = 1`` to ``logsumexp(logits + log_q) - logits[y] - target_log_q``, the cross-entropy.
-    It is non-negative, convex in the logits, and its gradient is ``p - one_hot(y)``, once differentiable.
+    It is non-negative and convex in the logits, and its gradient is ``p - one_hot(y)``. It can be differentiated
+    once, not twice.
 
     Args:
-        logits: (B, C), any float dtype; solved in float32 or float64. An empty batch has the loss 0.
+        logits: (B, C), any float dtype; computed in float32 or float64. The loss of an empty batch is 0.
         target: (B,) integer class ids.
         alpha: >= 1.
-        target_log_q: log q_y, one number or (B,); Q-Margin's margin. A constant: no gradient flows to it.
+        target_log_q: log q_y, one number or (B,); this is where Q-Margin puts its margin. It is a constant: no
+            gradient flows to it.
         reduction: "mean", "sum" or "none".
 
     Raises:
-        ValueError: alpha, target, shapes, devices or reduction not as above, nan or +inf in the logits.
+        ValueError: alpha, target, a shape, a device or reduction is not as above, or the logits hold nan or +inf.
 
     Source: arXiv 2606.31664.
 
@@ -155,7 +161,7 @@ def alpha_divergence_loss(
     tensor(0.)
     """
     alpha, reduction = check_alpha(alpha), check_reduction(reduction)
-    logits = _as_rows(logits)
+    logits = _checked_logits(logits)
     _check_masked("logits", logits)
     target = check_labels(target, len(logits), logits.shape[1], logits.device)
     target_log_q = torch.as_tensor(target_log_q, dtype=logits.dtype, device=logits.device).detach()
@@ -170,7 +176,7 @@ def alpha_divergence_loss(
 
 
 def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
-    """Losses (B,) as asked for; the mean over no sample is 0, so that an empty batch teaches nothing."""
+    """The losses (B,) reduced as requested; the mean of an empty batch is 0, so that such a batch teaches nothing."""
     if reduction == "none":
         return loss
     return loss.sum() / max(loss.numel(), 1) if reduction == "mean" else loss.sum()
@@ -210,7 +216,7 @@ class _AlphaSoftargmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_p: Tensor, grad_tau: Tensor) -> tuple[Tensor, None, None]:
-        # tau moves by `share`, and p_j by slope_j * (the move of theta_j - the move of tau).
+        # dtau/dtheta_j = share_j, and dp_j = slope_j * (dtheta_j - dtau)
         share, slope = ctx.saved_tensors
         through_tau = grad_tau - (grad_p * slope).sum(1)
         return grad_p * slope + share * through_tau[:, None], None, None
@@ -224,7 +230,7 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
         others = logits.scatter(1, column, -math.inf)
         log_q_y = q_logarithm(target_log_q, alpha)
         lower = torch.maximum(others.amax(1), target_logit + log_q_y)
-        x, x_y = others - lower[:, None], target_logit - lower  # from here on, lower is the origin
+        x, x_y = others - lower[:, None], target_logit - lower  # from here on, `lower` is the origin
         if alpha == 1.0:
             tau = torch.logaddexp(x.logsumexp(1), x_y + target_log_q)
             residual = (x - tau[:, None]).exp_()
@@ -260,18 +266,18 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
 
 
 def upper_threshold(highest: Tensor, target_log_q: Tensor, num_classes: int, alpha: float) -> Tensor:
-    """max theta + ln_alpha(sum q): no tau is larger, with q_y at the target and q = 1 elsewhere."""
+    """An upper bound of tau: max theta + ln_alpha(sum q), with q_y at the target and q = 1 elsewhere."""
     others = math.log(num_classes - 1) if num_classes > 1 else -math.inf
     log_mass = torch.logaddexp(target_log_q, torch.full_like(target_log_q, others))
     return highest + q_logarithm(log_mass, alpha)
 
 
 def divergence_loss_value(expected: Tensor, tau: Tensor, target: Tensor, log_q_y: Tensor, alpha: float) -> Tensor:
-    """The loss from sum_j p_j theta_j, tau, theta_y and ln_alpha(q_y), all from one common origin."""
+    """The loss from sum_j p_j theta_j, tau, theta_y and ln_alpha(q_y), all relative to the same origin."""
     return ((alpha - 1.0) * expected + tau - log_q_y) / alpha - target
 
 
-def _as_rows(logits: Tensor) -> Tensor:
+def _checked_logits(logits: Tensor) -> Tensor:
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         raise ValueError(
             f"logits are {logits.dtype} of shape {tuple(logits.shape)}: give floating-point (B, C) with C >= 1"
@@ -280,6 +286,6 @@ def _as_rows(logits: Tensor) -> Tensor:
 
 
 def _check_masked(name: str, rows: Tensor) -> None:
-    """Refuse nan, +inf, and a row that leaves every class out; -inf leaves one class out."""
+    """Refuse nan and +inf; -inf leaves a class out, and a row that leaves every class out is refused too."""
     masked = rows == -math.inf
     check_finite(name, torch.where(masked & ~masked.all(1, keepdim=True), 0.0, rows))

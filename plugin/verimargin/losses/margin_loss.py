@@ -1,4 +1,4 @@
-"""The loss of cosines: a margin and a divergence, chosen independently, and the presets that have names."""
+"""The loss on cosines: any margin with any divergence, and presets for the combinations that have names."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class MarginLoss(torch.nn.Module):
     Args:
         margin: `NoMargin`, `CosMargin`, `ArcMargin`, `QMargin`, or a `Margin` of your own.
         alpha: >= 1. 1 is the softmax; above 1 all but the confusable classes have probability 0.
-        scale: > 0. A larger alpha wants a smaller scale.
+        scale: > 0. A larger alpha needs a smaller scale.
         reduction: "mean", "sum" or "none".
 
-    Shapes: cosine (B, C), target (B,) integers. Half-precision cosines are solved in float32.
+    Shapes: cosine (B, C), target (B,) integers. Half-precision cosines are computed in float32.
 
     Raises:
-        ValueError: on a bad argument, label or shape, nan or inf in the cosines, or a margin whose
-            reference mass cannot be represented.
+        ValueError: an argument, a label or a shape is wrong, the cosines hold nan or inf, or the margin makes a
+            reference mass that float32 cannot represent.
 
     >>> MarginLoss(CosMargin(0.2), scale=30.0)(torch.tensor([[0.8, 0.1]]), torch.tensor([0])) < 1e-6
     tensor(True)
@@ -51,13 +51,13 @@ class MarginLoss(torch.nn.Module):
         log_mass = (self.alpha - 1.0) * self.scale * self.margin.m if isinstance(self.margin, QMargin) else 0.0
         if log_mass > LARGEST_LOG_MASS:
             raise ValueError(
-                f"(alpha - 1) * scale * margin is {log_mass:g}, past {LARGEST_LOG_MASS:g} and so past float32: "
-                "lower the margin, the scale or alpha"
+                f"(alpha - 1) * scale * margin is {log_mass:g}, which overflows float32 (at most "
+                f"{LARGEST_LOG_MASS:g}): lower the margin, the scale or alpha"
             )
 
     def target(self, cosine: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """Target cosines and global class ids, both (B,), to target logits and log q_y."""
-        self._check_mass()  # the margin may have been scheduled since
+        """The target logits and log q_y from the target cosines and global class ids; all are (B,)."""
+        self._check_mass()  # a schedule may have changed the margin
         return self.margin(cosine, label, self.scale)
 
     def forward(self, cosine: Tensor, target: Tensor) -> Tensor:
@@ -67,7 +67,10 @@ class MarginLoss(torch.nn.Module):
             )
         target = check_labels(target, len(cosine), cosine.shape[1], cosine.device)
         if self.margin.psi is not None and len(self.margin.psi) != cosine.shape[1]:
-            raise ValueError(f"the margin has psi for {len(self.margin.psi)} classes, the cosines {cosine.shape[1]}")
+            raise ValueError(
+                f"the margin has psi for {len(self.margin.psi)} classes, the cosines are of {cosine.shape[1]}: make "
+                "them agree"
+            )
         check_finite("cosines", cosine)
         check_cosines(cosine)
         cosine = (cosine if cosine.dtype == torch.float64 else cosine.float()).clamp(-1.0, 1.0)
@@ -81,7 +84,7 @@ class MarginLoss(torch.nn.Module):
 
 
 def q_margin(alpha: float = 1.25, scale: float = 32.0, margin: float = 0.2) -> MarginLoss:
-    """Q-Margin, arXiv 2606.31664: the margin in the reference measure of the alpha-divergence.
+    """Q-Margin, arXiv 2606.31664: a margin in the reference measure of the alpha-divergence.
 
     Settings known to work: faces (1e5 to 1e6 classes) alpha 1.25, scale 32 to 35, margin 0.2; speakers
     (some 6,000 classes) alpha 1.5 to 1.75, scale 5 to 10, margin 0.2.
@@ -102,6 +105,6 @@ def cosface(scale: float = 64.0, margin: float = 0.4) -> MarginLoss:
 def kappaface(num_classes: int, scale: float = 64.0, margin: float = 0.8) -> MarginLoss:
     """KappaFace, 10.1109/ACCESS.2023.3338648: ArcFace with the margin psi_y m0.
 
-    psi starts at 1 and is `loss.margin.psi`, a (num_classes,) buffer for the tracking to write.
+    psi is the buffer `loss.margin.psi` (num_classes,). It starts at 1; a `KappaTracker` is there to update it.
     """
     return MarginLoss(ArcMargin(margin, psi=torch.ones(num_classes)), scale=scale)

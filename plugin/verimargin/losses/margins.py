@@ -1,7 +1,7 @@
-"""Margins (mathematics, section 2): each turns a target cosine and its class into (target logit, log q_y).
+"""Margins (mathematics, section 2): each turns a target cosine and its class into a target logit and log q_y.
 
-The other classes' logits stay scale * cosine, with q = 1. To add a margin, subclass `Margin` and
-give it a `forward`.
+The logits of the other classes stay scale * cosine, with q = 1. To add a margin, subclass `Margin` and
+implement `forward`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 class Margin(torch.nn.Module):
-    """A margin m, which each class may scale with a psi of its own.
+    """A margin m, which may be scaled by a factor psi for each class.
 
     Args:
-        m: >= 0; in radians for `ArcMargin`, in cosine for the others. Assign to `.m` to schedule it:
-            it is part of the state dict.
-        psi: (C,) factors by global class id, a buffer; None is 1 for every class.
+        m: >= 0; in radians for `ArcMargin`, in cosine for the others. To schedule it, assign to `.m`, which is part
+            of the state dict.
+        psi: (C,) factors by global class id, kept as a buffer; None means 1 for every class.
     """
 
     psi: Tensor | None
@@ -55,13 +55,13 @@ class Margin(torch.nn.Module):
             return self.m
         if self.psi.device != label.device:
             raise ValueError(
-                f"the loss's psi is on {self.psi.device}, the batch on {label.device}: move the loss with .to(); "
+                f"the loss's psi is on {self.psi.device}, but the batch on {label.device}: move the loss with .to(); "
                 "in a SpeechBrain recipe, list it under modules and under the checkpointer's recoverables"
             )
         return self.psi[label].to(cosine.dtype) * self.m
 
     def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Target cosines (B,) in [-1, 1] and global class ids (B,) to target logits and log q_y, both (B,)."""
+        """The target logits and log q_y, both (B,), from target cosines (B,) in [-1, 1] and global class ids (B,)."""
         raise NotImplementedError
 
     def get_extra_state(self) -> dict:
@@ -96,16 +96,16 @@ class CosMargin(Margin):
 class ArcMargin(Margin):
     """theta_y = s cos(arccos(c_y) + psi_y m): ArcFace, arXiv 1801.07698, eq. 3.
 
-    Past pi the cosine is continued monotonically, c_y - psi_y m sin(psi_y m). The gradient is the true
-    derivative (arcface_torch passes it straight through the arccos instead). m is in radians, at most
-    pi / 2: far beyond, the continuation would no longer be monotone.
+    Where the angle with its margin exceeds pi, the cosine is continued monotonically as
+    c_y - psi_y m sin(psi_y m). The gradient is the true derivative (arcface_torch passes it straight through the
+    arccos instead). m is in radians and at most pi / 2; with a much larger m the continuation would not be monotone.
     """
 
     largest_m = math.pi / 2
 
     def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         m = torch.as_tensor(self.class_margin(label, cosine), dtype=cosine.dtype, device=cosine.device)
-        edge = 1.0 - (1e-7 if cosine.dtype == torch.float32 else 1e-12)  # the sine's slope at 1 is infinite
+        edge = 1.0 - (1e-7 if cosine.dtype == torch.float32 else 1e-12)  # at 1 the slope of the sine is infinite
         cosine = cosine.clamp(-edge, edge)
         sine = ((1.0 - cosine) * (1.0 + cosine)).sqrt()
         moved = torch.where(cosine > -m.cos(), cosine * m.cos() - sine * m.sin(), cosine - m * m.sin())
@@ -113,7 +113,7 @@ class ArcMargin(Margin):
 
 
 class QMargin(Margin):
-    """theta_y = s c_y, log q_y = -s psi_y m: the margin in the reference measure, arXiv 2606.31664."""
+    """theta_y = s c_y, log q_y = -s psi_y m: a margin in the reference measure, arXiv 2606.31664."""
 
     def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return scale * cosine, torch.zeros_like(cosine) - scale * self.class_margin(label, cosine)

@@ -1,6 +1,6 @@
-"""IDA: verification scores that look at each embedding's inter-class neighbours (mathematics, section 4).
+"""IDA: verification scores that take each embedding's inter-class neighbours into account (mathematics, section 4).
 
-The density F is computed once per embedding. A pair then costs its cosine and one logarithm more.
+The density F is computed once per embedding. After that, a pair costs its cosine and one logarithm.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from .pairs import cosine_pairs, mutual_likelihood, mutual_likelihood_pairs, sli
 
 
 def dao(similarity: Tensor, log_density1: Tensor, log_density2: Tensor, tau: float = 1.0, log: bool = False) -> Tensor:
-    """``exp(tau * similarity) * (F1 + F2)`` from log F1 and log F2, or its logarithm, which sorts the same.
+    """The DAO score ``exp(tau * similarity) * (F1 + F2)`` from log F1 and log F2, or its logarithm.
 
-    The similarity is the embeddings' inner product, or PFE's `mutual_likelihood` of them. Shapes: any that
-    broadcast. The logarithm never overflows.
+    The similarity is the inner product of the embeddings, or PFE's `mutual_likelihood`. Shapes: any that
+    broadcast. The logarithm ranks pairs in the same order and never overflows.
 
     Raises:
-        ValueError: a DAO that overflows or vanishes in its dtype, where log=True is the way.
+        ValueError: a score overflows or underflows in its dtype; use log=True then.
 
     Source: arXiv 2103.01559.
 
@@ -28,15 +28,16 @@ def dao(similarity: Tensor, log_density1: Tensor, log_density2: Tensor, tau: flo
     tensor(1.1931)
     """
     value = tau * similarity + torch.logaddexp(log_density1, log_density2)
-    return value if log else _exp(value, "DAO", f"at tau {tau:g}: take log=True, which sorts the same")
+    return value if log else _exp(value, "DAO", f"at tau {tau:g}: take log=True, which ranks pairs in the same order")
 
 
 class DensityScorer(torch.nn.Module):
     """What `IDAScorer` and `SupportSetRegressor` share: densities and DAO scores of embeddings.
 
-    A subclass's ``forward(unit)`` gives the log density (N,) of unit embeddings (N, d), unchecked.
-    Embeddings of any norm, dtype and device (the scorer's) are normalised, and computed in float32 at
-    least, autocast or not. No gradients. k, tau and all else that a score depends on is in the state dict.
+    A subclass implements ``forward(unit)``, which returns the log density (N,) of unit embeddings (N, d) without
+    checking them. Embeddings may have any norm and floating-point dtype, and must be on the scorer's device. They are
+    normalised, and scores are computed in float32 or float64 even under autocast, without gradients. The state dict
+    holds k, tau and everything else that a score depends on.
     """
 
     def __init__(self, embedding_size: int, k: int, tau: float, max_bytes: int):
@@ -53,27 +54,27 @@ class DensityScorer(torch.nn.Module):
         return self._log_density(self._unit(f))
 
     def density(self, f: Tensor) -> Tensor:
-        """F of embeddings (..., d), shape (...): low among many neighbours of other identities.
+        """F of embeddings (..., d), shape (...): low for an embedding with many close neighbours of other identities.
 
         Raises:
-            ValueError: as `log_density`, or a density that overflows or vanishes in its dtype.
+            ValueError: as for `log_density`, or a density overflows or underflows in its dtype.
         """
         return _exp(self.log_density(f), "the density", f"at tau {self.tau:g}: take log_density()")
 
     @torch.no_grad()
     def score(self, f1: Tensor, f2: Tensor, log: bool = False, variance: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """DAO of embeddings (..., d) with others, row by row; of shape (...).
+        """The DAO of each embedding in f1 (..., d) with the one in the same row of f2 (..., d); shape (...).
 
-        Equivalent to ``exp(tau * (u1 * u2).sum(-1)) * (density(f1) + density(f2))`` with u = f / |f|; with
-        log=True its logarithm, which sorts the same and fits any tau.
+        Equivalent to ``exp(tau * (u1 * u2).sum(-1)) * (density(f1) + density(f2))`` with u = f / |f|. With
+        log=True it is the logarithm of that, which ranks pairs in the same order and works for any tau.
 
         Args:
-            variance: of Gaussian embeddings N(u, variance), (v1, v2) of f1's and f2's shapes: PFE's
-                `mutual_likelihood` then takes the inner product's place. Its scores want log=True.
+            variance: (v1, v2), of the shapes of f1 and f2, for Gaussian embeddings N(u, variance): PFE's
+                `mutual_likelihood` then replaces the inner product. Use log=True with it.
 
         Raises:
-            ValueError: embeddings of another size, nan, infinite or all zero; a DAO that overflows or
-                vanishes in its dtype.
+            ValueError: the embeddings have another size, or one is nan, infinite or all zero; or a score overflows
+                or underflows in its dtype.
         """
         unit1, unit2 = self._unit(f1), self._unit(f2)
         if variance is None:
@@ -93,15 +94,16 @@ class DensityScorer(torch.nn.Module):
         variance: Tensor | None = None,
         log_density: Tensor | None = None,
     ) -> Tensor:
-        """DAO of the embeddings i with the embeddings j: ``score(f[i], f[j])``, with one density per embedding.
+        """The DAO (P,) of the embeddings i with the embeddings j, computing each density once.
+
+        Equivalent to ``score(f[i], f[j])``. Apart from arrays of the sizes N d and P, it needs about 2 max_bytes of
+        memory at most.
 
         Args:
             f: (N, d).
-            i, j: (P,) integers below N; a pair may come several times.
-            log, variance: as for `score`; variance (N, d).
-            log_density: (N,), what `log_density(f)` gave, if it is at hand.
-
-        Beside arrays of the sizes N d and P at most some 2 max_bytes of memory are used at a time.
+            i, j: (P,) integers below N; pairs may be repeated.
+            log, variance: as for `score`; variance is (N, d).
+            log_density: (N,), the result of `log_density(f)` if it has been computed before.
         """
         unit = self._unit(f)
         i, j = check_pairs(i, j, len(unit), unit.device)
@@ -120,7 +122,7 @@ class DensityScorer(torch.nn.Module):
             similarity[part] = dao(similarity[part], log_density[i[part]], log_density[j[part]], self.tau, log)
         return similarity
 
-    def get_extra_state(self) -> Tensor:  # a tensor, or the module could not be traced
+    def get_extra_state(self) -> Tensor:  # a tensor, because the module could not be traced otherwise
         return torch.tensor([self.k, self.tau], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -137,37 +139,37 @@ class DensityScorer(torch.nn.Module):
         if f.dim() < 1 or f.shape[-1] != self.embedding_size or not f.is_floating_point():
             raise ValueError(
                 f"embeddings are {f.dtype} of shape {tuple(f.shape)}: give floating-point (..., {self.embedding_size}) "
-                "of the encoder that the scorer was made for"
+                "from the encoder that the scorer was made for"
             )
         device = next(self.buffers()).device
         if f.device != device:
-            raise ValueError(f"the embeddings are on {f.device}, the scorer on {device}: move it with .to()")
+            raise ValueError(f"the embeddings are on {f.device}, the scorer on {device}: move the scorer with .to()")
         return unit_rows(f, "the embedding of sample")
 
 
 class IDAScorer(DensityScorer):
-    """IDA-R: densities from the k nearest anchors.
+    """IDA-R: the density of an embedding from its k nearest anchors.
 
-    With the unit anchors A (M, d) and u = f / |f|, equivalent to::
+    With unit anchors A (M, d) and u = f / |f|, equivalent to::
 
         s = (u @ A.T).topk(k).values                       # cosines with the k nearest, (N, k)
         F = 1 / (tau * s).exp().sum(1)                     # density
         score = (tau * u1 @ u2).exp() * (F1 + F2)          # DAO
 
-    without the (N, M) cosines, of which blocks of `max_bytes` at a time exist. The k nearest are exact.
+    without holding the (N, M) cosines, which are computed in blocks of `max_bytes`. The k nearest anchors are exact.
 
     Args:
-        anchors: (M, d) embeddings of any norm, of identities other than those to be scored: an embedding
-            that is itself an anchor finds itself as its nearest, and its density says nothing.
+        anchors: (M, d) embeddings of any norm, of identities other than those to be scored: the nearest anchor of
+            an embedding that is itself an anchor would be that anchor, and its density would mean nothing.
         k: at most M.
-        tau: > 0. For large ones take log=True when scoring.
-        max_bytes: memory for a block of cosines; speed doesn't depend on it much.
+        tau: > 0. If it is large, take log=True when scoring.
+        max_bytes: memory for a block of cosines; it hardly affects the speed.
 
     Raises:
-        ValueError: k > M, k < 1, tau <= 0, no anchors, an anchor that is nan, infinite or all zero; when
-            scoring, as `score`.
+        ValueError: k > M, k < 1, tau <= 0, there are no anchors, or an anchor is nan, infinite or all zero; when
+            scoring, as for `score`.
 
-    Source: arXiv 2103.01559; its defaults k 10, tau 1, with 50,000 anchors.
+    Source: arXiv 2103.01559; its defaults are k = 10 and tau = 1, with 50,000 anchors.
 
     >>> scorer = IDAScorer(torch.eye(3), k=2)
     >>> scorer.density(torch.tensor([[2.0, 0.0, 0.0]]))  # 1 / (e^1 + e^0)
@@ -187,7 +189,7 @@ class IDAScorer(DensityScorer):
             )
         super().__init__(anchors.shape[1], k, tau, max_bytes)
         if k > len(anchors):
-            raise ValueError(f"k is {k}, and there are {len(anchors)} anchors: lower k, or give more anchors")
+            raise ValueError(f"k is {k}, but there are {len(anchors)} anchors: lower k, or give more anchors")
         self.register_buffer("anchors", unit_rows(anchors.detach(), "anchor"))
 
     def forward(self, unit: Tensor, own: Tensor | None = None) -> Tensor:
@@ -201,8 +203,9 @@ class IDAScorer(DensityScorer):
         """log F of embeddings (..., d), shape (...).
 
         Args:
-            own: for embeddings (N, d) of identities that have an anchor: its position (N,), -1 for none. It
-                is left out of the embedding's support set, which is of other identities.
+            own: (N,) for embeddings (N, d), some of whose identities are anchors too: the position of the anchor of
+                the embedding's own identity, or -1 if there is none. That anchor is left out of the support set,
+                which is to hold other identities only.
         """
         if own is None:
             return super().log_density(f)
@@ -226,8 +229,8 @@ def _variance(variance: Tensor, unit: Tensor) -> Tensor:
     good = torch.isfinite(variance) & (variance > 0)
     if not bool(good.all()):
         raise ValueError(
-            f"a variance is {float(variance[~good][0]):g}: give positive ones, exp(x) if the encoder predicts x = "
-            "log variance"
+            f"a variance is {float(variance[~good][0]):g}: give positive ones; if the encoder predicts the logarithm "
+            "of the variance, give its exp()"
         )
     return variance.to(unit.dtype)
 

@@ -1,4 +1,4 @@
-"""Rank-1 identification among growing numbers of distractors: MegaFace's protocol."""
+"""Rank-1 identification among a growing number of distractors, as in the MegaFace protocol."""
 
 from __future__ import annotations
 
@@ -25,32 +25,37 @@ def rank1(
     max_bytes: int = 2**26,
     progress: Callable[[Sequence], Iterable] = iter,
 ) -> list[float]:
-    """Rank-1 rate for each number of distractors.
+    """The rank-1 rate for each number of distractors.
 
-    For each ordered pair of probe and mate, two embeddings of one identity, the gallery is the mate and the
-    first n distractors; the mate is at rank 1 if it scores above all of them. A tie with a distractor is a
+    For each ordered pair of a probe and its mate, two embeddings of one identity, the gallery consists of the mate and
+    the first n distractors. The mate is at rank 1 if it scores above all of them; a tie with a distractor is a
     miss. Equivalent to::
 
         hits = [score(p, m) > max(score(p, x) for x in distractors[:n]) for p, m in pairs]
         sum(hits) / len(hits)
 
-    with one (probes x distractors) product for all sizes, of which blocks of `max_bytes` exist at a time.
+    with one (probes x distractors) product for all sizes, computed in blocks of `max_bytes`.
 
     Args:
-        probes: (N, d); identity: (N,) numbers, the same for embeddings of one identity.
+        probes: (N, d).
+        identity: (N,) numbers, equal for embeddings of the same identity.
         distractors: (D, d), of other identities, in the order in which they join the gallery.
-        sizes: numbers of distractors, rising, 1..D.
+        sizes: numbers of distractors in increasing order, each in 1..D.
+        progress: wraps the list of blocks of probes, as tqdm does.
 
     Raises:
-        ValueError: no identity with two embeddings, sizes that don't rise or leave 1..D, embeddings of two sizes.
+        ValueError: no identity has two embeddings, the sizes do not increase or are outside 1..D, or probes and
+            distractors have different embedding sizes.
 
     Source: Kemelmacher-Shlizerman et al., "The MegaFace benchmark", CVPR 2016.
     """
     if list(sizes) != sorted(set(sizes)) or not sizes or not 1 <= sizes[0] <= sizes[-1] <= len(distractors):
-        raise ValueError(f"the sizes are {list(sizes)}: give rising numbers of the {len(distractors)} distractors")
+        raise ValueError(
+            f"the sizes are {list(sizes)}: give increasing numbers, up to that of the {len(distractors)} distractors"
+        )
     if probes.shape[1] != distractors.shape[1]:
         raise ValueError(
-            f"probes have {probes.shape[1]} numbers, distractors {distractors.shape[1]}: give one encoder's embeddings"
+            f"probes have {probes.shape[1]} numbers, distractors {distractors.shape[1]}: give embeddings of one encoder"
         )
     probe, mate = (torch.from_numpy(side).to(probes.device) for side in mates(identity))
     probe_statistics, distractor_statistics = statistics(method, probes), statistics(method, distractors)
@@ -74,7 +79,7 @@ def rank1(
 
 
 def mates(identity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probe and mate of each ordered pair of two embeddings of one identity."""
+    """The positions of the probe and of the mate, for each ordered pair of two embeddings of one identity."""
     order = np.argsort(identity, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(identity[order])) + 1)
     pairs = [np.stack([np.repeat(g, len(g)), np.tile(g, len(g))]) for g in groups if len(g) > 1]

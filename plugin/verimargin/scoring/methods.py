@@ -1,4 +1,6 @@
-"""Scores of listed trials by several methods: statistics once per embedding, one cosine per trial for all."""
+"""Scores of a list of trials by several methods, which share one cosine per trial and compute their statistics once
+per embedding.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,31 @@ from .ida import DensityScorer, dao
 from .pairs import cosine_pairs
 from .score_norm import ScoreNorm
 
-ROWS = 4096  # embeddings between two steps of the progress bar
+ROWS = 4096  # embeddings per step of the progress bar
 
 Statistics = Sequence[Tensor]
 
 
 class Method(NamedTuple):
-    """A score that is a function of the cosine and of what each side's embedding knows by itself."""
+    """A score that is a function of the cosine and of statistics that depend on one embedding each.
+
+    Attributes:
+        name: as in file names; title: as in tables.
+        statistics: from embeddings (N, d) to any number of tensors (N,).
+        combine: from the cosines and the statistics of both sides to the scores, for any shapes that broadcast.
+    """
 
     name: str
     title: str
-    statistics: Callable[[Tensor], Statistics]  # of embeddings (N, d): any number of (N,)
-    combine: Callable[[Tensor, Statistics, Statistics], Tensor]  # of cosines and both sides' statistics; broadcasts
+    statistics: Callable[[Tensor], Statistics]
+    combine: Callable[[Tensor, Statistics, Statistics], Tensor]
 
 
 COSINE = Method("cosine", "cosine", lambda f: (), lambda cosine, enrol, test: cosine)
 
 
 def score_norm(norm: ScoreNorm) -> Method:
-    """s-norm, or adaptive s-norm with the norm's cohort_size."""
+    """Score normalisation as a method; it is adaptive if the norm has a cohort_size."""
     if norm.cohort_size is None:
         return Method(norm.kind, norm.kind, norm.statistics, norm.normalise)
     title = f"adaptive {norm.kind} ({norm.cohort_size})"
@@ -40,7 +48,7 @@ def score_norm(norm: ScoreNorm) -> Method:
 
 
 def ida(scorer: DensityScorer, name: str = "ida-r", title: str = "IDA-R") -> Method:
-    """The logarithm of DAO, which sorts as DAO does."""
+    """IDA as a method. Its scores are the logarithm of the DAO, which ranks pairs in the same order."""
 
     def combine(cosine: Tensor, enrol: Statistics, test: Statistics) -> Tensor:
         return dao(cosine, enrol[0], test[0], scorer.tau, log=True)
@@ -51,7 +59,7 @@ def ida(scorer: DensityScorer, name: str = "ida-r", title: str = "IDA-R") -> Met
 
 @torch.no_grad()
 def statistics(method: Method, f: Tensor, progress: Callable[[Sequence], Iterable] = iter) -> Statistics:
-    """method.statistics(f), in steps that `progress` shows."""
+    """``method.statistics(f)``, computed in steps that `progress` shows."""
     parts = [method.statistics(rows) for rows in progress(f.split(ROWS))]
     return [torch.cat(one) for one in zip(*parts)]
 
@@ -64,7 +72,7 @@ def score_trials(
     j: Tensor,
     progress: Callable[..., Iterable] = lambda steps, title: steps,
 ) -> dict[str, Tensor]:
-    """Each method's scores of the embeddings i with the embeddings j, given f (N, d) and i, j (P,): (P,) each."""
+    """The scores (P,) of the embeddings i with the embeddings j, by method name; f is (N, d), i and j are (P,)."""
     cosine = cosine_pairs(unit_rows(f, "the embedding of sample"), i, j)
     scores = {}
     for method in methods:

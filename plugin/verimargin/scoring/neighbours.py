@@ -1,4 +1,4 @@
-"""The nearest of many, exactly, without the whole matrix of cosines."""
+"""Exact nearest neighbours by cosine, without holding the whole matrix of cosines."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 8192  # of the many
+BLOCK = 8192  # neighbours per block
 
 
 def nearest_cosines(
     unit: Tensor, others: Tensor, k: int, max_bytes: int, own: Tensor | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The k largest of each row of ``unit @ others.T``, in no order, in blocks of rows.
+    """The k largest values of each row of ``unit @ others.T``, in no particular order, for one block of rows at a time.
 
-    Yields each block as a slice of `unit`, and its cosines (B, k). Cosines exist in blocks of `max_bytes`.
+    Yields each block as a slice of `unit`, with its cosines (B, k). Cosines are computed in blocks of `max_bytes`.
 
     Args:
-        unit: (N, d) unit embeddings; others: (M, d) unit rows, at least k.
-        own: (N,) positions among the others that are left out of the row, -1 for none.
+        unit: (N, d) unit embeddings.
+        others: (M, d) unit rows; M is at least k.
+        own: (N,) for each row, the position in `others` that is left out, or -1 for none.
     """
     width = min(BLOCK, len(others))
     height = max(1, max_bytes // (width * unit.element_size()))
@@ -40,6 +41,6 @@ def nearest_cosines(
 
 
 def _leave_out(cosine: Tensor, column: Tensor) -> None:
-    """Put -inf in the row's column, where it is one of the (N, M)."""
+    """Set the entry of each row at its column to -inf, in place, if the column lies within these cosines."""
     row = ((column >= 0) & (column < cosine.shape[1])).nonzero().squeeze(1)
     cosine[row, column[row]] = -torch.inf

@@ -1,4 +1,4 @@
-"""Similarities of listed pairs of embeddings, in memory that doesn't grow with embeddings x embeddings."""
+"""Similarities of listed pairs of embeddings, without a matrix of all embeddings with all embeddings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# A cosine of two gathered rows costs about as much as this many in a matrix product.
-PRODUCT_ADVANTAGE = 40
-CACHED_PAIRS = 1024  # whose gathered rows stay in a CPU's cache
+PRODUCT_ADVANTAGE = 40  # a matrix product computes about this many cosines in the time of one from gathered rows
+CACHED_PAIRS = 1024  # the gathered rows of this many pairs stay in a CPU's cache
 
 
 def cosine_pairs(unit: Tensor, i: Tensor, j: Tensor, max_bytes: int = 2**26) -> Tensor:
-    """Inner products of the rows i and j of unit embeddings: ``(unit[i] * unit[j]).sum(1)``.
+    """The inner products of the rows i with the rows j of unit embeddings: ``(unit[i] * unit[j]).sum(1)``.
 
-    Where the pairs are many for their embeddings (IJB's lists), they are read out of the blocks of one
-    matrix product; where they are few (VoxCeleb's), their rows are multiplied.
+    If there are many pairs per embedding (as in IJB's lists), they are picked from the blocks of one matrix product;
+    if there are few (as in VoxCeleb's lists), their rows are gathered and multiplied.
 
     Shapes: unit (N, d); i, j (P,) integers below N, on the same device; returns (P,).
     """
@@ -49,10 +48,10 @@ def mutual_likelihood_pairs(unit: Tensor, variance: Tensor, i: Tensor, j: Tensor
 
 
 def mutual_likelihood(mean1: Tensor, variance1: Tensor, mean2: Tensor, variance2: Tensor) -> Tensor:
-    """Log-likelihood that two Gaussian embeddings have one latent code, PFE's score; larger is more alike.
+    """PFE's score: the log-likelihood that two Gaussian embeddings share one latent code; larger is more similar.
 
     ``-1/2 sum_l [(mean1_l - mean2_l)^2 / (variance1_l + variance2_l) + log(variance1_l + variance2_l)]
-    - d/2 log(2 pi)``, over the last dimension. The means are unit vectors in PFE, the variances are of them.
+    - d/2 log(2 pi)``, over the last dimension. In PFE the means are unit vectors.
 
     Source: Shi and Jain, "Probabilistic Face Embeddings", ICCV 2019, eq. 3.
 
@@ -66,7 +65,7 @@ def mutual_likelihood(mean1: Tensor, variance1: Tensor, mean2: Tensor, variance2
 
 
 def _used(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The distinct values of an index below size, rising, and the place of each entry among them, int32."""
+    """The distinct values of `index` (all below `size`) in increasing order, and each entry's position among them."""
     used = torch.zeros(size, dtype=torch.bool, device=index.device)
     used[index] = True
     values = used.nonzero().squeeze(1)
@@ -74,7 +73,7 @@ def _used(index: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _by_block(row: Tensor, height: int, rows: int) -> tuple[Tensor | None, list[int]]:
-    """The order that sorts rows by block of `height`, None if they are, and where each block ends in it."""
+    """The order that sorts rows by their block of `height` (None if they are sorted), and where each block ends."""
     block = row // height
     ends = block.bincount(minlength=-(-rows // height)).cumsum(0).tolist()
     ordered = len(block) < 2 or bool((block[1:] >= block[:-1]).all())
@@ -84,7 +83,7 @@ def _by_block(row: Tensor, height: int, rows: int) -> tuple[Tensor | None, list[
 def _blockwise(
     similarity: Callable[[Tensor, Tensor], Tensor], i: Tensor, j: Tensor, unit: Tensor, numbers: int, max_bytes: int
 ) -> Tensor:
-    """similarity(i, j) in blocks; `numbers` is how many one pair has in memory."""
+    """``similarity(i, j)`` in blocks; one pair takes `numbers` floating-point numbers of memory."""
     size = max_bytes // (numbers * unit.element_size())
     score = unit.new_empty(len(i))
     for part in slices(0, len(i), min(size, CACHED_PAIRS) if unit.device.type == "cpu" else size):
@@ -93,6 +92,6 @@ def _blockwise(
 
 
 def slices(first: int, last: int, size: int) -> list[slice]:
-    """first..last in parts of the size, or of 1."""
+    """Consecutive slices from `first` to `last`, each of at most `size` entries (of 1 if `size` is smaller)."""
     size = max(size, 1)
     return [slice(start, min(start + size, last)) for start in range(first, last, size)]

@@ -1,4 +1,4 @@
-"""IDA-L: the density predicted from the embedding alone, so that scoring needs no anchors (mathematics, section 4)."""
+"""IDA-L: the density is predicted from the embedding, so that scoring needs no anchors (mathematics, section 4)."""
 
 from __future__ import annotations
 
@@ -15,32 +15,39 @@ from .ida import DensityScorer
 
 
 class Fit(NamedTuple):
-    """How a fit went."""
+    """The outcome of `SupportSetRegressor.fit`.
 
-    epochs: int  # done
-    best_epoch: int  # whose parameters were kept, counted from 1
-    held_out_error: float  # its mean squared error of log F on the held-out part, over the variance of log F
+    Attributes:
+        epochs: the number of epochs that were run.
+        best_epoch: the epoch whose parameters were kept, counted from 1.
+        held_out_error: the mean squared error of log F on the held-out part after that epoch, divided by the variance
+            of log F.
+    """
+
+    epochs: int
+    best_epoch: int
+    held_out_error: float
 
 
 class SupportSetRegressor(DensityScorer):
-    """IDA-L: two fully connected layers with a ReLU that predict an embedding's density F, and score with it.
+    """IDA-L: two fully connected layers with a ReLU predict the density F of an embedding, for scores without anchors.
 
-    Equivalent to ``F = exp(mean + std * linear2(relu(linear1(f / |f|))))``: what is fitted, by squared error,
-    is log F with the training set's mean and deviation taken out. log F is what a score is made of, it keeps
-    F positive, and its size depends on neither tau nor k; for tau near 1 it is F's own error up to a factor.
+    Equivalent to ``F = exp(mean + std * linear2(relu(linear1(f / |f|))))``. The layers are fitted by squared error to
+    log F, standardised by its mean and standard deviation over the training set. log F is used because scores are
+    made of it, because it keeps F positive, and because the size of the standardised log F depends on neither tau nor
+    k. For tau near 1 the error of log F is proportional to that of F.
 
     Args:
         embedding_size: d.
-        hidden: units of the first layer.
-        k, tau: those of the `IDAScorer` whose densities it is fitted to; tau is also the score's. `fit` is
-            not told them.
+        hidden: the number of units in the hidden layer.
+        k, tau: those of the `IDAScorer` that computed the densities; `fit` cannot know them. Scores use tau too.
         max_bytes: memory for a block of pairs or hidden units.
 
-    Attributes: mean, std, (), of the training set's log F; nan until `fit`.
+    Attributes: mean, std: (), of log F over the training set; nan until `fit`.
 
     Raises:
-        ValueError: bad sizes, tau <= 0; when scoring, as `IDAScorer`.
-        RuntimeError: scoring before `fit` or loading.
+        ValueError: a size is wrong, or tau <= 0; when scoring, as for `IDAScorer`.
+        RuntimeError: it scores before it was fitted or loaded.
 
     Source: arXiv 2103.01559.
 
@@ -70,7 +77,7 @@ class SupportSetRegressor(DensityScorer):
         return torch.cat([self.predict(part) for part in unit.split(rows)])
 
     def predict(self, unit: Tensor) -> Tensor:
-        """log F (N,) of unit embeddings (N, d), unchecked and with its gradient."""
+        """log F (N,) of unit embeddings (N, d), without checks and with gradients."""
         return self.mean + self.std * self._standard(unit)
 
     def fit(
@@ -86,20 +93,20 @@ class SupportSetRegressor(DensityScorer):
         seed: int = 0,
         on_epoch: Callable[[int, float, float], None] | None = None,
     ) -> Fit:
-        """Fit to the densities of frozen embeddings, from fresh weights, with Adam.
+        """Fit new weights to the densities of frozen embeddings, with Adam.
 
-        A random part is held out; the epoch that predicts it best is kept, and after `patience` epochs
-        without a better one it stops. The same seed gives the same weights.
+        A random part of the embeddings is held out. The weights of the epoch that predicts it best are kept, and
+        fitting stops after `patience` epochs without an improvement. The same seed gives the same weights.
 
         Args:
-            embeddings: (N, d) of any norm, such as the encoder's of its training set.
-            densities: (N,), F of each, by `IDAScorer.density`.
-            held_out: its share of the embeddings, in (0, 1).
-            on_epoch: called with the epoch, from 1, and the errors on the training and held-out parts, as
-                in `Fit`, after each.
+            embeddings: (N, d) of any norm, such as those of the encoder's training set.
+            densities: (N,) the density F of each embedding, from `IDAScorer.density`.
+            held_out: the share of the embeddings that is held out, in (0, 1).
+            on_epoch: called after each epoch with its number, from 1, and the errors on the training and on the
+                held-out part, measured as in `Fit`.
 
         Raises:
-            ValueError: sizes that don't agree, fewer than 2 embeddings, a density that is not positive.
+            ValueError: the sizes do not agree, there are fewer than 2 embeddings, or a density is not positive.
         """
         target = self._target(embeddings, densities)
         unit = self._unit(embeddings.detach()).to(target.dtype)
@@ -120,7 +127,7 @@ class SupportSetRegressor(DensityScorer):
             self.linear2.reset_parameters()
         self.mean.copy_(target[train].mean())
         spread = target[train].std(correction=0)
-        self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))  # densities may be all alike
+        self.std.copy_(torch.where(spread > 1e-6, spread, torch.ones_like(spread)))  # all densities may be equal
         target = (target - self.mean) / self.std
         optimizer = torch.optim.Adam(self.parameters(), learning_rate)
         best, best_epoch, best_state, epoch = float("inf"), 0, copy.deepcopy(self.state_dict()), 0

@@ -1,4 +1,4 @@
-"""Score normalisation against a cohort of impostors, at a cost per embedding instead of per trial."""
+"""Score normalisation with a cohort of impostors, at a cost per embedding instead of per trial."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from .neighbours import nearest_cosines
 from .pairs import cosine_pairs
 
 KINDS = ("s-norm", "z-norm", "t-norm")
-SMALLEST_SPREAD = 1e-4  # of an embedding's cohort cosines; a cohort of copies has less
+SMALLEST_SPREAD = 1e-4  # least std of the cohort cosines; it is smaller only if the cohort consists of copies
 
 
 class ScoreNorm:
-    """z-, t- and s-norm of cosine scores, and their adaptive forms.
+    """z-norm, t-norm and s-norm of cosine scores, and their adaptive forms.
 
-    With mean and std (unbiased) of an embedding's cosines with the cohort, for a trial of e and t::
+    For a trial of the embeddings e and t, with the mean and the (unbiased) std of their cosines with the cohort::
 
         z = (cosine(e, t) - mean_e) / std_e
         t = (cosine(e, t) - mean_t) / std_t
         s = (z + t) / 2
 
-    Adaptive with a `cohort_size`: mean and std of the embedding's `cohort_size` largest cosines only. Equals
-    what SpeechBrain's `speaker_verification_cosine.py` gives with the same `score_norm` and `cohort_size`,
-    where each trial compares both its embeddings with the whole cohort. A std below 1e-4 counts as 1e-4.
+    With a `cohort_size` the norm is adaptive: mean and std are those of the embedding's `cohort_size` largest cosines.
+    The scores equal those of SpeechBrain's `speaker_verification_cosine.py` with the same `score_norm` and
+    `cohort_size`, which compares both embeddings of every trial with the whole cohort. A std below 1e-4 counts as 1e-4.
 
     Args:
-        cohort: (M, d) embeddings of impostors, of any norm: of speakers that no trial is about.
-        cohort_size: how many of the nearest to take, 2..M; all of them if None.
+        cohort: (M, d) embeddings of impostors, of any norm: speakers who appear in no trial.
+        cohort_size: how many of the nearest impostors to take, 2..M; None takes them all.
         kind: "s-norm", "z-norm" or "t-norm".
-        max_bytes: memory for a block of cosines; speed doesn't depend on it much.
+        max_bytes: memory for a block of cosines; it hardly affects the speed.
 
     Raises:
-        ValueError: fewer than two impostors, a cohort_size outside 2..M, an unknown kind; rows that are nan,
-            infinite or all zero; embeddings of another size than the cohort's.
+        ValueError: there are fewer than two impostors, cohort_size is outside 2..M, the kind is unknown, a row is nan,
+            infinite or all zero, or the embeddings have another size than the cohort.
 
     Source: Kenny, "Bayesian speaker verification with heavy-tailed priors", Odyssey 2010 (s-norm); Matejka et
     al., "Analysis of score normalization in multilingual speaker recognition", Interspeech 2017 (adaptive).
@@ -64,10 +64,10 @@ class ScoreNorm:
 
     @torch.no_grad()
     def statistics(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std of the cohort cosines of embeddings (N, d): (N,) and (N,)."""
+        """The mean (N,) and std (N,) of the cosines of each embedding (N, d) with the cohort."""
         if f.dim() != 2 or f.shape[1] != self.cohort.shape[1]:
             raise ValueError(
-                f"embeddings have shape {tuple(f.shape)}: give (embeddings, {self.cohort.shape[1]}), of the encoder "
+                f"embeddings have shape {tuple(f.shape)}: give (embeddings, {self.cohort.shape[1]}), from the encoder "
                 "that the cohort comes from"
             )
         unit = unit_rows(f, "the embedding of sample")
@@ -83,13 +83,13 @@ class ScoreNorm:
         return mean, std.clamp_min_(SMALLEST_SPREAD)
 
     def normalise(self, cosine: Tensor, enrol: Sequence[Tensor], test: Sequence[Tensor]) -> Tensor:
-        """Scores from cosines and both sides' `statistics`, of any shapes that broadcast."""
+        """Scores from the cosines and the `statistics` of both sides, of any shapes that broadcast."""
         z, t = ((cosine - mean) / std for mean, std in (enrol, test))
         return {"s-norm": 0.5 * (z + t), "z-norm": z, "t-norm": t}[self.kind]
 
     @torch.no_grad()
     def score_pairs(self, f: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        """Scores of the embeddings i with the embeddings j, enrolment with test, given f (N, d); i, j (P,); (P,)."""
+        """The scores (P,) of the embeddings i (enrolment) with the embeddings j (test); f is (N, d), i and j (P,)."""
         mean, std = self.statistics(f)
         unit = unit_rows(f, "the embedding of sample")
         i, j = check_pairs(i, j, len(unit), unit.device)

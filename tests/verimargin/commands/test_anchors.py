@@ -35,7 +35,7 @@ class TestCommand:
         options = ["--names", tmp_path / "names", "--exclude", tmp_path / "test", "--encoder", encoder]
         output = run("fc", tmp_path / "classifier.ckpt", tmp_path / "a.npz", *options)
         assert (
-            f"3 anchors of 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
+            f"3 anchors of size 6 in {tmp_path / 'a.npz'}, 1 identities excluded; encoder {fingerprint(encoder)[:12]}"
             in output
         )
         assert core.read_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
@@ -45,10 +45,10 @@ class TestCommand:
     def test_real(self, tmp_path):
         path = tmp_path / "train.npz"
         np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")
-        assert "3 anchors of 6" in run("real", path, tmp_path / "a.npz", "--seed", 2)
+        assert "3 anchors of size 6" in run("real", path, tmp_path / "a.npz", "--seed", 2)
         assert core.read_anchors(tmp_path / "a.npz").encoder == "abc"
         np.savez(path, embeddings=seeded(3, SIZE), ids=["id1/x/0", "id1/y/1", "id2/x/0"])
-        assert "2 anchors of 6" in run("real", path, tmp_path / "b.npz")
+        assert "2 anchors of size 6" in run("real", path, tmp_path / "b.npz")
         assert core.read_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
         np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
         with pytest.raises(ValueError, match="doesn't tell the identities"):

@@ -47,7 +47,7 @@ def test_what_has_no_graph_is_refused_and_the_score_is_explained(tmp_path, monke
     write_regressor(tmp_path / "ssr.pt", fitted())
     nets = {"net": Net(), "function": lambda x: x}
     monkeypatch.setitem(sys.modules, "nets_of_export", type("Nets", (), nets))
-    with pytest.raises(ValueError, match="nets_of_export:function is no torch module: give one"):
+    with pytest.raises(ValueError, match="nets_of_export:function is not a torch module: give one"):
         export_onnx(
             out=tmp_path / "a.onnx",
             encoder="nets_of_export:function",

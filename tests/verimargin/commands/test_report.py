@@ -99,9 +99,9 @@ def test_intervals_are_in_percent_and_their_resamples_are_shown():
 
 
 def test_the_note_says_how_intervals_were_made_if_there_are_any():
-    dash = "A dash: this FAR takes more non-target trials."
+    dash = "A dash: there are too few non-target trials for this FAR."
     assert report.note(40, 0) == dash
-    assert report.note(40, 500) == f"Brackets: 95 % intervals, by resampling the 40 identities 500 times. {dash}"
+    assert report.note(40, 500) == f"Brackets: 95 % intervals, from resampling the 40 identities 500 times. {dash}"
 
 
 @pytest.mark.parametrize("methods", [2, 5])

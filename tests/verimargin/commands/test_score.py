@@ -147,17 +147,17 @@ def test_a_setting_is_varied(task, setting, values):
     ("options", "message"),
     [
         (["--cohort", "cohort.npz", "--cohort-size", 31], "cohort_size is 31, of 30 impostors"),
-        (["--anchors", "cohort.npz", "--k", 31], "k is 31, and there are 30 anchors"),
+        (["--anchors", "cohort.npz", "--k", 31], "k is 31, but there are 30 anchors"),
         (["--anchors", "cohort.npz", "--tau", 0], r"tau is 0\.0"),
         (["--anchors", "other.npz"], r"vectors in other\.npz have 5 numbers, the embeddings 6"),
         (
             ["--anchors", "foreign.npz"],
-            r"foreign\.npz .* with the encoder beef, and the embeddings are of cafe",
+            r"foreign\.npz .* with the encoder beef, but the embeddings with cafe",
         ),
         (["--cohort", "other.npz", "--cohort-size", 2], "the vectors in other.npz have 5 numbers, the embeddings 6"),
         (
             ["--regressor", "foreign.pt"],
-            r"foreign\.pt .* with the encoder beef, and the embeddings are of cafe",
+            r"foreign\.pt .* with the encoder beef, but the embeddings with cafe",
         ),
         (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
     ],
@@ -181,9 +181,9 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, m
 @pytest.mark.parametrize(
     ("setting", "values", "message"),
     [
-        ("anchors", [5, 31], "31 anchors are to be taken, and .* has 30: give 1..30"),
+        ("anchors", [5, 31], "31 anchors were asked for, but .* has 30: give 1..30"),
         ("k", [1, 31], "k is 31"),
-        ("k", [1, 2.5], "k takes the values 1, 2.5: give integers"),
+        ("k", [1, 2.5], "the values of k are 1, 2.5: give integers"),
         ("tau", [1, 0], r"tau is 0\.0"),
     ],
 )

@@ -32,7 +32,7 @@ def test_train_ssr_fits_densities_without_the_own_anchor(training_set, tmp_path,
     assert float((predicted - others).square().mean() / others.var()) < 0.3
     assert float((predicted - scorer.log_density(embeddings)).square().mean() / others.var()) > 1
     read_regressor(out).check_encoder("abc")
-    with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
+    with pytest.raises(ValueError, match="made with the encoder abc, but the embeddings with xyz"):
         read_regressor(out).check_encoder("xyz")
     with pytest.raises(FileExistsError, match="exists already"):
         train_ssr(tmp_path / "train.npz", tmp_path / "anchors.npz", out)
@@ -40,6 +40,6 @@ def test_train_ssr_fits_densities_without_the_own_anchor(training_set, tmp_path,
 
 def test_files_of_other_encoders_are_refused(training_set, tmp_path):
     np.savez(tmp_path / "other.npz", embeddings=seeded(5, SIZE), labels=range(5), encoder="xyz")
-    with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
+    with pytest.raises(ValueError, match="made with the encoder abc, but the embeddings with xyz"):
         train_ssr(tmp_path / "other.npz", tmp_path / "anchors.npz", tmp_path / "ssr.pt")
     assert not (tmp_path / "ssr.pt").exists()

@@ -55,5 +55,5 @@ def test_anchors_must_fit_the_embeddings(files, tmp_path):
     assert torch.equal(trial_set.anchors(tmp_path / "unknown.npz"), seeded(1, 4))
     with pytest.raises(ValueError, match=r"wide\.npz have 5 numbers, the embeddings 4"):
         trial_set.anchors(tmp_path / "wide.npz")
-    with pytest.raises(ValueError, match="with the encoder xyz, and the embeddings are of abc"):
+    with pytest.raises(ValueError, match="with the encoder xyz, but the embeddings with abc"):
         trial_set.anchors(tmp_path / "foreign.npz")

@@ -34,7 +34,7 @@ class TestPrototypes:
             layout = {"classes": 15, "ranks": 3, "rank": rank, "rows": 5}
             state._metadata[""]["verimargin"] = {"layout": layout, "random": {"cpu": torch.get_rng_state()}}
             torch.save({"state_dict_softmax_fc": state}, tmp_path / f"checkpoint_gpu_{rank}.pt")
-        with pytest.raises(ValueError, match="rank 0 of 3, and is file 0 of 2: give all"):
+        with pytest.raises(ValueError, match="rank 0 of 3, and is file 0 of 2: give the files of all ranks"):
             core.anchors_from_prototypes([tmp_path])
 
     @pytest.mark.parametrize("form", ["layers", "sequential", "tensor", "head", "half"])
@@ -155,12 +155,12 @@ class TestFile:
         write_embeddings(path, Embeddings(["a"], seeded(1, SIZE), encoder=fingerprint(ENCODER)))
         with pytest.raises(ValueError, match="have 6 numbers, the embeddings 7: make them"):
             core.read_anchors(path, 7)
-        with pytest.raises(ValueError, match=f"{fingerprint(ENCODER)[:12]}, and the embeddings are of 0000"):
+        with pytest.raises(ValueError, match=f"{fingerprint(ENCODER)[:12]}, but the embeddings with 0000"):
             core.read_anchors(path, encoder="0" * 64)
 
     def test_nothing_is_overwritten_or_half_written(self, tmp_path, monkeypatch):
         anchors = Embeddings(["a"], seeded(1, SIZE))
-        with pytest.raises(ValueError, match=r"to be an \.npz"):
+        with pytest.raises(ValueError, match=r"has to be an \.npz"):
             write_embeddings(tmp_path / "a.pt", anchors)
         with pytest.raises(ValueError, match="is not a folder"):
             write_embeddings(tmp_path / "no" / "a.npz", anchors)

@@ -59,7 +59,7 @@ def changed(value):
         (saved({"a": torch.ones(2), "b": torch.ones(3)}), r"embeddings of the sizes \[2, 3\]"),
         (("e.pt", lambda path: path.write_bytes(b"no")), "cannot be read: give an .npz"),
         (("e.npz", lambda path: path.write_bytes(b"no")), "cannot be read"),
-        (("e.npy", lambda path: np.save(path, ROWS)), "no file of embeddings that is known here: give an .npz"),
+        (("e.npy", lambda path: np.save(path, ROWS)), "has no known format of embeddings: give an .npz"),
         (("e", lambda path: path.mkdir()), "holds no .npy"),
         (("e.npz", lambda path: None), "do not exist: give an .npz"),
     ],

@@ -89,5 +89,5 @@ def test_an_onnx_file_of_two_inputs_is_refused(tmp_path):
 
     ones = torch.ones(1), torch.ones(1)
     torch.onnx.export(Two(), ones, tmp_path / "two.onnx", input_names=["x", "y"], dynamo=False)
-    with pytest.raises(ValueError, match=r"two\.onnx has the inputs \['x', 'y'\]: give a network of one"):
+    with pytest.raises(ValueError, match=r"two\.onnx has the inputs \['x', 'y'\]: give a network with one input"):
         load_network(str(tmp_path / "two.onnx"))

@@ -20,7 +20,7 @@ def test_anchors_become_a_scorer_with_the_settings_given(tmp_path):
     read = read_scorer(tmp_path / "a.npz", k=3, tau=2.0)
     assert (read.path, read.encoder) == (tmp_path / "a.npz", "abc")
     assert torch.equal(read.scorer.log_density(f), vm.IDAScorer(anchors, 3, 2.0).log_density(f))
-    with pytest.raises(ValueError, match="k is 31, and there are 30 anchors"):
+    with pytest.raises(ValueError, match="k is 31, but there are 30 anchors"):
         read_scorer(tmp_path / "a.npz", k=31)
 
 
@@ -44,7 +44,7 @@ def test_another_size_or_encoder_is_refused_where_it_is_known(tmp_path):
         known.check_size(7)
     with pytest.raises(ValueError, match="8 numbers, mine have 7"):
         known.check_size(7, "mine")
-    with pytest.raises(ValueError, match="made with the encoder abc, and the embeddings are of xyz"):
+    with pytest.raises(ValueError, match="made with the encoder abc, but the embeddings with xyz"):
         known.check_encoder("xyz")
     known.check_encoder("abc")
     known.check_encoder("")

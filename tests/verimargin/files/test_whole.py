@@ -79,7 +79,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, kind):
 def test_a_new_file_is_of_the_kind_and_in_a_folder_that_is_there(tmp_path):
     assert new_file(str(tmp_path / "a.npz"), ".npz") == tmp_path / "a.npz"
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"a\.pt is to be an \.npz file: give it that ending"):
+    with pytest.raises(ValueError, match=r"a\.pt has to be an \.npz file: give it that ending"):
         new_file(tmp_path / "a.pt", ".npz")
     with pytest.raises(ValueError, match="none is not a folder: make it first"):
         new_file(tmp_path / "none" / "a.npz", ".npz")

@@ -252,7 +252,7 @@ E, Y = torch.ones(2, 4), torch.tensor([0, 1])
         (lambda: vm.PrototypeHead(math.inf, 3, vm.cosface()), "embedding_size is inf"),
         (lambda: vm.PrototypeHead(4, 3, vm.cosface(), sample_rate=0), "sample_rate is 0"),
         (lambda: vm.PrototypeHead(4, 3, torch.nn.CrossEntropyLoss()), "give a MarginLoss"),
-        (lambda: vm.PrototypeHead(4, 3, vm.kappaface(5)), "psi for 5 classes, the head 3"),
+        (lambda: vm.PrototypeHead(4, 3, vm.kappaface(5)), "psi for 5 classes, the head has 3"),
     ],
 )
 def test_bad_input_is_named(call, message):

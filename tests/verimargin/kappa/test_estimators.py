@@ -153,5 +153,5 @@ def test_mistakes_are_named():
         SampleMemory(Shard(1, None), 4, 0)
     estimator, unit = memory_of(), torch.eye(4).double()[:1]
     estimator.update(unit, torch.tensor([2]), torch.tensor([8]))
-    with pytest.raises(ValueError, match="sample id 8 comes with class 3 and came with class 2"):
+    with pytest.raises(ValueError, match="sample id 8 comes with class 3, but came with class 2 before"):
         estimator.update(unit, torch.tensor([3]), torch.tensor([8]))

@@ -297,7 +297,7 @@ OTHER_ORDER = vm.KappaTracker([3, 2, 1], 4, estimator="memory", num_samples=6)
         (lambda: TRACKER.update(E, Y, IDS[:1]), r"sample ids have shape \(1,\): give one id per sample, \(2,\)"),
         (lambda: TRACKER.update(E, Y, IDS.float()), "sample ids have dtype torch.float32: give integer sample ids"),
         (lambda: TRACKER.update(E, Y), 'sample_ids are missing: estimator "memory" needs them'),
-        (lambda: TRACKER.update(E, Y, torch.tensor([0, 5])), "sample id 5 comes with class 1 and came with class 2"),
+        (lambda: TRACKER.update(E, Y, torch.tensor([0, 5])), "sample id 5 comes with class 1, but came with class 2"),
         (lambda: TRACKER.update(E[:, :3], Y, IDS), r"embeddings have shape \(2, 3\): give \(B, 4\)"),
         (lambda: TRACKER.update(E.to("meta"), Y, IDS), "the embeddings are on meta, the tracker on cpu"),
         (lambda: copy.deepcopy(TRACKER).half().update(E, Y, IDS), "the tracker is torch.float16: keep it in float32"),
@@ -317,7 +317,10 @@ OTHER_ORDER = vm.KappaTracker([3, 2, 1], 4, estimator="memory", num_samples=6)
         (lambda: vm.KappaTracker([2], 4, temperature=0.0), "temperature is 0.0"),
         (lambda: vm.KappaTracker([2], 4, temperature=1.0), r"temperature is 1.0: give a number in \(0, 1\)"),
         (lambda: vm.KappaTracker([2], 4, gamma=-0.1), "gamma is -0.1"),
-        (lambda: vm.KappaTracker([2], 4, memory_dtype=torch.float16), 'memory_dtype: for estimator "memory" alone'),
+        (
+            lambda: vm.KappaTracker([2], 4, memory_dtype=torch.float16),
+            '"momentum" does not take memory_dtype',
+        ),
         (lambda: vm.KappaTracker([2], 4, gamma=1.5), r"gamma is 1.5: give a number in \[0, 1\]"),
         (lambda: vm.KappaTracker([2], 4, gamma=math.nan), "gamma is nan"),
         (
@@ -330,7 +333,7 @@ OTHER_ORDER = vm.KappaTracker([3, 2, 1], 4, estimator="memory", num_samples=6)
         ),
         (
             lambda: vm.PrototypeHead(4, 5, vm.MarginLoss(vm.ArcMargin(0.8, psi=TRACKER.psi), scale=64.0)),
-            "psi for 3 classes, the head 5",
+            "psi for 3 classes, the head has 5",
         ),
     ],
 )

@@ -73,7 +73,7 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: scheduled_to(10.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 100"),
         (lambda: vm.arcface(30, 28.6), "margin is 28.6: give at most 1.5708 to ArcMargin"),
         (lambda: vm.CosMargin(0.2, psi=torch.tensor([-1.0])), "give finite numbers >= 0"),
-        (lambda: vm.kappaface(4)(COSINE, TARGET), "psi for 4 classes, the cosines 3"),
+        (lambda: vm.kappaface(4)(COSINE, TARGET), "psi for 4 classes, the cosines are of 3"),
         (lambda: vm.cosface()(COSINE - 7.0, TARGET), "the cosines hold -7: the loss takes cosines"),
         (lambda: vm.MarginLoss(0.2, scale=3.0), "give a Margin, such as QMargin"),
         (lambda: vm.CosMargin(0.2, psi=torch.tensor([math.nan])), "psi is"),

@@ -104,7 +104,7 @@ def test_state_dicts_hold_all_that_a_score_depends_on():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: vm.IDAScorer(A, k=M + 1), ValueError, f"k is {M + 1}, and there are {M} anchors: lower k"),
+        (lambda: vm.IDAScorer(A, k=M + 1), ValueError, f"k is {M + 1}, but there are {M} anchors: lower k"),
         (lambda: vm.IDAScorer(A, k=0), ValueError, "k is 0: give an integer >= 1"),
         (lambda: vm.IDAScorer(A, k=2.5), ValueError, r"k is 2\.5"),
         (lambda: vm.IDAScorer(A, tau=0.0), ValueError, r"tau is 0\.0: give a finite number > 0"),

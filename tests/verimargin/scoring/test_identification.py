@@ -54,7 +54,7 @@ def test_a_tie_is_a_miss():
     ("change", "message"),
     [
         ({"identity": np.arange(8)}, "no identity has two embeddings"),
-        ({"sizes": [5, 5]}, r"the sizes are \[5, 5\]: give rising numbers of the 50 distractors"),
+        ({"sizes": [5, 5]}, r"the sizes are \[5, 5\]: give increasing numbers, up to that of the 50 distractors"),
         ({"sizes": [51]}, "the 50 distractors"),
         ({"sizes": []}, r"the sizes are \[\]"),
         ({"distractors": torch.ones(50, 4)}, "probes have 6 numbers, distractors 4"),

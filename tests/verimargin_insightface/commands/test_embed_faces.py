@@ -16,7 +16,7 @@ LABELS = np.repeat(np.arange(3), list(COUNTS.values()))
 
 
 class Mean(torch.nn.Module):
-    """Three numbers: each channel's mean over the left half, so that mirroring matters."""
+    """Three numbers, the mean of each channel over the left half, so that mirroring matters."""
 
     def forward(self, x):
         return x[..., :56].mean((2, 3))
@@ -24,7 +24,7 @@ class Mean(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Plain faces, left half n, right half 200 of a class's channel; the folder, the set, the encoder's file."""
+    """A folder, a set and an encoder. An image has n in the left and 200 in the right half of its class's channel."""
     out, n = tmp_path_factory.mktemp("embed"), 0
     for name, count in COUNTS.items():
         (out / "folder" / name).mkdir(parents=True)
