@@ -39,7 +39,7 @@ class TestCommand:
             in output
         )
         assert core.read_anchors(tmp_path / "a.npz").ids == ["ann", "cy", "dee"]
-        with pytest.raises(ValueError, match="names bob, but prototypes are known by number alone: give --names"):
+        with pytest.raises(ValueError, match="names bob, but prototypes are known by number only: give --names"):
             fc([tmp_path / "classifier.ckpt"], tmp_path / "b.npz", names=None, exclude=tmp_path / "test", encoder=None)
 
     def test_real(self, tmp_path):
@@ -51,7 +51,7 @@ class TestCommand:
         assert "2 anchors of size 6" in run("real", path, tmp_path / "b.npz")
         assert core.read_anchors(tmp_path / "b.npz").ids == ["id1", "id2"]
         np.savez(path, embeddings=seeded(1, SIZE), ids=["x"])
-        with pytest.raises(ValueError, match="doesn't tell the identities"):
+        with pytest.raises(ValueError, match="does not tell the identities"):
             run("real", path, tmp_path / "c.npz")
 
     @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])

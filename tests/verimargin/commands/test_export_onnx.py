@@ -62,5 +62,5 @@ def test_what_has_no_graph_is_refused_and_the_score_is_explained(tmp_path, monke
     export_onnx(
         out=tmp_path / "a.onnx", encoder="nets_of_export:net", regressor=tmp_path / "ssr.pt", input_shape="3x9x9"
     )
-    assert "score pairs by 1.5 * cosine + logaddexp of the two log densities" in capsys.readouterr().out
+    assert "the score of a pair is 1.5 * cosine + logaddexp of the two log densities" in capsys.readouterr().out
     assert onnxruntime.InferenceSession(tmp_path / "a.onnx").get_outputs()[1].shape == ["batch"]
