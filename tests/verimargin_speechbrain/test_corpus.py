@@ -18,7 +18,7 @@ def test_the_corpus_is_checked_when_the_recipe_is_loaded(corpus):
     # behind a URL the test speakers, unpacked beside the others as SpeechBrain's README says, are not known yet
     check_corpus(f"{corpus}, {corpus}", "https://example.org/veri_test.txt", 3)
     text = recipes.path("train_ecapa_small.yaml").read_text()
-    with pytest.raises(ValueError, match="3 training speakers, the recipe 2 classes: set out_n_neurons to 3"):
+    with pytest.raises(ValueError, match="3 training speakers, the recipe has 2 classes: set out_n_neurons to 3"):
         load_hyperpyyaml(text, f"data_folder: {corpus}\nout_n_neurons: 2\n")
     (corpus / "bad.txt").write_text("one two\n")
     with pytest.raises(ValueError, match="is 'one two': give '<1 or 0>"):
