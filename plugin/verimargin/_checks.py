@@ -69,6 +69,7 @@ def _check_index(
         raise ValueError(f"{name}s have shape {tuple(index.shape)}: give one {one} per sample, ({batch_size},)")
     if index.device != device:
         raise ValueError(f"{name}s are on {index.device}, the batch on {device}: move the {name}s there")
+    index = index.long()  # first: a bound that a small dtype cannot hold would wrap in the comparison
     inside = (index >= 0) & (index < bound)
     if device.type == "cpu":
         if not bool(inside.all()):
@@ -76,7 +77,7 @@ def _check_index(
             raise ValueError(f"{name} {int(index[i])} of sample {i} is outside 0..{bound - 1}: {advice}")
     else:
         torch._assert_async(inside.all(), f"a {name} is outside 0..{bound - 1}")
-    return index.long()
+    return index
 
 
 def check_finite(name: str, rows: Tensor) -> None:
@@ -158,6 +159,7 @@ def check_pairs(i: Tensor, j: Tensor, num_embeddings: int, device: torch.device)
     for name, index in (("i", i), ("j", j)):
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise ValueError(f"{name} has dtype {index.dtype}: give positions among the embeddings, as integers")
+        index = index.long()  # as in _check_index
         if not bool((inside := (index >= 0) & (index < num_embeddings)).all()):
             p = int((~inside).nonzero()[0])
             raise ValueError(

@@ -81,6 +81,19 @@ def test_any_integer_dtype_becomes_int64(dtype):
     assert (i.dtype, j.dtype, i.tolist(), j.tolist()) == (torch.long, torch.long, [1, 0], [0, 0])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16])
+@pytest.mark.parametrize("bound", [128, 256, 300, 40_000, 2**16, 2**20])
+def test_a_bound_that_the_dtype_cannot_hold_does_not_wrap(dtype, bound):
+    """Labels in uint8 were refused with 256 classes, and labels outside let through with others."""
+    largest = min(torch.iinfo(dtype).max, bound - 1)
+    assert _checks.check_labels(index([0, largest], dtype), 2, bound, CPU).tolist() == [0, largest]
+    i, _ = _checks.check_pairs(index([0, largest], dtype), index([0, 0], dtype), bound, CPU)
+    assert i.tolist() == [0, largest]
+    if dtype != torch.uint8:
+        with pytest.raises(ValueError, match="label -1 of sample 0 is outside"):
+            _checks.check_labels(index([-1, 0], dtype), 2, bound, CPU)
+
+
 def test_what_is_only_rounding_is_no_mistake():
     _checks.check_cosines(torch.tensor([[1.0000002, -1.005]]))
     _checks.check_cosines(torch.zeros(0, 3))

@@ -212,6 +212,7 @@ class IDAScorer(DensityScorer):
         unit = self._unit(f)
         if unit.dim() != 2 or own.shape != unit.shape[:1] or own.is_floating_point():
             raise ValueError(f"own is {own.dtype} of shape {tuple(own.shape)}: give one integer per embedding, (N,)")
+        own = own.long()  # a small dtype cannot hold the number of anchors that it is compared with
         if not bool(((own >= -1) & (own < len(self.anchors))).all()) or self.k >= len(self.anchors):
             raise ValueError(
                 f"own holds {int(own.min())}..{int(own.max())} and k is {self.k}, with {len(self.anchors)} anchors: "
