@@ -11,7 +11,6 @@ import torch
 import typer
 from torch import Tensor
 
-from ..files.embeddings import read_embeddings
 from ..files.scorers import read_regressor
 from ..files.whole import whole_folder
 from ..scoring import methods as scoring
@@ -32,6 +31,8 @@ from .options import (
 from .progress import Progress, progress
 from .trial_set import TrialSet, read_trial_set
 
+COHORT_SIZE = 300  # impostors that adaptive s-norm takes by default, as SpeechBrain's recipes do
+
 
 def score(
     embeddings: EmbeddingsArgument,
@@ -40,7 +41,12 @@ def score(
     cohort: Annotated[
         Path | None, typer.Option(help="embeddings of impostors: adds s-norm and adaptive s-norm")
     ] = None,
-    cohort_size: Annotated[int, typer.Option(help="how many of the nearest impostors adaptive s-norm uses")] = 300,
+    cohort_size: Annotated[
+        int | None,
+        typer.Option(
+            help="how many of the nearest impostors adaptive s-norm uses", show_default="300, or all if fewer"
+        ),
+    ] = None,
     anchors: Annotated[Path | None, typer.Option(help="a file of anchors: adds IDA-R")] = None,
     k: KOption = 10,
     tau: TauOption = 1.0,
@@ -60,15 +66,17 @@ def score(
     trial_set = read_trial_set(embeddings, trials)
     methods = [scoring.COSINE]
     if cohort:
-        impostors = trial_set.anchors(cohort).to(device)
+        impostors = trial_set.read_others(cohort).vectors.to(device)
+        if cohort_size is None:
+            cohort_size = min(COHORT_SIZE, len(impostors))
         methods += [scoring.score_norm(ScoreNorm(impostors, size)) for size in (None, cohort_size)]
     if anchors:
-        methods.append(scoring.ida(IDAScorer(trial_set.anchors(anchors).to(device), k, tau)))
+        methods.append(scoring.ida(IDAScorer(trial_set.read_others(anchors).vectors.to(device), k, tau)))
     if regressor:
         density = read_regressor(regressor)
         density.check_encoder(trial_set.embeddings.encoder)
         methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
-    others = read_distractors(distractors, trial_set) if distractors else None
+    others = trial_set.read_others(distractors).vectors if distractors else None
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress)
         write_scores(folder, trial_set, scores)
@@ -87,13 +95,6 @@ def score(
     console = Console()
     report.print_table(console, trial_set.title, rows)
     console.print(f"Report: {out / 'report.md'}")
-
-
-def read_distractors(path: Path, trial_set: TrialSet) -> Tensor:
-    read = read_embeddings(path)
-    if both := set(read.ids) & set(trial_set.embeddings.ids):
-        raise ValueError(f"{path} and the trials share {len(both)} ids, such as {min(both)}: leave them out of {path}")
-    return read.vectors
 
 
 def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray]) -> None:

@@ -51,7 +51,7 @@ def sweep(
     from rich.console import Console
 
     trial_set = read_trial_set(embeddings, trials)
-    ordered = trial_set.anchors(anchors)
+    ordered = trial_set.read_others(anchors).vectors
     mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
     values = sorted(set(values))
     if setting != Setting.tau and not all(value.is_integer() for value in values):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..files.anchors import read_anchors
 from ..files.embeddings import Embeddings, read_embeddings
+from ..files.scorers import holds_regressor
 from ..files.templates import holds_images, read_templates
 from ..files.trials import Trials, identities, read_trials
 from ..scoring.methods import Method, score_trials
@@ -32,9 +32,30 @@ class TrialSet(NamedTuple):
         """The identities of both sides of each trial."""
         return self.identity[self.trials.enrol], self.identity[self.trials.test]
 
-    def anchors(self, path: Path) -> Tensor:
-        """The anchors or the cohort in a file, refused if their size or their encoder is not that of the embeddings."""
-        return read_anchors(path, self.embeddings.vectors.shape[1], self.embeddings.encoder).vectors
+    def read_others(self, path: Path) -> Embeddings:
+        """Anchors, a cohort or distractors: embeddings of other identities, of the same size and encoder.
+
+        Raises:
+            ValueError: another size or encoder, a regressor, or embeddings of the trials themselves.
+        """
+        if holds_regressor(path):
+            raise ValueError(f"{path} is a regressor of verimargin train-ssr: give it as --regressor")
+        others = read_anchors(path, self.embeddings.vectors.shape[1], self.embeddings.encoder)
+        self._check_other(path, others)
+        return others
+
+    def _check_other(self, path: Path, others: Embeddings) -> None:
+        """An embedding that is itself scored would find itself as its nearest neighbour, and look like no impostor."""
+        rows = {row.tobytes() for row in self.embeddings.vectors.numpy()}
+        names = {name for name in self.embeddings.ids if not name.isdecimal()}  # numbers are not the same everywhere
+        shared = [
+            name for name, row in zip(others.ids, others.vectors.numpy()) if name in names or row.tobytes() in rows
+        ]
+        if shared:
+            raise ValueError(
+                f"{path} and the trials share {len(shared)} embeddings, such as {shared[0]}: give embeddings of "
+                f"identities that no trial is about, and leave these out of {path}"
+            )
 
     def scores(self, methods: Sequence[Method], device: str, progress: Progress) -> dict[str, np.ndarray]:
         """The scores of the trials by method name."""

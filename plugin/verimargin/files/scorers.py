@@ -51,6 +51,17 @@ def read_scorer(path: str | Path, k: int = 10, tau: float = 1.0) -> ScorerFile[D
     return ScorerFile(Path(path), IDAScorer(anchors.vectors, k, tau), anchors.encoder)
 
 
+def holds_regressor(path: str | Path) -> bool:
+    """Whether a file is one of `write_regressor`."""
+    if Path(path).suffix != ".pt":
+        return False
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever it is, another reader says what is wrong with it
+        return False
+    return isinstance(saved, dict) and {"embedding_size", "hidden", "state_dict"} <= set(saved)
+
+
 def read_regressor(path: str | Path) -> ScorerFile[SupportSetRegressor]:
     """The regressor in a file that `write_regressor` wrote."""
     try:

@@ -159,7 +159,7 @@ def test_a_setting_is_varied(task, setting, values):
             ["--regressor", "foreign.pt"],
             r"foreign\.pt .* with the encoder beef, but the embeddings with cafe",
         ),
-        (["--distractors", "embeddings.npz"], "share 48 ids, such as id0/a/0"),
+        (["--distractors", "embeddings.npz"], "share 49 embeddings, such as id0/a/0"),
     ],
 )
 def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, monkeypatch):
@@ -243,3 +243,9 @@ def test_intervals_are_those_of_each_metric_alone():
     )
     for name, metric in (("EER", vm.metrics.eer), ("DCF", vm.metrics.min_dcf)):
         assert together[name] == vm.metrics.confidence_interval(metric, s, same, a, b, resamples=50)
+
+
+def test_a_small_cohort_is_taken_whole_unless_a_size_is_asked_for(task):
+    folder, _, _ = task
+    run(score, *given(folder), "--cohort", folder / "cohort.npz", "--resamples", 0)
+    assert "adaptive s-norm (30)" in (folder / "out" / "report.md").read_text()

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import verimargin as vm
 from small_networks import seeded
 from verimargin.commands import report
 from verimargin.commands.trial_set import read_trial_set
 from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.files.scorers import write_regressor
 from verimargin.scoring import methods
 
 IDS = ["unused/0", "b/0", "a/0", "a/1", "b/1"]
@@ -51,9 +53,40 @@ def test_anchors_must_fit_the_embeddings(files, tmp_path):
     trial_set = read_trial_set(*files)
     for name, size, encoder in (("good", 4, "abc"), ("unknown", 4, ""), ("wide", 5, "abc"), ("foreign", 4, "xyz")):
         write_embeddings(tmp_path / f"{name}.npz", Embeddings(["x"], seeded(1, size), encoder=encoder))
-    assert torch.equal(trial_set.anchors(tmp_path / "good.npz"), seeded(1, 4))
-    assert torch.equal(trial_set.anchors(tmp_path / "unknown.npz"), seeded(1, 4))
+    assert torch.equal(trial_set.read_others(tmp_path / "good.npz").vectors, seeded(1, 4))
+    assert torch.equal(trial_set.read_others(tmp_path / "unknown.npz").vectors, seeded(1, 4))
     with pytest.raises(ValueError, match=r"wide\.npz have 5 numbers, the embeddings 4"):
-        trial_set.anchors(tmp_path / "wide.npz")
+        trial_set.read_others(tmp_path / "wide.npz")
     with pytest.raises(ValueError, match="with the encoder xyz, but the embeddings with abc"):
-        trial_set.anchors(tmp_path / "foreign.npz")
+        trial_set.read_others(tmp_path / "foreign.npz")
+
+
+@pytest.mark.parametrize(
+    ("others", "such_as"),
+    [
+        (Embeddings(["x", "a/1"], seeded(2, 4, seed=1)), "a/1"),  # the id of an embedding that is scored
+        (Embeddings(["x", "y"], torch.cat([seeded(1, 4, seed=1), seeded(5, 4)[2:3]])), "y"),  # its vector
+    ],
+)
+def test_what_is_scored_is_refused_among_the_others(files, tmp_path, others, such_as):
+    """The embeddings of the trials themselves were taken for a cohort or for anchors without a word."""
+    write_embeddings(tmp_path / "others.npz", others)
+    with pytest.raises(ValueError, match=f"others.npz and the trials share 1 embeddings, such as {such_as}: give"):
+        read_trial_set(*files).read_others(tmp_path / "others.npz")
+
+
+def test_what_no_trial_names_and_numbers_are_no_reason(tmp_path):
+    """IJB's templates and the classes of a head are both numbers."""
+    write_embeddings(tmp_path / "e.npz", Embeddings(["0", "1", "2", "3"], seeded(4, 4)))
+    (tmp_path / "t.txt").write_text("2 3 1\n1 2 0\n")
+    others = Embeddings(["1", "2", "3"], torch.cat([seeded(2, 4, seed=1), seeded(4, 4)[:1]]))
+    write_embeddings(tmp_path / "others.npz", others)
+    assert read_trial_set(tmp_path / "e.npz", tmp_path / "t.txt").read_others(tmp_path / "others.npz").ids == others.ids
+
+
+def test_a_regressor_among_the_others_is_recognised(files, tmp_path):
+    regressor = vm.SupportSetRegressor(4, 2)
+    regressor.fit(seeded(5, 4), torch.ones(5), epochs=1)
+    write_regressor(tmp_path / "ssr.pt", regressor)
+    with pytest.raises(ValueError, match=r"ssr\.pt is a regressor of verimargin train-ssr: give it as --regressor"):
+        read_trial_set(*files).read_others(tmp_path / "ssr.pt")
