@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 
 from .compat import FIXES, Fix
+from .config_check import check_configs
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ def main(argv: list[str]) -> None:
     script, arguments = options.script, options.arguments
     if not os.path.isfile(script):
         sys.exit(f"there is no script {script}: give the path of one, e.g. train_v2.py in arcface_torch's folder")
+    try:
+        check_configs(script, arguments)
+    except ValueError as error:
+        sys.exit(str(error))
     with_ida = _ida(options) if options.ida else None
     _log_to_stderr()
     sys.argv[:] = [script, *arguments]
