@@ -11,6 +11,7 @@ import torch
 from .embeddings import Embeddings, checked
 
 ENDING = "_template_pair_label.txt"
+QUALITY = 11  # the column of the detector's score, behind the name and five landmarks: a cut line has none
 
 
 def holds_images(path: Path) -> bool:
@@ -46,7 +47,10 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
     with np.load(path) as file:
         images = file["embs"] + (file["embs_f"] if "embs_f" in file.files and len(file["embs_f"]) else 0.0)
     template, medium = np.loadtxt(lists[0], dtype=np.int64, usecols=(1, 2), ndmin=2, comments=None).T
-    quality = np.loadtxt(lists[1], usecols=-1, ndmin=1, comments=None)
+    try:
+        quality = np.loadtxt(lists[1], usecols=QUALITY, ndmin=1, comments=None)
+    except ValueError as error:
+        raise ValueError(f"{lists[1]} is not '<name> <10 landmarks> <score>' on every line: {error}") from error
     if not len(images) == len(template) == len(quality):
         raise ValueError(
             f"{path} has {len(images)} embeddings, {lists[0]} {len(template)} and {lists[1]} {len(quality)} lines: "

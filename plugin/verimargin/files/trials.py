@@ -25,8 +25,8 @@ class Trials(NamedTuple):
 def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
     """The trials of a list, in its order, for embeddings with these ids.
 
-    VoxCeleb's names match an id with or without a file extension, as in SpeechBrain's scripts: the whole name is
-    tried first, then the part before its first dot. A list of integers is read as IJB's, unless its first column
+    In VoxCeleb's lists a name is that of an id, or one of the two has a file extension that the other has not, as in
+    SpeechBrain's scripts. Two different extensions never match, nor does a name that fits several ids. A list of integers is read as IJB's, unless its first column
     holds only 0 and 1 and its last column does not. IJB-C's 15.6 million lines take seconds.
 
     Raises:
@@ -91,16 +91,15 @@ def _is_ijb(path: Path) -> bool:
 
 def _read_templates(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     try:
-        columns = np.loadtxt(path, dtype=np.int64, ndmin=2)
+        columns = np.loadtxt(path, dtype=np.int64, ndmin=2, comments=None)
     except ValueError as error:
         raise ValueError(f"{path} is not '<template> <template> <1 or 0>' on every line: {error}") from error
     if (bad := columns[:, 2] & ~1 != 0).any():
         t = int(np.argmax(bad))
         raise ValueError(f"trial {t + 1} of {path} has the label {columns[t, 2]}: give 1 or 0 in the third column")
-    try:
-        numbers = np.array(ids).astype(np.int64)
-    except ValueError:
-        raise ValueError(f"{path} names templates by numbers, the embeddings have ids such as {ids[0]!r}") from None
+    if bad := next((name for name in ids if not name.isdecimal() or name != str(int(name))), ""):
+        raise ValueError(f"{path} names templates by numbers, but the embeddings have ids such as {bad!r}")
+    numbers = np.array(ids).astype(np.int64)
     enrol, test = (_places(numbers, column) for column in columns.T[:2])
     for column, place in zip(columns.T, (enrol, test)):
         if (unknown := place < 0).any():
@@ -134,7 +133,7 @@ def _read_names(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray,
             position = by_id.get(name, -1)
             if position < 0:
                 stem = _stem(name)
-                position = by_id.get(stem, by_stem.get(stem, -1))
+                position = by_stem.get(stem, -1) if stem == name else by_id.get(stem, -1)
                 if position < 0:
                     unknown[name] = None
             side.append(position)
@@ -147,7 +146,9 @@ def _read_names(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray,
 
 
 def _stem(name: str) -> str:
-    return name.split(".")[0]
+    """The name without its file extension, which begins at the first dot after the last slash."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.split(".", 1)[0]
 
 
 def _refuse_unknown(path: Path, unknown: list, ids: Sequence[str]) -> None:

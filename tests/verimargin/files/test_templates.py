@@ -50,3 +50,12 @@ def test_which_files_hold_images(protocol):
     (folder / "broken.npz").write_bytes(b"no")
     for other in ("embeddings.npz", "broken.npz", "ijbc_face_tid_mid.txt", "none.npz"):
         assert not holds_images(folder / other)
+
+
+def test_a_cut_line_is_named(protocol):
+    """Its last landmark was taken for the detector's score."""
+    folder, _ = protocol
+    scores = folder / "ijbc_name_5pts_score.txt"
+    scores.write_text(scores.read_text().rstrip().rpartition(" ")[0] + "\n")
+    with pytest.raises(ValueError, match=r"5pts_score.txt is not '<name> <10 landmarks> <score>' on every line"):
+        read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")

@@ -1,3 +1,4 @@
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +35,33 @@ def test_voxceleb_ids_with_and_without_extension(tmp_path, names, ids):
 
 
 @pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("b.WRONG", ["a.x1", "b.x1"]),
+        ("b.wav", ["a.wav", "b.flac"]),
+        ("b", ["a.x1", "b.x1", "b.x2"]),
+        ("../../etc/b", ["a", "./b"]),
+        ("x.1/b", ["a", "x.2/b"]),
+    ],
+)
+def test_a_name_never_stands_for_another_file(tmp_path, name, ids):
+    """What stands before the first dot once decided alone: b.WRONG was scored as b.x1, ../../etc/b as ./b."""
+    with pytest.raises(ValueError, match=rf"names {re.escape(name)}, for which there is no embedding"):
+        read_trials(written(tmp_path, f"1 {ids[0]} {ids[0]}\n0 {ids[0]} {name}\n"), ids)
+
+
+@pytest.mark.parametrize("ids", [["5", "05"], ["5", "1_0"], ["5", " 6"], ["5", "+6"], ["5", "six"]])
+def test_ids_that_are_no_plain_numbers_are_no_templates(tmp_path, ids):
+    with pytest.raises(ValueError, match=rf"by numbers, but the embeddings have ids such as '{re.escape(ids[1])}'"):
+        read_trials(written(tmp_path, "5 10 1\n5 6 0\n"), ids)
+
+
+def test_a_comment_is_no_trial(tmp_path):
+    with pytest.raises(ValueError, match="is not '<template> <template> <1 or 0>' on every line"):
+        read_trials(written(tmp_path, "5 5 1\n# 5 6 1\n5 6 0\n"), ["5", "6"])
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("1 9 1\n1 5 0\n", ([1, 1], [2, 0], [True, False])),  # IJB's, though its first column looks like labels
@@ -66,7 +94,7 @@ def test_a_pair_may_come_once_in_each_order(tmp_path):
         (VOX + "2 a/1/x a/1/y\n", "line 3 of .* is '2 a/1/x a/1/y'"),
         (VOX + "\n", "line 3 of .* is ''"),
         ("", "is empty"),
-        ("1 2 1\n2 3 0\n", "names templates by numbers, the embeddings have ids such as 'a/1/x'"),
+        ("1 2 1\n2 3 0\n", "names templates by numbers, but the embeddings have ids such as 'a/1/x'"),
     ],
 )
 def test_what_is_wrong_with_a_list_is_named(tmp_path, text, message):
