@@ -26,8 +26,9 @@ def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
     """The trials of a list, in its order, for embeddings with these ids.
 
     In VoxCeleb's lists a name is that of an id, or one of the two has a file extension that the other has not, as in
-    SpeechBrain's scripts. Two different extensions never match, nor does a name that fits several ids. A list of integers is read as IJB's, unless its first column
-    holds only 0 and 1 and its last column does not. IJB-C's 15.6 million lines take seconds.
+    SpeechBrain's scripts. Two different extensions never match, nor does a name that fits several ids. A list of
+    integers is read as IJB's, unless its first column holds only 0 and 1 and its last column does not. IJB-C's 15.6
+    million lines take seconds.
 
     Raises:
         ValueError: there is no such file, a line has neither format, an id has no embedding, a trial is listed twice,
