@@ -167,7 +167,7 @@ def comparison(**options) -> ida.Comparison:
     return ida.Comparison(vm.IDAScorer(torch.from_numpy(A), **options))
 
 
-def test_blocks_change_nothing_and_densities_are_computed_once_a_template(monkeypatch):
+def test_blocks_change_nothing_and_densities_are_computed_once_per_template(monkeypatch):
     whole, parts = comparison(), comparison(max_bytes=64)
     np.testing.assert_allclose(parts.matrix(FEATURES, GALLERY), whole.matrix(FEATURES, GALLERY), rtol=1e-6)
     seen = []
@@ -178,6 +178,15 @@ def test_blocks_change_nothing_and_densities_are_computed_once_a_template(monkey
     once.matrix(FEATURES, GALLERY[:2])
     once.verification(FEATURES, TEMPLATE_IDS, P1, P2)
     assert seen == [TEMPLATES, 4, 2]
+
+
+def test_features_edited_in_place_get_new_densities():
+    """The densities were kept for the array, whatever had become of it."""
+    edited, kept = FEATURES.copy(), comparison()
+    kept.verification(edited, TEMPLATE_IDS, P1, P2)
+    edited[::2] = edited[::2][::-1].copy()
+    fresh = comparison().verification(edited, TEMPLATE_IDS, P1, P2)
+    np.testing.assert_array_equal(kept.verification(edited, TEMPLATE_IDS, P1, P2), fresh)
 
 
 @pytest.mark.parametrize(("flaw", "message"), [(0.0, "template 13 has norm 0"), (np.nan, "template 13 has norm nan")])
