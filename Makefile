@@ -49,4 +49,4 @@ docs: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-core
+	rm -rf .venv .venv-core site

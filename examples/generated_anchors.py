@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from verimargin._checks import check_finite
 from verimargin.files.anchors import anchors_from_generator
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin_speechbrain.corpus import read_trials, recordings, speaker_of, speakers
@@ -73,7 +72,8 @@ def fit_generator(
             f"latent_size is {latent_size}, hidden {hidden}, epochs {epochs}, batch_size {batch_size}: give integers "
             ">= 1"
         )
-    check_finite("numbers", samples)
+    if not bool(torch.isfinite(samples).all()):
+        raise ValueError("the samples hold nan or infinite numbers: leave those samples out")
     samples = samples.detach().float()
     mean, std = samples.mean(0), samples.std(0)
     std = torch.where(std > 1e-6, std, torch.ones_like(std))

@@ -2,7 +2,9 @@
 
 import os
 import socket
+import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import torch
@@ -25,6 +27,13 @@ def _free_port():
 def _run(rank, ranks, port, function, arguments, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
-    torch.save(function(rank, *arguments), Path(folder, str(rank)))
-    dist.barrier()
-    os._exit(0)  # taking the group down hangs at times up to torch 2.7
+    failed = False
+    try:
+        torch.save(function(rank, *arguments), Path(folder, str(rank)))
+        dist.barrier()
+    except BaseException:
+        traceback.print_exc()
+        failed = True
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(failed)  # taking the group down hangs at times up to torch 2.7

@@ -14,11 +14,6 @@ def text(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", text("CONTRIBUTING.md"), flags=re.DOTALL))
-def test_the_python_of_contributing_runs(block):
-    exec(compile(block, "CONTRIBUTING.md", "exec"), {})
-
-
 def test_every_target_that_contributing_names_exists():
     named = set(
         re.findall(

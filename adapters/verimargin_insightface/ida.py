@@ -179,7 +179,7 @@ class Comparison:
 
 def _content(features: np.ndarray) -> bytes:
     digest = hashlib.blake2b(f"{features.dtype} {features.shape}".encode())
-    digest.update(np.ascontiguousarray(features))
+    digest.update(np.ascontiguousarray(features).data)
     return digest.digest()
 
 

@@ -21,7 +21,7 @@ class Shard:
         self.group = group
         self.rank, self.ranks = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
         if self.rank < 0:
-            raise ValueError("this process is not a member of process_group: build the head on its members only")
+            raise ValueError("this process is not a member of process_group: build the module on its members only")
         if total < self.ranks:
             raise ValueError(f"there are {total} classes or samples on {self.ranks} ranks: give each rank at least one")
         self.total = total

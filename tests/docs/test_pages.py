@@ -1,8 +1,10 @@
 """README and docs/ as a reader uses them: every Python block runs, every link leads somewhere, every command works.
 
-The commands of a page run in its order, in one folder that holds small stand-ins of what they read (`workspace.py`).
-`verimargin` and the launcher really run. What needs hours, a data set or a network is checked as far as it can be:
-a script of upstream's must be one that there is, its recipe or config one that ships, with options that it has.
+The commands of a page run in its order, in one folder that holds small stand-ins of what they read (`workspace.py`):
+those of `verimargin` but for the demo, the launcher with `--ida`, and the programs of docs/tools. What takes hours, a
+data set, a checkout or a network is checked as far as it can be: `make` by its targets, `pip` by the extras, a
+benchmark by its options, a script of upstream's by its name, its recipe or config, and its options. Other tests run
+upstream's scripts.
 """
 
 import re
@@ -70,6 +72,8 @@ def test_a_wrong_command_is_noticed(workspace_folder, monkeypatch):
         "make demos",
         "pip install '.[speechbrian]'",
         "python benchmarks/heads.py",
+        "python benchmarks/head.py --round 3",
+        "python docs/tools/long_tail.py nowhere LONGTAIL --most 9 --fewest 2",
         "frobnicate",
     ):
         with pytest.raises(AssertionError):

@@ -43,7 +43,7 @@ def test_under_torchrun_the_first_rank_says_it_and_the_ranks_talk(python, tmp_pa
     assert done.stderr.count("applied nccl") == 1
 
 
-def test_help_lists_the_mends(python):
+def test_help_lists_the_fixes(python):
     done = python("-m", "verimargin_insightface", "--help")
     assert "LRScheduler.verbose" in done.stdout
     assert "torchrun" in done.stdout

@@ -7,18 +7,20 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = (
-    *(
-        "verimargin",
-        "torch",
-        "torchaudio",
-        "torchvision",
-        "numpy",
-        "speechbrain",
-        "hyperpyyaml",
-        "insightface",
-        "mxnet",
-    ),
-    *("onnx", "onnxruntime", "opencv-python-headless", "scikit-image", "scipy"),
+    "verimargin",
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "speechbrain",
+    "hyperpyyaml",
+    "insightface",
+    "mxnet",
+    "onnx",
+    "onnxruntime",
+    "opencv-python-headless",
+    "scikit-image",
 )
 CHECKOUTS = ("SPEECHBRAIN_HOME", "ARCFACE_TORCH_HOME")
 

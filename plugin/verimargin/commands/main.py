@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.metadata import entry_points
 from typing import Annotated
@@ -15,6 +16,7 @@ except ImportError:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit, so that what is half written is removed
     try:
         make_app()()
     except ModuleNotFoundError as error:

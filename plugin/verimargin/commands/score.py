@@ -11,6 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
+from ..files.embeddings import save_npz
 from ..files.scorers import read_regressor
 from ..files.whole import whole_folder
 from ..scoring import methods as scoring
@@ -102,8 +103,7 @@ def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray
     `<enrol> <test> <label> <score>`.
     """
     ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
-    arrays: dict = {"ids": np.array(ids), "enrol": enrol, "test": test, "same": same, **scores}
-    np.savez(folder / "scores.npz", **arrays)
+    save_npz(folder / "scores.npz", ids=np.array(ids), enrol=enrol, test=test, same=same, **scores)
     if all(name.isdecimal() for name in ids):
         return
     for name, values in scores.items():

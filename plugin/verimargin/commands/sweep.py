@@ -50,6 +50,8 @@ def sweep(
     """
     from rich.console import Console
 
+    if _is_number(out.name):
+        raise ValueError(f"OUT is {out}, which looks like one more value: give a folder after the values")
     trial_set = read_trial_set(embeddings, trials)
     ordered = trial_set.read_others(anchors).vectors
     mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
@@ -91,3 +93,11 @@ def plot(path: Path, setting: str, values: list[float], rows: dict[str, dict[str
         if str(cosine[column]) != "-"
     }
     plots.lines(path, values, setting, panels)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

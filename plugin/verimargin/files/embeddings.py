@@ -20,7 +20,7 @@ from .whole import new_file, whole
 FORMATS = "an .npz with `ids` and `embeddings`, a torch.save of {id: embedding}, or a folder of <id>.npy"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Embeddings:
     """Embeddings, with what the next step has to know about them.
 
@@ -37,6 +37,13 @@ class Embeddings:
     labels: list[str] = field(default_factory=list)
     encoder: str = ""
     source: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.vectors) or len(self.labels) not in (0, len(self.ids)):
+            raise ValueError(
+                f"{len(self.vectors)} embeddings have {len(self.ids)} ids and {len(self.labels)} labels: give one id "
+                "per embedding, and one label per embedding or none"
+            )
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
@@ -119,20 +126,36 @@ def check_encoder(path: str | Path, found: str, wanted: str) -> None:
 
 
 def _from_npz(path: Path) -> Embeddings:
+    held: dict[str, np.ndarray] = {}
+    name = ""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
-            held = {name: file[name] for name in ("ids", "embeddings", "labels", "encoder", "source") if name in file}
+            for name in ("ids", "embeddings", "labels", "encoder", "source"):
+                if name in names:
+                    held[name] = file[name]
     except (ValueError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}): save `ids` as strings or integers, not as objects"
-        ) from error
+        advice = f"save `{name}` as strings or numbers, not as objects" if name else "give an .npz of np.savez"
+        raise ValueError(f"{path} cannot be read ({error}): {advice}") from error
     if "embeddings" not in held or not {"ids", "labels"} & set(held):
         raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}: save it with `ids` and `embeddings`")
     ids, labels = (_strings(held[name]) if name in held else None for name in ("ids", "labels"))
     ids = ids or [f"{label}/{n}" for n, label in enumerate(labels or [])]
-    source = json.loads(str(held.get("source", "{}")))
-    return checked(path, ids, held["embeddings"], labels, str(held.get("encoder", "")), source)
+    encoder, source = (
+        str(held[name]) if name in held and not held[name].ndim else "" for name in ("encoder", "source")
+    )
+    return checked(path, ids, held["embeddings"], labels, encoder, _described(source))
+
+
+def _described(source: str) -> dict[str, Any]:
+    """What the package wrote as JSON; the text of anybody else's `source` as a description."""
+    try:
+        described = json.loads(source)
+    except json.JSONDecodeError:
+        described = None
+    if isinstance(described, dict):
+        return described
+    return {"description": source} if source else {}
 
 
 def _from_torch(path: Path) -> tuple[list[str], np.ndarray]:

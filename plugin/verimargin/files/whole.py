@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +12,12 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """The path to write the file to: a hidden file next to `path`, with the same ending, that is renamed at the end."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    """The path to write the file to: a hidden file next to `path`, with the same ending, that is renamed at the end.
+
+    Where `path` is a link, the file that it leads to is replaced.
+    """
+    path = Path(os.path.realpath(path))
+    partial = _hidden(path, f".partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)
@@ -27,20 +30,25 @@ def whole_folder(path: str | os.PathLike) -> Iterator[Path]:
     """The folder to write the files to: a hidden folder next to `path` that is renamed at the end.
 
     Raises:
-        FileExistsError: `path` is a file or a folder that is not empty.
+        FileExistsError: `path` is a file, a folder that is not empty, or the working directory.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already: move it, or give another folder")
+    named, path = path, Path(os.path.realpath(path))
+    if path.exists() and (not path.is_dir() or any(path.iterdir()) or path == Path.cwd()):
+        raise FileExistsError(f"{named} exists already: move it, or give another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    partial = _hidden(path, ".partial")
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o755)
         partial.replace(path)
     except BaseException:
-        shutil.rmtree(partial)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _hidden(path: Path, ending: str) -> Path:
+    """A name of its own beside `path`: two writers never share one, whatever machine or thread they are on."""
+    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{ending}")
 
 
 def new_file(path: str | os.PathLike, suffix: str) -> Path:

@@ -15,7 +15,7 @@ from .gradient_memory import GradientMemory
 BLOCK = 1024  # classes that are processed at a time, to avoid a (C, d) temporary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """The parameters of a step, apart from the unit embeddings (B, d) and the prototypes, which get a gradient."""
 

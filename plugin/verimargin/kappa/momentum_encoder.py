@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -18,12 +19,12 @@ class _OptimizerSteps:
     """Counts the steps of all optimisers in this process, with one hook that holds no reference to any encoder."""
 
     def __init__(self) -> None:
-        # The process is identified too: an encoder may be unpickled in another one that has the same count.
         self.process, self.count = uuid.uuid4().hex, 0
         self.handle = register_optimizer_step_post_hook(self._note_step)
 
-    def now(self) -> tuple[str, int]:
-        return self.process, self.count
+    def now(self) -> tuple[str, int, int]:
+        """The count, and the process: an encoder may be unpickled, or forked, into another one with the same count."""
+        return self.process, os.getpid(), self.count
 
     def _note_step(self, *_: object) -> None:
         self.count += 1
@@ -63,7 +64,7 @@ class MomentumEncoder(torch.nn.Module):
         if momentum >= 1.0:
             raise ValueError(f"momentum is {momentum}: give a number in [0, 1); at 1 the copy would never move")
         self.started = False
-        self._followed: tuple[str, int] | None = None  # the step count when `follow` last moved the copy
+        self._followed: tuple[str, int, int] | None = None  # the step count when `follow` last moved the copy
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 LARGEST_R = 0.999  # limits kappa to about 500 d; above it, float32 sums have no correct digit of 1 - r^2
 SMALLEST_SPREAD = 1e-4  # relative to the mean kappa: a smaller std is rounding error and must not be amplified
 ESTIMATORS = ("momentum", "memory")
-MEMORY_ARGUMENTS = ("num_samples", "memory_momentum", "memory_dtype", "memory_device")
+MEMORY_DEFAULTS = {"num_samples": None, "memory_momentum": 0.3, "memory_dtype": torch.float32, "memory_device": None}
 ESTIMATOR_STATE = ("sums", "counts", "memory", "memory_class")
 
 
@@ -87,17 +87,20 @@ class KappaTracker(torch.nn.Module):
             samples, and `end_epoch`. It holds the sums of its own classes, or the vectors of its own sample ids, and
             gets psi and kappa of all classes. Keep the tracker outside DistributedDataParallel, which copies rank 0's
             buffers to the other ranks.
-        memory: arguments of `SampleMemory`, for estimator "memory" only: num_samples (required), memory_momentum
-            (0.3), memory_dtype and memory_device.
+        num_samples, memory_momentum, memory_dtype, memory_device: as in `SampleMemory`, for "memory" only, which
+            needs num_samples.
 
-    Attributes, all in the state dict and of constant shape:
-        psi, kappa: (C,); kappa is 0 until the first epoch ends.
+    Attributes:
+        psi: (C,), the margin factors.
+        kappa: (C,); 0 until the first epoch ends.
         epoch: (), the number of epochs that have ended.
         class_counts: (C,); a state dict with other counts is refused.
         estimator: a module with the sums or the memory.
         skipped: (), the number of this rank's samples that were left out in this epoch because their embeddings were
             nan, inf or all zero. This happens on an accelerator only, where raising an error would stall the step; on
             the CPU such embeddings are refused.
+
+    All of them are in the state dict and keep their shape.
 
     Raises:
         ValueError: an argument or a shape is wrong, or a label or sample id is out of range; on the CPU also if an
@@ -124,11 +127,14 @@ class KappaTracker(torch.nn.Module):
         embedding_size: int,
         *,
         estimator: str = "momentum",
+        num_samples: int | None = None,
+        memory_momentum: float = 0.3,
         temperature: float = 0.4,
         gamma: float = 0.7,
         warmup_epochs: int = 0,
         process_group: dist.ProcessGroup | None = None,
-        **memory: Any,
+        memory_dtype: torch.dtype = torch.float32,
+        memory_device: str | None = None,
     ):
         super().__init__()
         class_counts = _checked_counts(class_counts)
@@ -142,7 +148,16 @@ class KappaTracker(torch.nn.Module):
         self.register_buffer("epoch", torch.tensor(0))
         self.register_buffer("class_counts", class_counts)
         self.register_buffer("skipped", torch.tensor(0))
-        self.estimator = _estimator(estimator, self.classes, class_counts, self.embedding_size, memory)
+        self.estimator = _estimator(
+            estimator,
+            self.classes,
+            class_counts,
+            self.embedding_size,
+            num_samples=num_samples,
+            memory_momentum=memory_momentum,
+            memory_dtype=memory_dtype,
+            memory_device=memory_device,
+        )
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor, sample_ids: Tensor | None = None) -> None:
@@ -230,27 +245,25 @@ def current_key(key: str) -> str:
 
 
 def _estimator(
-    kind: str, classes: Shard, class_counts: Tensor, embedding_size: int, memory: dict[str, Any]
+    kind: str, classes: Shard, class_counts: Tensor, embedding_size: int, *, num_samples: int | None, **memory: Any
 ) -> EpochSums | SampleMemory:
     if kind not in ESTIMATORS:
         raise ValueError(f'estimator is {kind!r}: give "momentum" or "memory"')
-    if unknown := [name for name in memory if name not in MEMORY_ARGUMENTS]:
-        known = ", ".join(MEMORY_ARGUMENTS)
-        raise TypeError(f"KappaTracker has no argument {unknown[0]!r}: for the memory it has {known}")
     if kind == "momentum":
-        if memory:
+        given = {"num_samples": num_samples, **memory}
+        if changed := [name for name, value in given.items() if value != MEMORY_DEFAULTS[name]]:
             raise ValueError(
-                f'estimator "momentum" does not take {", ".join(memory)}: leave that out, or choose estimator "memory"'
+                f'estimator "momentum" does not take {", ".join(changed)}: leave that out, or choose estimator "memory"'
             )
         return EpochSums(classes, embedding_size)
-    num_samples, total = memory.get("num_samples"), int(class_counts.sum())
     if num_samples is None:
         raise ValueError('num_samples is missing: estimator "memory" keeps one vector per training sample')
+    num_samples, total = check_integer("num_samples", num_samples, 1), int(class_counts.sum())
     if num_samples < total:
         raise ValueError(
             f"num_samples is {num_samples}, but class_counts add up to {total}: take both from one data set"
         )
-    return SampleMemory(classes, embedding_size, **memory)
+    return SampleMemory(classes, embedding_size, num_samples, **memory)
 
 
 def _checked_counts(class_counts: Tensor | Sequence[int]) -> Tensor:

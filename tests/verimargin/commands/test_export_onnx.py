@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from small_networks import Net, fitted, seeded
-from verimargin.files import onnx as onnx_graph
+from verimargin.files import onnx as density_graph
 from verimargin.files.scorers import write_regressor
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'verimargin[insightface]'")
@@ -19,14 +19,14 @@ def test_one_graph_gives_embedding_and_log_density(form, tmp_path):
     net, regressor, out = Net(), fitted(), tmp_path / "both.onnx"
     write_regressor(tmp_path / "ssr.pt", regressor)
     if form == "module":
-        onnx_graph.export_with_density(net, regressor, out, (3, 9, 9))
+        density_graph.export_with_density(net, regressor, out, (3, 9, 9))
         assert net.training
     elif form == "torchscript":
         torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, 9, 9)), tmp_path / "net.pt")
         export_onnx(str(tmp_path / "net.pt"), tmp_path / "ssr.pt", out, "3x9x9")
     else:
         opset = int(form.split()[-1]) if form[-1].isdigit() else 17
-        export = onnx_graph.dynamic_batch(torch.onnx.export)
+        export = density_graph.dynamic_batch(torch.onnx.export)
         export(net, torch.zeros(1, 3, 9, 9), tmp_path / "net.onnx", output_names=["feature"], opset_version=opset)
         export_onnx(str(tmp_path / "net.onnx"), tmp_path / "ssr.pt", out)
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])

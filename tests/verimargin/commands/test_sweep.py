@@ -1,6 +1,7 @@
 """The command end to end is tested in test_score.py; here, what it varies and what its figure shows."""
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,3 +61,11 @@ def test_the_figure_has_a_panel_for_each_figure_that_the_trials_resolve(tmp_path
     command.plot(tmp_path / "a.png", "k", [1.0, 5.0], rows)
     panels = {"EER %": {"IDA-R, by k": [8.0, 7.0], "cosine": [9.0, 9.0]}}
     assert drawn == [(tmp_path / "a.png", [1.0, 5.0], "k", panels)]
+
+
+def test_a_forgotten_out_is_not_taken_from_the_values(files):
+    """The last value became a folder, and its row was missing from the table."""
+    folder, _, _ = files
+    arguments = {"embeddings": folder / "e.npz", "trials": folder / "t.txt", "anchors": folder / "a.npz"}
+    with pytest.raises(ValueError, match="OUT is 10, which looks like one more value: give a folder"):
+        sweep(**arguments, setting=Setting.k, values=[1.0, 2.0], out=Path("10"))

@@ -52,7 +52,7 @@ def changed(value):
         (npz(ids=IDS[:2], embeddings=ROWS), r"has 2 ids and float64 embeddings of shape \(3, 2\)"),
         (npz(ids=IDS, embeddings=ROWS[None]), "give one row of numbers per id"),
         (npz(ids=IDS, features=ROWS), "holds ids, features: save it with `ids` and `embeddings`"),
-        (npz(ids=np.array(IDS, dtype=object), embeddings=ROWS), "save `ids` as strings or integers"),
+        (npz(ids=np.array(IDS, dtype=object), embeddings=ROWS), "save `ids` as strings or numbers"),
         (npz(ids=[], embeddings=np.zeros((0, 2))), "has 0 ids"),
         (saved([1.0]), "holds no dictionary of tensors"),
         (saved({}), "holds no dictionary of tensors"),
@@ -69,3 +69,33 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, file, message):
     write(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         read_embeddings(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("vox1 test", {"description": "vox1 test"}),
+        ('["x"]', {"description": '["x"]'}),
+        ("", {}),
+        (["vox1"] * 3, {}),
+        ('{"kind": "real"}', {"kind": "real"}),
+    ],
+)
+def test_a_source_of_somebody_elses_is_no_reason_to_refuse(tmp_path, source, expected):
+    np.savez(tmp_path / "e.npz", ids=IDS, embeddings=ROWS, source=source, encoder=["x", "y"])
+    read = read_embeddings(tmp_path / "e.npz")
+    assert read.source == expected
+    assert read.encoder == ""
+
+
+def test_the_entry_that_cannot_be_read_is_named(tmp_path):
+    np.savez(tmp_path / "e.npz", ids=IDS, embeddings=ROWS, labels=np.array(["a", 1, None], dtype=object))
+    with pytest.raises(ValueError, match="save `labels` as strings or numbers, not as objects"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_embeddings_that_contradict_themselves_are_refused():
+    for ids, labels in ((IDS[:2], []), (IDS, ["a"])):
+        with pytest.raises(ValueError, match="give one id per embedding, and one label per embedding or none"):
+            Embeddings(ids, torch.from_numpy(ROWS), labels)
+    assert Embeddings(IDS, torch.from_numpy(ROWS)) != Embeddings(IDS, torch.from_numpy(ROWS))

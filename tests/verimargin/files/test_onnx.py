@@ -3,7 +3,7 @@ import pytest
 import torch
 import verimargin as vm
 from small_networks import SIZE, Net, fitted, seeded
-from verimargin.files import onnx as onnx_graph
+from verimargin.files import onnx as density_graph
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'verimargin[insightface]'")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -11,19 +11,19 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 def test_encoders_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(ValueError, match="embeddings have 8 numbers, the regressor's 5"):
-        onnx_graph.export_with_density(Net(), fitted(5), tmp_path / "both.onnx", (3, 9, 9))
+        density_graph.export_with_density(Net(), fitted(5), tmp_path / "both.onnx", (3, 9, 9))
     with pytest.raises(ValueError, match="input_shape is missing"):
-        onnx_graph.export_with_density(Net(), fitted(), tmp_path / "both.onnx")
-    onnx_graph.export_with_density(Net(), fitted(), tmp_path / "both.onnx", (3, 9, 9))
+        density_graph.export_with_density(Net(), fitted(), tmp_path / "both.onnx")
+    density_graph.export_with_density(Net(), fitted(), tmp_path / "both.onnx", (3, 9, 9))
     with pytest.raises(ValueError, match="has an output log_density already"):
-        onnx_graph.export_with_density(tmp_path / "both.onnx", fitted(), tmp_path / "again.onnx")
+        density_graph.export_with_density(tmp_path / "both.onnx", fitted(), tmp_path / "again.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["both.onnx"]
 
 
 def test_a_trace_keeps_the_batch_size_open(tmp_path):
     torch.manual_seed(0)
     net = Net().eval()
-    onnx_graph.dynamic_batch(torch.onnx.export)(net, torch.zeros(1, 3, 9, 9), tmp_path / "net.onnx")
+    density_graph.dynamic_batch(torch.onnx.export)(net, torch.zeros(1, 3, 9, 9), tmp_path / "net.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     assert [entry.name for entry in (*session.get_inputs(), *session.get_outputs())] == ["data", "embedding"]
     for batch in (1, 4):
@@ -34,7 +34,7 @@ def test_a_trace_keeps_the_batch_size_open(tmp_path):
 def test_the_density_of_a_graph_scores_pairs_as_the_regressor_does(tmp_path):
     torch.manual_seed(0)
     net, regressor = Net().eval(), fitted()
-    onnx_graph.export_with_density(net, regressor, tmp_path / "both.onnx", (3, 9, 9))
+    density_graph.export_with_density(net, regressor, tmp_path / "both.onnx", (3, 9, 9))
     onnx.checker.check_model(onnx.load(tmp_path / "both.onnx"), full_check=True)
     session = onnxruntime.InferenceSession(tmp_path / "both.onnx", providers=["CPUExecutionProvider"])
     x = seeded(6, 3, 9, 9)
@@ -48,7 +48,7 @@ def test_the_density_of_a_graph_scores_pairs_as_the_regressor_does(tmp_path):
 
 def test_a_regressor_that_is_not_fitted_is_refused(tmp_path):
     with pytest.raises(RuntimeError, match="not fitted"):
-        onnx_graph.export_with_density(Net(), vm.SupportSetRegressor(SIZE, 4), tmp_path / "both.onnx", (3, 9, 9))
+        density_graph.export_with_density(Net(), vm.SupportSetRegressor(SIZE, 4), tmp_path / "both.onnx", (3, 9, 9))
     with pytest.raises(ValueError, match=r"to be an \.onnx file"):
-        onnx_graph.export_with_density(Net(), fitted(), tmp_path / "both.pt", (3, 9, 9))
+        density_graph.export_with_density(Net(), fitted(), tmp_path / "both.pt", (3, 9, 9))
     assert not list(tmp_path.iterdir())

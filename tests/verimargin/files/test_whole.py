@@ -86,3 +86,40 @@ def test_a_new_file_is_of_the_kind_and_in_a_folder_that_is_there(tmp_path):
     (tmp_path / "a.npz").touch()
     with pytest.raises(FileExistsError, match="exists already: move it, or give another name"):
         new_file(tmp_path / "a.npz", ".npz")
+
+
+def test_where_a_link_leads_is_replaced(tmp_path):
+    """The link was replaced by a file, and what it led to stayed as it was."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "a.txt").write_text("before")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "there" / "a.txt")
+    with whole(tmp_path / "link.txt") as partial:
+        partial.write_text("after")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "there" / "a.txt").read_text() == "after"
+    (tmp_path / "there" / "empty").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "there" / "empty")
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "b.txt").write_text("b")
+    assert (tmp_path / "there" / "empty" / "b.txt").read_text() == "b"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with whole(tmp_path / "a.txt") as one, whole(tmp_path / "a.txt") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert (tmp_path / "a.txt").read_text() == "one"  # renamed last
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_long_name_is_no_hindrance(tmp_path):
+    with whole(tmp_path / ("a" * 250 + ".txt")) as partial:
+        partial.write_text("a")
+
+
+def test_the_working_directory_is_refused_at_once(tmp_path, monkeypatch):
+    """It failed when all had been computed."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError, match="give another folder"), whole_folder("."):
+        raise AssertionError("not reached")
