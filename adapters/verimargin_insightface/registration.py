@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import verimargin as vm
 from .kappa import TrainingScript
 from .partial_fc import PartialFC
 from .recordio import RecordReader, class_count
+
+logger = logging.getLogger(__name__)
 
 REQUIRED = ("num_classes", "rec", "num_image", "num_epoch", "warmup_epoch", "val_targets")  # not in configs/base.py
 
@@ -112,6 +115,13 @@ def check_data(rec: str, num_classes: int) -> None:
             )
     if found > num_classes:
         raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: set it to {found}")
+    if 0 < found < num_classes:
+        logger.warning(
+            "config.num_classes is %d, and %s has %d classes: the other prototypes never get a sample of their own",
+            num_classes,
+            rec,
+            found,
+        )
 
 
 def _running_script() -> ModuleType:

@@ -8,7 +8,7 @@ import torch
 import verimargin as vm
 from torch import Tensor
 
-from .cost import speaker_ids
+from .cost import check_speakers, speaker_ids
 
 if TYPE_CHECKING:
     from .kappa import KappaFace
@@ -59,7 +59,9 @@ class PrototypeCost(torch.nn.Module):
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         classifier, kappa = self._classifier[0], self._kappa[0]
-        if kappa is not None:
+        if kappa is None:
+            check_speakers(targets, classifier.num_classes)
+        else:
             kappa.observe(targets, classifier.num_classes, classifier.loss.margin)
         labels = speaker_ids(targets, predictions)
         cost = classifier.cost if classifier.training else classifier.loss

@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from verimargin.files.trials import named_trials
+
+logger = logging.getLogger(__name__)
 
 
 class Trial(NamedTuple):
@@ -79,9 +82,9 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int) ->
 
     Args:
         data_folder, verification_file: as for `check_trials`.
-        num_speakers: the recipe's number of classes, at least the number of training speakers. These are the
-            speakers that the trial list does not name; if the list is a URL, they are unknown, and only the layout
-            is checked.
+        num_speakers: the recipe's number of classes, at least the number of training speakers; more are reported by
+            a warning. The training speakers are those that the trial list does not name; if the list is a URL, the
+            folder's speakers count as their largest possible number.
 
     Raises:
         ValueError: as for `check_trials`; there is no training recording, or there are more training speakers than
@@ -93,6 +96,14 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int) ->
         raise ValueError(
             f"{data_folder} has {len(trained)} training speakers, the recipe has {num_speakers} classes: "
             f"set out_n_neurons to {len(trained)}"
+        )
+    if len(trained) < num_speakers:
+        logger.warning(
+            "the recipe has %d classes, and %s has recordings of %d speakers at most: the other classes never get a "
+            "sample; set out_n_neurons to the number of training speakers",
+            num_speakers,
+            data_folder,
+            len(trained),
         )
 
 

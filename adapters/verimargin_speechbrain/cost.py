@@ -43,7 +43,9 @@ class MarginCost(torch.nn.Module):
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         kappa = self._kappa[0]
-        if kappa is not None:
+        if kappa is None:
+            check_speakers(targets, predictions.shape[-1])
+        else:
             kappa.observe(targets, predictions.shape[-1], self.loss.margin)
         return self.loss(_without_time(predictions, 3), speaker_ids(targets, predictions))
 
@@ -61,6 +63,17 @@ class QMarginLoss(MarginCost):
 
     def __init__(self, margin: float = 0.2, scale: float = 10.0, alpha: float = 1.5):
         super().__init__(vm.q_margin(alpha=alpha, scale=scale, margin=margin))
+
+
+def check_speakers(targets: Tensor, num_classes: int) -> None:
+    """Refuse ids that no class has, on the CPU, by the two mistakes in a recipe that lead to them."""
+    if targets.device.type == "cpu" and not targets.is_floating_point() and bool((targets >= num_classes).any()):
+        raise ValueError(
+            f"the classifier has {num_classes} classes, and a speaker has the id {int(targets.max())}: set "
+            "out_n_neurons to the number of training speakers; or, if `collate_fn: !ref <training_samples>` is among "
+            "the dataloader_options, which packs the number of each sample into that id, give the cost `kappa: !ref "
+            "<kappa>` too"
+        )
 
 
 def speaker_ids(targets: Tensor, predictions: Tensor) -> Tensor:

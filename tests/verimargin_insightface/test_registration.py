@@ -121,3 +121,12 @@ def test_a_rec_that_holds_no_data_is_refused(script, config, tmp_path):
 def test_synthetic_data_needs_none(script, config):
     config.rec = "synthetic"
     register(config)
+
+
+def test_more_classes_than_the_data_have_are_reported(script, config, caplog):
+    register(config)
+    assert not caplog.text
+    config.num_classes = 5
+    register(config)
+    assert "config.num_classes is 5" in caplog.text
+    assert "has 2 classes: the other prototypes never get a sample" in caplog.text

@@ -62,3 +62,11 @@ def test_an_empty_list_is_refused(tmp_path):
     (tmp_path / "trials.txt").touch()
     with pytest.raises(ValueError, match=r"trials\.txt is empty"):
         core.read_trials(tmp_path / "trials.txt")
+
+
+def test_more_classes_than_speakers_are_reported(corpus, caplog):
+    check_corpus(str(corpus), str(corpus / "veri_test.txt"), 3)
+    assert not caplog.text
+    check_corpus(str(corpus), str(corpus / "veri_test.txt"), 5)
+    assert "the recipe has 5 classes" in caplog.text
+    assert "3 speakers at most: the other classes never get a sample" in caplog.text

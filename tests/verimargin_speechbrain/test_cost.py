@@ -71,7 +71,7 @@ def test_a_wrong_yaml_stops_when_it_is_loaded(yaml, message):
 
 def test_bad_input_is_named():
     cosine, ids = predictions()
-    with pytest.raises(ValueError, match=r"label 20 of sample 0 is outside 0\.\.19"):
+    with pytest.raises(ValueError, match=r"has 20 classes, and a speaker has the id 20: set out_n_neurons"):
         QMarginLoss()(cosine, ids * 0 + 20)
     with pytest.raises(ValueError, match=r"shape \(9, 2\)"):
         QMarginLoss()(cosine, ids.repeat(1, 2))
@@ -101,3 +101,13 @@ def test_metrics_equal_speechbrains_on_thousands_of_trials():
     positive, negative = torch.randn(400, generator=generator) + 1.5, torch.randn(3000, generator=generator)
     assert vm.metrics.eer(positive, negative)[0] == pytest.approx(EER(positive, negative)[0], abs=1e-6)
     assert vm.metrics.min_dcf(positive, negative)[0] == pytest.approx(minDCF(positive, negative)[0], abs=1e-6)
+
+
+@pytest.mark.parametrize("target", [4, 378243])
+def test_an_id_that_no_class_has_is_explained(target):
+    """Packed by TrainingSamples, an id was "label 378243 is outside 0..3"."""
+    cost = MarginCost(vm.cosface(scale=30.0, margin=0.2))
+    with pytest.raises(
+        ValueError, match=rf"4 classes, and a speaker has the id {target}: set out_n_neurons .*`kappa: !ref <kappa>`"
+    ):
+        cost(torch.zeros(2, 1, 4), torch.tensor([[0], [target]]))

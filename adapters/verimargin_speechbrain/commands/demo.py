@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Make a small speech corpus, train ArcFace, CosFace and Q-Margin on it, and compare them.
 
-    It takes about six minutes on two CPU cores. After an interruption, run it again with the same OUT: it continues
+    It takes about four minutes on two idle CPU cores. Run again with the same OUT after an interruption, it continues
     where it stopped.
     """
     run(out, seed, CORPUS, number_of_epochs=10)
