@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from verimargin._checks import check_norms
 from verimargin.commands.options import DeviceOption, SeedOption
 from verimargin.commands.progress import progress
 from verimargin.files.choice import choose
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
 from verimargin.files.whole import new_file
+
+COLUMNS = ("ID", "wav", "start", "stop", "spk_id")
 
 
 def embed_speech(
@@ -40,17 +46,31 @@ def embed_speech(
     continues where it stopped.
     """
     new_file(out, ".npz")
-    listed = {row["ID"]: row for annotation in annotations for row in read_annotation(annotation)}
-    rows = list(listed.values())
+    rows = read_recordings(annotations)
     rows = [rows[n] for n in choose([row["spk_id"] for row in rows], per_speaker, seed)]
     hparams = load(recipe, overrides or [], device)
     encoder = fingerprint(hparams["embedding_model"])
     ids = [row["ID"] for row in rows]
-    work = hashlib.sha256("\n".join([encoder, *ids]).encode()).hexdigest()[:12]
+    settings = [encoder, recipe.read_text(encoding="utf-8"), *(overrides or [])]
+    work = hashlib.sha256(json.dumps([settings, rows]).encode()).hexdigest()[:12]  # all that an embedding depends on
     vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
     labels = [row["spk_id"] for row in rows]
     write_embeddings(out, Embeddings(ids, torch.from_numpy(vectors), labels, encoder, {"recipe": recipe.name}))
     print(f"wrote {len(rows)} embeddings of {vectors.shape[1]} numbers to {out}")
+
+
+def read_recordings(annotations: Sequence[Path]) -> list[dict[str, str]]:
+    """The rows of all annotations, each recording once; an ID that names two different recordings is refused."""
+    rows: dict[str, dict[str, str]] = {}
+    for annotation in annotations:
+        for row in read_annotation(annotation):
+            known = rows.setdefault(row["ID"], row)
+            if any(known[column] != row[column] for column in COLUMNS):
+                raise ValueError(
+                    f"{annotation} has the ID {row['ID']} for another recording than before ({known['wav']}, samples "
+                    f"{known['start']} to {known['stop']}): give each recording its own ID"
+                )
+    return list(rows.values())
 
 
 def read_annotation(path: Path) -> list[dict[str, str]]:
@@ -59,7 +79,7 @@ def read_annotation(path: Path) -> list[dict[str, str]]:
         raise ValueError(f"{path} does not exist: give a CSV that the recipe's preparation wrote")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, skipinitialspace=True))
-    missing = {"ID", "wav", "start", "stop", "spk_id"} - set(rows[0] if rows else ())
+    missing = set(COLUMNS) - set(rows[0] if rows else ())
     if missing:
         raise ValueError(
             f"{path} has no column {', '.join(sorted(missing))}, or no rows: give train.csv or a file like it"
@@ -104,6 +124,12 @@ def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str,
         vectors = list(kept[: len(kept) // size * size].reshape(-1, size))[: len(rows)]
         os.truncate(partial, 4 * size * len(vectors))
     with partial.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is making these embeddings ({partial} is in use): wait for it, or give another OUT"
+            ) from None
         for row in progress(rows[len(vectors) :], "embedding", "recording", initial=len(vectors), total=len(rows)):
             vectors.append(_embed(row, hparams, device))
             file.write(vectors[-1].tobytes())
@@ -117,11 +143,26 @@ def _embed(row: dict[str, str], hparams: dict[str, Any], device: str) -> np.ndar
     path = row["wav"].replace("$data_root", str(hparams.get("data_folder", "")))
     if not Path(path).is_file():
         raise ValueError(f"{path} of {row['ID']} does not exist: set data_folder to where the recordings are")
-    samples, _ = soundfile.read(path, start=int(row["start"]), stop=int(row["stop"]), dtype="float32")
+    start, stop = int(row["start"]), int(row["stop"])
+    samples, rate = soundfile.read(path, start=start, stop=stop, dtype="float32")
+    if len(samples) != stop - start:
+        raise ValueError(
+            f"{row['ID']} is samples {start} to {stop} of {path}, which ends at {start + len(samples)}: the recording "
+            "has changed since the annotation was made"
+        )
+    if (wanted := _sample_rate(hparams)) and rate != wanted:
+        raise ValueError(f"{path} has {rate} samples per second, the recipe takes {wanted}: resample the recordings")
     if samples.ndim != 1:
         raise ValueError(f"{path} has {samples.shape[1]} channels: give recordings with one channel")
     length = torch.ones(1, device=device)
     with torch.no_grad():
         features = hparams["compute_features"](torch.from_numpy(samples)[None].to(device))
         embedding = hparams["embedding_model"](hparams["mean_var_norm"](features, length), length)
+    check_norms(embedding.reshape(1, -1).float().norm(dim=1).cpu(), "the embedding of", [row["ID"]])
     return embedding.reshape(-1).float().cpu().numpy()
+
+
+def _sample_rate(hparams: dict[str, Any]) -> int | None:
+    """The recipe's, if it says so: by its own key, or by its features' spectrum."""
+    spectrum = getattr(hparams["compute_features"], "compute_STFT", None)
+    return hparams.get("sample_rate", getattr(spectrum, "sample_rate", None))

@@ -1,3 +1,6 @@
+import fcntl
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -125,3 +128,75 @@ def test_mistakes_are_named(corpus):
     assert "b-3 does not exist: set data_folder" in str(result.exception)
     (corpus / "out.npz").touch()
     assert "exists already" in str(run(corpus).exception)
+
+
+def half_done(corpus, monkeypatch):
+    """A run that was interrupted after two recordings."""
+    one, done = embed._embed, []
+
+    def interrupted(row, *rest):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(row["ID"])
+        return one(row, *rest)
+
+    with monkeypatch.context() as context:
+        context.setattr(embed, "_embed", interrupted)
+        assert run(corpus).exit_code != 0
+
+
+def test_rows_of_another_recipe_or_segment_are_not_gone_on_with(corpus, monkeypatch):
+    """The key of the unfinished file held the weights and the ids alone."""
+    half_done(corpus, monkeypatch)
+    annotation = (corpus / "train.csv").read_text()
+    (corpus / "train.csv").write_text(annotation.replace(", 0, 1100,", ", 200, 1100,"))
+    assert run(corpus).exit_code == 0
+    assert run(corpus, out="fresh.npz").exit_code == 0
+    made, fresh = (np.load(corpus / name)["embeddings"] for name in ("out.npz", "fresh.npz"))
+    np.testing.assert_array_equal(made, fresh)
+    (corpus / "train.csv").write_text(annotation)
+    (corpus / "recipe.yaml").write_text(RECIPE.replace("std_norm: False", "std_norm: True"))
+    (corpus / "out.npz").unlink()
+    assert run(corpus).exit_code == 0
+    assert run(corpus, out="normed.npz").exit_code == 0
+    made, normed = (np.load(corpus / name)["embeddings"] for name in ("out.npz", "normed.npz"))
+    np.testing.assert_array_equal(made, normed)
+
+
+def test_two_processes_do_not_mix_their_rows(corpus, monkeypatch):
+    half_done(corpus, monkeypatch)
+    (partial,) = corpus.glob("*.partial")
+    with partial.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = run(corpus)
+    assert "another process is making these embeddings" in str(refused.exception)
+    assert run(corpus).exit_code == 0
+
+
+def nan_in(corpus, annotation):
+    soundfile.write(corpus / "2.wav", np.full(1200, np.nan), 16000, subtype="FLOAT")
+    return annotation
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _, text: text.replace("100, 1100, a", "100, 1300, a"), "samples 100 to 1300 of .*, which ends at 1200"),
+        (lambda _, text: text + "a-0, 0.05, $data_root/3.wav, 0, 1100, a\n", "has the ID a-0 for another recording"),
+        (nan_in, "the embedding of b-2 has norm nan"),
+    ],
+)
+def test_recordings_that_cannot_be_embedded_are_named(corpus, change, message):
+    (corpus / "train.csv").write_text(change(corpus, (corpus / "train.csv").read_text()))
+    done = run(corpus)
+    assert isinstance(done.exception, ValueError), done.output
+    assert re.search(message, str(done.exception)), done.exception
+    assert not (corpus / "out.npz").exists()
+
+
+def test_another_sample_rate_is_refused(corpus):
+    (corpus / "recipe.yaml").write_text("sample_rate: 16000\n" + RECIPE)
+    assert run(corpus).exit_code == 0
+    soundfile.write(corpus / "4.wav", 0.1 * torch.randn(1200).numpy(), 8000)
+    refused = run(corpus, out="again.npz").exception
+    assert "4.wav has 8000 samples per second, the recipe takes 16000" in str(refused)
