@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..files.anchors import anchors_from_embeddings, anchors_from_generator, anchors_from_prototypes
+from ..files.anchors import anchors_from_embeddings, anchors_from_generator, anchors_from_prototypes, encoder_beside
 from ..files.class_names import read_class_names
 from ..files.embeddings import Embeddings, read_embeddings, write_embeddings
 from ..files.networks import FORMS, fingerprint, load_network
@@ -24,6 +24,9 @@ ExcludeOption = Annotated[
 ]
 EncoderOption = Annotated[
     Path | None, typer.Option(help="the encoder's file; embeddings of another encoder will then be refused")
+]
+TrainedEncoderOption = Annotated[
+    Path | None, typer.Option(help="the encoder's file, if it is not the one that lies beside the classifier")
 ]
 
 
@@ -41,15 +44,19 @@ def fc(
         ),
     ] = None,
     exclude: ExcludeOption = None,
-    encoder: EncoderOption = None,
+    encoder: TrainedEncoderOption = None,
 ) -> None:
     """Write the prototypes of a classifier as anchors: they lie among the embeddings that they were trained with."""
     new_file(out, ".npz")
     excluded = _lines(exclude)
     if named := [line for line in excluded if not names and not line.isdecimal()]:
         raise ValueError(f"{exclude} names {named[0]}, but prototypes are known by number only: give --names too")
-    known = fingerprint(encoder) if encoder else ""
-    _save(out, anchors_from_prototypes(checkpoints, read_class_names(names) if names else [], excluded, known))
+    trained_with = encoder_beside(checkpoints, encoder)
+    known = fingerprint(trained_with) if trained_with else ""
+    made = anchors_from_prototypes(checkpoints, read_class_names(names) if names else [], excluded, known)
+    if trained_with:
+        made = replace(made, source={**made.source, "encoder": trained_with.name})
+    _save(out, made)
 
 
 @anchors.command()

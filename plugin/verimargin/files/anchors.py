@@ -17,8 +17,9 @@ from torch import Tensor
 from .._checks import unit_rows
 from .choice import choose
 from .embeddings import Embeddings, check_encoder, read_embeddings
-from .networks import fingerprint
+from .networks import TORCH_FILES, fingerprint
 
+ENCODER_FILES = ("embedding_model.ckpt", "model.pt")
 RANK_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt$")
 Progress = Callable[[Sequence], Iterable]
 
@@ -168,6 +169,27 @@ def read_anchors(path: str | Path, embedding_size: int | None = None, encoder: s
     return anchors
 
 
+def encoder_beside(checkpoints: Sequence[str | Path], given: str | Path | None = None) -> Path | None:
+    """The file of the encoder that was trained with a classifier: the one that is given, or the one that lies beside
+    it, as both toolkits write them (embedding_model.ckpt, model.pt).
+
+    Raises:
+        ValueError: the file that is given holds other weights than the one beside the classifier. An .onnx file cannot
+            be compared with a model.pt, and is believed.
+    """
+    places = [path if path.is_dir() else path.parent for path in map(Path, checkpoints)]
+    found = [place / name for place in places for name in ENCODER_FILES if (place / name).is_file()]
+    if given is None:
+        return found[0] if found else None
+    given = Path(given)
+    if found and given.suffix in TORCH_FILES and fingerprint(given) != fingerprint(found[0]):
+        raise ValueError(
+            f"{given} is not the encoder that was trained with this classifier, which is {found[0]}: give that one, or "
+            "none, and it is found"
+        )
+    return given
+
+
 def _in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
     files = [Path(file) for file in checkpoints]
     if len(files) == 1 and files[0].is_dir():
@@ -201,11 +223,12 @@ def _prototypes(path: Path) -> tuple[Tensor, dict]:
         raise ValueError(f"{path} cannot be read as tensors: give a state dict saved by torch.save") from error
     state = state.get("state_dict_softmax_fc", state) if isinstance(state, dict) else {"weight": state}
     matrices = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() == 2}
-    named = [name for name in matrices if name in ("weight", "module.weight")] or list(matrices)
+    alone = len([value for value in state.values() if isinstance(value, Tensor)]) == 1
+    named = [name for name in matrices if name in ("weight", "module.weight")] or (list(matrices) if alone else [])
     if len(named) != 1:
         raise ValueError(
-            f"{path} holds the matrices {sorted(matrices) or 'none'}: give the classifier's own checkpoint, with its "
-            "prototypes (classes, embedding size) as `weight`"
+            f"{path} holds the matrices {sorted(matrices) or 'none'} and no head's: give the classifier's own "
+            "checkpoint, with its prototypes (classes, embedding size) as `weight`"
         )
     metadata = getattr(state, "_metadata", {}).get("", {})
     return matrices[named[0]].float(), metadata.get("verimargin", {}).get("layout", {})

@@ -42,6 +42,15 @@ class TestCommand:
         with pytest.raises(ValueError, match="names bob, but prototypes are known by number only: give --names"):
             fc([tmp_path / "classifier.ckpt"], tmp_path / "b.npz", names=None, exclude=tmp_path / "test", encoder=None)
 
+    def test_fc_records_the_encoder_beside_the_classifier(self, tmp_path):
+        torch.save({"weight": seeded(4, SIZE)}, tmp_path / "classifier.ckpt")
+        torch.save({"w": seeded(2, 2)}, tmp_path / "embedding_model.ckpt")
+        known = fingerprint(tmp_path / "embedding_model.ckpt")
+        assert f"encoder {known[:12]}" in run("fc", tmp_path / "classifier.ckpt", tmp_path / "a.npz")
+        made = core.read_anchors(tmp_path / "a.npz")
+        assert made.encoder == known
+        assert made.source["encoder"] == "embedding_model.ckpt"
+
     def test_real(self, tmp_path):
         path = tmp_path / "train.npz"
         np.savez(path, embeddings=seeded(6, SIZE), labels=[5, 5, 8, 8, 9, 9], encoder="abc")

@@ -71,7 +71,10 @@ class TestPrototypes:
         with pytest.raises(ValueError, match="cannot be read as tensors"):
             core.anchors_from_prototypes([path])
         torch.save({"a": seeded(2, 2), "b": seeded(2, 2)}, path)
-        with pytest.raises(ValueError, match=r"holds the matrices \['a', 'b'\]"):
+        with pytest.raises(ValueError, match=r"holds the matrices \['a', 'b'\] and no head's"):
+            core.anchors_from_prototypes([path])
+        torch.save(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(8, SIZE)).state_dict(), path)
+        with pytest.raises(ValueError, match=r"holds the matrices \['2.weight'\] and no head's"):  # a backbone
             core.anchors_from_prototypes([path])
         with pytest.raises(ValueError, match="no checkpoint_gpu_<rank>"):
             core.anchors_from_prototypes([tmp_path])
@@ -176,3 +179,21 @@ class TestFile:
         (tmp_path / "a.npz").touch()
         with pytest.raises(FileExistsError, match="exists already"):
             write_embeddings(tmp_path / "a.npz", anchors)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "name"), [("classifier.ckpt", "embedding_model.ckpt"), ("checkpoint_gpu_0.pt", "model.pt")]
+)
+def test_the_encoder_lies_beside_the_classifier(tmp_path, classifier, name):
+    """Without --encoder another model's anchors were scored without a word, and a wrong one was believed."""
+    torch.save({"weight": seeded(4, SIZE)}, tmp_path / classifier)
+    assert core.encoder_beside([tmp_path / classifier]) is None
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / name)
+    for given in (tmp_path / classifier, tmp_path):
+        assert core.encoder_beside([given]) == tmp_path / name
+    torch.save(torch.load(tmp_path / name), tmp_path / "copy.pt")
+    assert core.encoder_beside([tmp_path], tmp_path / "copy.pt") == tmp_path / "copy.pt"
+    assert core.encoder_beside([tmp_path], tmp_path / "model.onnx") == tmp_path / "model.onnx"
+    torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=rf"other.pt is not the encoder that was trained .*{name}: give that one"):
+        core.encoder_beside([tmp_path], tmp_path / "other.pt")
