@@ -32,6 +32,27 @@ class Shard:
     def __deepcopy__(self, memo: dict) -> Shard:
         return self  # it never changes, and a process group cannot be copied
 
+    def check_agreement(self, **settings: float) -> None:
+        """Refuse, on every rank, settings that are not the same on all ranks; every rank has to call this.
+
+        Ranks that disagree would wait for each other for ever, or train on different losses.
+        """
+        if self.group is None:
+            return
+        nccl = dist.get_backend(self.group) == "nccl"
+        device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        own = torch.tensor(list(settings.values()), dtype=torch.float64, device=device)
+        gathered = [torch.empty_like(own) for _ in range(self.ranks)]
+        dist.all_gather(gathered, own, group=self.group)
+        values = torch.stack(gathered, 1).cpu()
+        for name, row in zip(settings, values):
+            if bool((row != row[0]).any()):
+                other = int((row != row[0]).nonzero()[0])
+                raise ValueError(
+                    f"{name} is {float(row[0]):g} on rank 0 and {float(row[other]):g} on rank {other}: give all ranks "
+                    "the same settings"
+                )
+
     def sum(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.SUM)
 

@@ -1,7 +1,9 @@
 import copy
+import re
 
 import pytest
 import torch
+import verimargin as vm
 from distributed import on_ranks
 from verimargin._sharding import Shard
 
@@ -89,3 +91,24 @@ def test_a_batch_is_gathered_in_rank_order_with_its_gradient(ranks):
         assert torch.equal(found_labels, labels)
         torch.testing.assert_close(found_grad, grad[rank])
         assert [part.tolist() for part in exchanged] == [[sum(range(ranks)), ranks], [0, ranks - 1]]
+
+
+def _disagreeing(rank, ranks, different):
+    settings = {"num_classes": 10, "alpha": 1.5, "margin": 0.2} | ({different[0]: different[1]} if rank == 1 else {})
+    try:
+        loss = vm.q_margin(settings["alpha"], 10.0, settings["margin"])
+        vm.PrototypeHead(4, settings["num_classes"], loss, process_group=torch.distributed.group.WORLD)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("different", [("num_classes", 12), ("alpha", 1.25), ("margin", 0.3)])
+def test_ranks_that_disagree_are_told_so_at_once(different):
+    """They waited for each other in the first step, or each trained on its own loss."""
+    name, value = different
+    for message in on_ranks(2, _disagreeing, 2, different):
+        assert re.search(rf"{name} is \S+ on rank 0 and {value} on rank 1: give all ranks the same", message)
+
+
+def test_ranks_that_agree_go_on():
+    assert on_ranks(2, _disagreeing, 2, ("alpha", 1.5)) == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 
 import numpy as np
@@ -16,6 +17,7 @@ class GradientMemory:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._array: np.ndarray | None = None
         self._kind: tuple | None = None  # its shape and dtype
         self._lent: weakref.ref = weakref.ref(self)  # later, a reference to the view that lives as long as the gradient
@@ -24,10 +26,11 @@ class GradientMemory:
         if weight.device.type != "cpu":
             return torch.zeros_like(weight)
         shape = tuple(weight.shape)
-        if self._array is None or self._lent() is not None or self._kind != (shape, weight.dtype):
-            self._array, self._kind = torch.empty_like(weight).numpy(), (shape, weight.dtype)
-        view = self._array[:]
-        self._lent = weakref.ref(view)
+        with self._lock:  # two threads must not find it free at the same time
+            if self._array is None or self._lent() is not None or self._kind != (shape, weight.dtype):
+                self._array, self._kind = torch.empty_like(weight).numpy(), (shape, weight.dtype)
+            view = self._array[:]
+            self._lent = weakref.ref(view)
         return torch.from_numpy(view).zero_()
 
     def __reduce__(self) -> tuple:

@@ -84,6 +84,14 @@ class PrototypeHead(torch.nn.Module):
         self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
         self.loss = loss
         self.shard = Shard(self.num_classes, process_group)
+        self.shard.check_agreement(
+            num_classes=self.num_classes,
+            embedding_size=self.embedding_size,
+            sample_rate=sample_rate,
+            alpha=loss.alpha,
+            scale=loss.scale,
+            margin=loss.margin.m,
+        )
         self.weight = torch.nn.Parameter(_initial_prototypes(self.shard, self.embedding_size))
         self._gradient_memory = GradientMemory()
         self.active_classes = self.zero_loss = torch.tensor(math.nan)

@@ -143,6 +143,15 @@ class KappaTracker(torch.nn.Module):
         self.temperature = check_share("temperature", temperature, "(0, 1)")
         self.gamma = check_share("gamma", gamma, "[0, 1]")
         self.classes = Shard(len(class_counts), process_group)
+        self.classes.check_agreement(
+            classes=len(class_counts),
+            samples=int(class_counts.sum()),
+            embedding_size=self.embedding_size,
+            memory=float(estimator == "memory"),
+            temperature=self.temperature,
+            gamma=self.gamma,
+            warmup_epochs=self.warmup_epochs,
+        )
         self.register_buffer("psi", torch.ones(len(class_counts)))
         self.register_buffer("kappa", torch.zeros(len(class_counts)))
         self.register_buffer("epoch", torch.tensor(0))

@@ -1,6 +1,8 @@
+import contextlib
 import copy
 import gc
 import pickle
+import threading
 
 import pytest
 import torch
@@ -80,3 +82,24 @@ def test_a_copy_shares_nothing(copied):
     other = copied(memory)
     held = other.zeros_like(torch.ones(4, 2))
     assert held.data_ptr() != place
+
+
+def test_two_threads_are_never_lent_the_same_memory():
+    """The look whether it is free and the lending were two steps."""
+    memory, weight = GradientMemory(), torch.zeros(3, 2)
+    memory.zeros_like(weight)  # free again
+    entered, free = threading.Barrier(2, timeout=0.2), memory._lent
+
+    def slowly():
+        with contextlib.suppress(threading.BrokenBarrierError):
+            entered.wait()  # both threads find it free, unless only one may look at a time
+        return free()
+
+    memory._lent = slowly
+    lent = []
+    threads = [threading.Thread(target=lambda: lent.append(memory.zeros_like(weight))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert lent[0].data_ptr() != lent[1].data_ptr()
