@@ -63,8 +63,9 @@ def register(config: Any) -> None:
     def margin_loss(
         s: float, m1: float, m2: float, m3: float, interclass_filtering_threshold: float = 0
     ) -> vm.MarginLoss:
-        if config.get("kappa") is not given:
-            raise ValueError("config.kappa was set after register(config), which did not see it: set it before")
+        for name, seen in (("kappa", given), ("loss", loss)):
+            if config.get(name) is not seen:
+                raise ValueError(f"config.{name} was set after register(config), which did not see it: set it before")
         if interclass_filtering_threshold > 0:
             raise ValueError(
                 f"config.interclass_filtering_threshold is {interclass_filtering_threshold}: it belongs to "

@@ -17,6 +17,7 @@ _HOME = {
     "TrainingSamples": "training_samples",
     "check_corpus": "corpus",
     "check_trials": "corpus",
+    "check_verification": "corpus",
 }
 __all__ = list(_HOME)
 

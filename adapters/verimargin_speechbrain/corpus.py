@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import NamedTuple
 from verimargin.files.trials import named_trials
 
 logger = logging.getLogger(__name__)
+
+MODEL = "embedding_model.ckpt"
 
 
 class Trial(NamedTuple):
@@ -75,6 +78,26 @@ def check_trials(data_folder: str, verification_file: str) -> list[str]:
                 "give the list that belongs to this corpus"
             )
     return tested
+
+
+def check_verification(data_folder: str, verification_file: str, pretrain_path: str, save_folder: str) -> list[str]:
+    """`check_trials`, and a check that the script will score the model of pretrain_path.
+
+    SpeechBrain's pretrainer links the model into the save_folder and takes what it finds there the next time. In a
+    folder that was used before, the model of that time would be scored again.
+
+    Raises:
+        ValueError: as for `check_trials`; the save_folder holds another model.
+    """
+    wanted, collected = (Path(folder, MODEL) for folder in (pretrain_path, save_folder))
+    if Path(pretrain_path).is_file():
+        raise ValueError(f"pretrain_path is the file {pretrain_path}: give the folder of the checkpoint")
+    if wanted.is_file() and collected.is_file() and not filecmp.cmp(wanted, collected, shallow=False):
+        raise ValueError(
+            f"{collected} is the model of {collected.resolve().parent}, which would be scored again instead of the one "
+            f"in {pretrain_path}: give each model an --output_folder of its own"
+        )
+    return check_trials(data_folder, verification_file)
 
 
 def check_corpus(data_folder: str, verification_file: str, num_speakers: int) -> None:

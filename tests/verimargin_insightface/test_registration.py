@@ -130,3 +130,11 @@ def test_more_classes_than_the_data_have_are_reported(script, config, caplog):
     register(config)
     assert "config.num_classes is 5" in caplog.text
     assert "has 2 classes: the other prototypes never get a sample" in caplog.text
+
+
+def test_a_loss_that_is_set_after_register_is_refused(script, config):
+    """The one was trained, and the other one stood in the log."""
+    register(config)
+    config.loss = vm.arcface()
+    with pytest.raises(ValueError, match=r"config.loss was set after register\(config\)"):
+        script.CombinedMarginLoss(64, 1.0, 0.5, 0.0, 0)

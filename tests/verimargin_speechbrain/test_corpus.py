@@ -70,3 +70,24 @@ def test_more_classes_than_speakers_are_reported(corpus, caplog):
     check_corpus(str(corpus), str(corpus / "veri_test.txt"), 5)
     assert "the recipe has 5 classes" in caplog.text
     assert "3 speakers at most: the other classes never get a sample" in caplog.text
+
+
+def test_a_folder_that_holds_another_model_is_refused(corpus):
+    """SpeechBrain scored the model that an earlier run had linked there, whatever pretrain_path said."""
+    for name in ("one", "other", "scored"):
+        (corpus / name).mkdir()
+    (corpus / "one" / "embedding_model.ckpt").write_text("1")
+    (corpus / "other" / "embedding_model.ckpt").write_text("2")
+    recipe = recipes.path("verify_ecapa_small.yaml").read_text()
+
+    def load(model):
+        overrides = {"data_folder": corpus, "pretrain_path": corpus / model, "save_folder": corpus / "scored"}
+        return load_hyperpyyaml(recipe, "\n".join(f"{key}: {value}" for key, value in overrides.items()))
+
+    load("one")
+    (corpus / "scored" / "embedding_model.ckpt").symlink_to(corpus / "one" / "embedding_model.ckpt")
+    load("one")
+    with pytest.raises(ValueError, match=r"is the model of .*one, which would be scored again .* --output_folder"):
+        load("other")
+    with pytest.raises(ValueError, match=r"pretrain_path is the file .*: give the folder"):
+        load("one/embedding_model.ckpt")

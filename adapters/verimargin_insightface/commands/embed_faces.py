@@ -147,7 +147,13 @@ def load_encoder(path: Path, network: str = "", device: str = "cpu") -> Callable
 def _backbone(path: Path, network: str, device: str) -> Callable[[Tensor], Tensor]:
     get_model: Callable[..., Any] = load_network("backbones:get_model")[0]
     backbone = get_model(network, dropout=0, fp16=False)
-    backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    try:
+        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} does not hold the weights of the network {network}: give the model.pt of the training, and its "
+            "config.network"
+        ) from error
     return backbone.to(device).eval()
 
 

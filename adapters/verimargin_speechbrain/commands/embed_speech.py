@@ -95,7 +95,13 @@ def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
         raise ValueError(f"{recipe} does not exist: `verimargin hparams` lists recipes and copies one")
     values = dict(text.partition("=")[::2] for text in overrides)
     text = recipe.read_text(encoding="utf-8")
-    hparams = load_hyperpyyaml(text, "\n".join(f"{key}: {value}" for key, value in values.items()) or None)
+    try:
+        hparams = load_hyperpyyaml(text, "\n".join(f"{key}: {value}" for key, value in values.items()) or None)
+    except KeyError as error:  # of an override
+        raise ValueError(
+            f"{recipe} has no key that one of the --set options names ({error}): give a verification recipe, such as "
+            "verify_ecapa_small.yaml, and keys of it"
+        ) from error
     for name in ("compute_features", "mean_var_norm", "embedding_model", "pretrainer"):
         if name not in hparams:
             raise ValueError(f"{recipe} has no {name}: give a recipe of speaker_verification_cosine.py")

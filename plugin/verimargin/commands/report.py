@@ -18,6 +18,7 @@ from . import plots
 if TYPE_CHECKING:
     from rich.console import Console
 
+SMALLEST_SPREAD = 1e-4  # of cosines; float32 has some 1e-7
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -86,6 +87,17 @@ def note(identities: int, resamples: int) -> str:
     return f"{intervals if resamples else ''}A dash: there are too few non-target trials for this FAR."
 
 
+def collapse(scores: np.ndarray) -> str:
+    """A warning if float32 cannot tell the cosines apart, as after too short a training; else nothing."""
+    spread = float(np.ptp(scores))
+    if spread > SMALLEST_SPREAD:
+        return ""
+    return (
+        f"All cosines lie within {spread:.1e}, which float32 hardly tells apart: the encoder has collapsed, or has "
+        "hardly been trained (BatchNorm needs more than an epoch). These figures say nothing about the methods."
+    )
+
+
 def write_csv(path: Path, head: Sequence, rows: Iterable[Sequence]) -> None:
     with whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -119,7 +131,7 @@ def print_table(console: Console, title: str, rows: Mapping[str, Mapping[str, Va
 
 def write_markdown(folder: Path, title: str, parts: Sequence[str]) -> None:
     with whole(folder / "report.md") as partial:
-        partial.write_text("\n\n".join([f"# {title}", *parts]) + "\n", encoding="utf-8")
+        partial.write_text("\n\n".join([f"# {title}", *filter(None, parts)]) + "\n", encoding="utf-8")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:

@@ -83,7 +83,8 @@ def score(
         write_scores(folder, trial_set, scores)
         results = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress, at_far) for m in methods}
         rows = {title: result.figures for title, result in results.items()}
-        parts = [report.write_table(folder, rows, trial_set.note(resamples))]
+        warning = report.collapse(scores[scoring.COSINE.name])
+        parts = [warning, report.write_table(folder, rows, trial_set.note(resamples))]
         if len(methods) > 1:
             parts.append(decisions(folder, trial_set, methods, scores, results, at_far))
         plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)
@@ -94,6 +95,8 @@ def score(
             parts.append(identification(folder, methods, trial_set, others, device, progress))
         report.write_markdown(folder, trial_set.title, parts)
     console = Console()
+    if warning:
+        console.print(warning)
     report.print_table(console, trial_set.title, rows)
     console.print(f"Report: {out / 'report.md'}")
 

@@ -73,10 +73,17 @@ def sweep(
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress)
         rows = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress).figures for m in methods}
-        parts = [report.write_table(folder, rows, trial_set.note(resamples)), "![Error rates](sweep.png)"]
+        warning = report.collapse(scores[scoring.COSINE.name])
+        parts = [
+            warning,
+            report.write_table(folder, rows, trial_set.note(resamples)),
+            "![Error rates](sweep.png)",
+        ]
         plot(folder / "sweep.png", setting.value, values, rows)
         report.write_markdown(folder, trial_set.title, parts)
     console = Console()
+    if warning:
+        console.print(warning)
     report.print_table(console, trial_set.title, rows)
     console.print(f"Report: {out / 'report.md'}")
 

@@ -37,6 +37,10 @@ def train_ssr(
 
     new_file(out, ".pt")
     given = read_embeddings(embeddings)
+    if given.source.get("kind") in ("fc", "real", "fake"):
+        raise ValueError(
+            f"{embeddings} is a file of anchors: give the training set's embeddings first, then the anchors"
+        )
     size = given.vectors.shape[1]
     among = read_anchors(anchors, size, given.encoder)
     place = {name: n for n, name in enumerate(among.ids)}

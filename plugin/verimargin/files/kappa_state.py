@@ -27,6 +27,11 @@ def read_kappa(checkpoint: Path, names: list[str] | None = None) -> list[ClassKa
         ValueError: the file is not a checkpoint, it holds no tracker or several, no epoch had ended when it was saved,
             or the number of names is not that of the classes.
     """
+    if checkpoint.is_dir():
+        files = [checkpoint / name for name in ("kappa.ckpt", "checkpoint_gpu_0.pt") if (checkpoint / name).is_file()]
+        if not files:
+            raise ValueError(f"{checkpoint} has no kappa.ckpt and no checkpoint_gpu_0.pt: give the file itself")
+        checkpoint = files[0]
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -47,6 +47,8 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
     It is the same for a module, for a file of its state dict and for its TorchScript file. For any other file, such
     as ONNX, it is the SHA-256 of the bytes.
     """
+    if not isinstance(encoder, torch.nn.Module) and Path(encoder).is_dir():
+        raise ValueError(f"the encoder {encoder} is a folder: give its file, such as embedding_model.ckpt or model.pt")
     digest = hashlib.sha256()
     state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
     if state is None:

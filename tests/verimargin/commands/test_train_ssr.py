@@ -43,3 +43,9 @@ def test_files_of_other_encoders_are_refused(training_set, tmp_path):
     with pytest.raises(ValueError, match="made with the encoder abc, but the embeddings with xyz"):
         train_ssr(tmp_path / "other.npz", tmp_path / "anchors.npz", tmp_path / "ssr.pt")
     assert not (tmp_path / "ssr.pt").exists()
+
+
+def test_anchors_are_no_training_set(training_set, tmp_path):
+    """The arguments in the wrong order fitted a regressor to the anchors."""
+    with pytest.raises(ValueError, match=r"anchors\.npz is a file of anchors: give the training embeddings first"):
+        train_ssr(tmp_path / "anchors.npz", tmp_path / "train.npz", tmp_path / "ssr.pt")

@@ -32,3 +32,10 @@ def test_two_states_are_one_too_many(tmp_path):
     states = {f"{name}.{key}": value for name in "ab" for key, value in tracker().state_dict().items()}
     with pytest.raises(ValueError, match="holds 2 KappaFace states"):
         read_kappa(saved(tmp_path, states))
+
+
+def test_the_folder_of_a_checkpoint_will_do(tmp_path):
+    with pytest.raises(ValueError, match=r"has no kappa\.ckpt and no checkpoint_gpu_0\.pt: give the file"):
+        read_kappa(tmp_path)
+    torch.save(tracker().state_dict(), tmp_path / "kappa.ckpt")
+    assert read_kappa(tmp_path) == read_kappa(tmp_path / "kappa.ckpt")

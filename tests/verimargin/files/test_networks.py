@@ -91,3 +91,8 @@ def test_an_onnx_file_of_two_inputs_is_refused(tmp_path):
     torch.onnx.export(Two(), ones, tmp_path / "two.onnx", input_names=["x", "y"], dynamo=False)
     with pytest.raises(ValueError, match=r"two\.onnx has the inputs \['x', 'y'\]: give a network with one input"):
         load_network(str(tmp_path / "two.onnx"))
+
+
+def test_a_folder_is_no_encoder(tmp_path):
+    with pytest.raises(ValueError, match="is a folder: give its file"):
+        fingerprint(tmp_path)

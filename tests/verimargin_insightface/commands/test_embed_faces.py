@@ -123,3 +123,13 @@ def test_what_cannot_be_read_is_named_and_nothing_is_left(data, tmp_path):
     with pytest.raises(ValueError, match=r"has only one of train\.rec and train\.idx"):
         embed_faces(tmp_path / "bad", data / "mean.pt", tmp_path / "out.npz")
     assert not list(tmp_path.glob("*.npz"))
+
+
+def test_weights_of_another_network_are_refused(data, tmp_path, monkeypatch):
+    get_model = "import torch\ndef get_model(name, dropout, fp16):\n    return torch.nn.Linear(3, 2)\n"
+    (tmp_path / "backbones.py").write_text(get_model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "backbones", raising=False)
+    torch.save({"other": torch.ones(2)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"does not hold the weights of the network r50: give the model\.pt"):
+        embed_faces(data / "folder", tmp_path / "model.pt", tmp_path / "out.npz", network="r50")

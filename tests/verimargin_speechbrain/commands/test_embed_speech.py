@@ -200,3 +200,10 @@ def test_another_sample_rate_is_refused(corpus):
     soundfile.write(corpus / "4.wav", 0.1 * torch.randn(1200).numpy(), 8000)
     refused = run(corpus, out="again.npz").exception
     assert "4.wav has 8000 samples per second, the recipe takes 16000" in str(refused)
+
+
+def test_a_misspelt_key_is_named(corpus):
+    refused = run(corpus, "--set", "data_foldr=x").exception
+    assert isinstance(refused, ValueError)
+    assert "data_foldr" in str(refused)
+    assert "give a verification recipe" in str(refused)
