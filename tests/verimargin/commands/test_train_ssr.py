@@ -47,5 +47,5 @@ def test_files_of_other_encoders_are_refused(training_set, tmp_path):
 
 def test_anchors_are_no_training_set(training_set, tmp_path):
     """The arguments in the wrong order fitted a regressor to the anchors."""
-    with pytest.raises(ValueError, match=r"anchors\.npz is a file of anchors: give the training set's embeddings first"):
+    with pytest.raises(ValueError, match=r"anchors\.npz is a file of anchors: give the training set's"):
         train_ssr(tmp_path / "anchors.npz", tmp_path / "train.npz", tmp_path / "ssr.pt")
