@@ -38,9 +38,12 @@ class TrialSet(NamedTuple):
         Raises:
             ValueError: another size or encoder, a regressor, or embeddings of the trials themselves.
         """
-        if holds_regressor(path):
-            raise ValueError(f"{path} is a regressor of verimargin train-ssr: give it as --regressor")
-        others = read_anchors(path, self.embeddings.vectors.shape[1], self.embeddings.encoder)
+        try:
+            others = read_anchors(path, self.embeddings.vectors.shape[1], self.embeddings.encoder)
+        except ValueError:
+            if holds_regressor(path):
+                raise ValueError(f"{path} is a regressor of verimargin train-ssr: give it as --regressor") from None
+            raise
         self._check_other(path, others)
         return others
 
