@@ -65,6 +65,8 @@ class TestCommand:
 
     @pytest.mark.parametrize("form", ["torchscript", "onnx", "callable"])
     def test_fake(self, form, tmp_path, monkeypatch):
+        if form == "onnx":
+            pytest.importorskip("onnx")
         made = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
         nets = {"made": made, "read": ENCODER}
         names = {name: f"nets_of_test:{name}" for name in nets}
