@@ -129,6 +129,17 @@ def print_table(console: Console, title: str, rows: Mapping[str, Mapping[str, Va
     console.print(table)
 
 
+def show(out: Path, title: str, rows: Mapping[str, Mapping[str, Value]], warning: str) -> None:
+    """Print the warning, if there is one, the table, and where the report is."""
+    from rich.console import Console
+
+    console = Console()
+    if warning:
+        console.print(warning)
+    print_table(console, title, rows)
+    console.print(f"Report: {out / 'report.md'}")
+
+
 def write_markdown(folder: Path, title: str, parts: Sequence[str]) -> None:
     with whole(folder / "report.md") as partial:
         partial.write_text("\n\n".join([f"# {title}", *filter(None, parts)]) + "\n", encoding="utf-8")

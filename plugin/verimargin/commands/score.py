@@ -62,8 +62,6 @@ def score(
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
-    from rich.console import Console
-
     trial_set = read_trial_set(embeddings, trials)
     methods = [scoring.COSINE]
     if cohort:
@@ -94,11 +92,7 @@ def score(
         if others is not None:
             parts.append(identification(folder, methods, trial_set, others, device, progress))
         report.write_markdown(folder, trial_set.title, parts)
-    console = Console()
-    if warning:
-        console.print(warning)
-    report.print_table(console, trial_set.title, rows)
-    console.print(f"Report: {out / 'report.md'}")
+    report.show(out, trial_set.title, rows, warning)
 
 
 def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray]) -> None:

@@ -48,8 +48,6 @@ def sweep(
 
     The anchors are put in a random order once, and a number of anchors takes the first of them.
     """
-    from rich.console import Console
-
     if _is_number(out.name):
         raise ValueError(f"OUT is {out}, which looks like one more value: give a folder after the values")
     trial_set = read_trial_set(embeddings, trials)
@@ -81,11 +79,7 @@ def sweep(
         ]
         plot(folder / "sweep.png", setting.value, values, rows)
         report.write_markdown(folder, trial_set.title, parts)
-    console = Console()
-    if warning:
-        console.print(warning)
-    report.print_table(console, trial_set.title, rows)
-    console.print(f"Report: {out / 'report.md'}")
+    report.show(out, trial_set.title, rows, warning)
 
 
 def plot(path: Path, setting: str, values: list[float], rows: dict[str, dict[str, report.Value]]) -> None:
