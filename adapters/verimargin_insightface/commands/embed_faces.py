@@ -97,15 +97,20 @@ def _labels(records: RecordReader) -> tuple[np.ndarray, np.ndarray]:
     head = unpack(records.read_idx(0))[0] if 0 in records else None
     if head is None or not head.flag:
         return records.keys, np.array([_number(records, key) for key in records.keys])
-    first, end = (int(key) for key in head.label[:2])  # type: ignore[index]
-    ranges = np.array([unpack(records.read_idx(key))[0].label[:2] for key in range(first, end)], np.int64)  # type: ignore[index]
+    first, end = (int(key) for key in np.ravel(head.label)[:2])
+    ranges = np.array([_label(records, key)[:2] for key in range(first, end)], np.int64)
     ranges = ranges[ranges[:, 0] < ranges[:, 1]]
     keys = np.concatenate([np.arange(*span) for span in ranges])
-    return keys, np.repeat([_number(records, int(key)) for key, _ in ranges], ranges[:, 1] - ranges[:, 0])
+    return keys, np.repeat([_number(records, key) for key, _ in ranges], ranges[:, 1] - ranges[:, 0])
 
 
 def _number(records: RecordReader, key: int) -> int:
-    return int(np.ravel(unpack(records.read_idx(int(key)))[0].label)[0])
+    return int(_label(records, key)[0])
+
+
+def _label(records: RecordReader, key: int) -> np.ndarray:
+    """The numbers in a record's label: a class number, or the keys of a range."""
+    return np.ravel(unpack(records.read_idx(int(key)))[0].label)
 
 
 def decode(image: Record) -> np.ndarray:
