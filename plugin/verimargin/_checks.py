@@ -106,9 +106,7 @@ def check_cosines(cosine: Tensor) -> None:
         )
 
 
-def check_norms(
-    norms: Tensor, owner: str = "the embedding of sample", names: Sequence | np.ndarray | None = None
-) -> None:
+def check_norms(norms: Tensor, owner: str = "the embedding of sample", names: Names = None) -> None:
     """Refuse embeddings whose norm (B,) is zero or not finite, if the norms are on the CPU.
 
     The error calls an embedding by `owner` and its name, which is its position by default.

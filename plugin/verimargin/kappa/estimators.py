@@ -76,7 +76,9 @@ class SampleMemory(torch.nn.Module):
         memory_device: "cpu" keeps the vectors on the CPU wherever the module moves; every step then waits until its
             embeddings have been copied there.
 
-    Attributes: memory (local samples, d); memory_class (local samples,), -1 for a sample that was never seen.
+    Attributes:
+        memory: (local samples, d), the vector of each sample.
+        memory_class: (local samples,), the class of each sample, or -1 if it was never seen.
     """
 
     memory: Tensor
