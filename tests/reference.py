@@ -40,7 +40,7 @@ def loss(theta, target, alpha, target_log_q=0.0):
     log_q = np.zeros(len(theta))
     log_q[target] = target_log_q
     p, _ = softargmax(theta, alpha, log_q)
-    one_hot = np.eye(len(theta))[target]
+    one_hot = (np.arange(len(theta)) == target).astype(float)
     q = np.exp(log_q)
     return float(theta @ p - divergence(p, q, alpha) + divergence(one_hot, q, alpha) - theta[target])
 

@@ -16,12 +16,18 @@ from torch import Tensor
 
 Names = Sequence | np.ndarray | None
 EPS = 1e-12  # a smaller norm counts as this one, as in torch.nn.functional.normalize
+TINY = 2.0**-40  # float32 represents its square, and that of what is not much smaller
+LARGEST_ALPHA = 8.0  # p_j is a power 1/(alpha-1) of a difference, which float64 does not resolve for a larger alpha
 
 
 def check_alpha(alpha: float) -> float:
     alpha = float(alpha)
     if not (math.isfinite(alpha) and alpha >= 1.0):
         raise ValueError(f"alpha is {alpha}: give a finite alpha >= 1 (1 is the softmax, 2 the sparsemax)")
+    if alpha > LARGEST_ALPHA:
+        raise ValueError(
+            f"alpha is {alpha:g}: give at most {LARGEST_ALPHA:g}; above it float64 cannot resolve the probabilities"
+        )
     return alpha
 
 
@@ -92,6 +98,14 @@ def check_finite(name: str, rows: Tensor) -> None:
     )
 
 
+def check_at_most(name: str, values: Tensor, bound: float, advice: str) -> None:
+    """Refuse values (B,) above the bound; on an accelerator, the assertion runs on the device."""
+    if values.device.type != "cpu":
+        torch._assert_async(~(values > bound).any(), f"{name} is above {bound:g}: {advice}")
+    elif bool((above := values > bound).any()):
+        raise ValueError(f"{name} is {float(values[above][0]):g}, {advice}")
+
+
 def check_cosines(cosine: Tensor) -> None:
     """Refuse numbers that cannot be cosines, such as the outputs of a softmax classifier, which would be clamped to
     -1..1 and teach nothing.
@@ -121,12 +135,19 @@ def check_norms(norms: Tensor, owner: str = "the embedding of sample", names: Na
         )
 
 
+def directions(f: Tensor, norm: Tensor) -> Tensor:
+    """f / |f| for embeddings (..., d) and their norms (...), also where the squares in a tiny norm underflow."""
+    scaled = f * torch.where(norm < TINY, TINY**-2, 1.0)[..., None]  # by a power of two, which rounds nothing
+    norm = torch.where(norm < TINY, torch.linalg.vector_norm(scaled, dim=-1), norm)
+    return scaled / norm[..., None]
+
+
 def unit_rows(f: Tensor, owner: str, names: Names = None) -> Tensor:
     """Embeddings (..., d) scaled to norm 1, in float32 or float64; refused as by `check_norms`."""
     f = f.to(torch.promote_types(f.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
+    norm = torch.linalg.vector_norm(f, dim=-1)
     check_norms(norm.flatten().cpu(), owner, names)
-    return f / norm
+    return directions(f, norm)
 
 
 def check_training_embeddings(embeddings: Tensor, embedding_size: int, state: Tensor, owner: str) -> Tensor:

@@ -18,6 +18,8 @@ from .step import BLOCK, Step, differentiates, remove_radial_part_
 from .streaming import Threshold, stream
 from .target import Target
 
+PIECE = 1024  # terms that are summed in one go
+
 
 class SparseHead(torch.autograd.Function):
     """The loss of each sample (B,), from unit embeddings and prototypes of any norm, and two statistics (2,).
@@ -30,16 +32,15 @@ class SparseHead(torch.autograd.Function):
         alpha, scale, shard = step.loss.alpha, step.loss.scale, step.shard
         with torch.autocast(unit.device.type, enabled=False):
             target = Target(unit, weight, step, differentiates(ctx))
-            ln_q_y = q_logarithm(target.log_q, alpha)
-            found, lower, norm = stream(unit, weight, target, target.logit + ln_q_y, step)
+            found, lower, norm = stream(unit, weight, target, target.logit + q_logarithm(target.log_q, alpha), step)
             lower = shard.max(lower)
             found = found.above(lower - 1.0 / (alpha - 1.0))
             threshold = Threshold(found, target, lower, alpha)
             delta = threshold.solve(shard)
             p, p_y = threshold.probabilities(delta, shard)
-            expected, active = shard.sum(threshold.row_sum(torch.stack([p * threshold.x, (p > 0).to(p)])))
-        expected = expected + p_y * threshold.x_y
-        value = as_dtype(divergence_loss_value(expected, delta, threshold.x_y, ln_q_y, alpha), unit.dtype)
+            lead = p * (threshold.x - threshold.x_y[threshold.row])
+            lead, active = shard.sum(threshold.row_sum(torch.stack([lead, (p > 0).to(p)])))
+        value = as_dtype(divergence_loss_value(lead, threshold.rise + delta, alpha), unit.dtype)
         statistics = torch.stack([(active + (p_y > 0)).mean(), (active == 0).to(p).mean()])
 
         # the entries that have a gradient, and d loss / d cosine of each
@@ -74,6 +75,15 @@ class SparseHead(torch.autograd.Function):
 
 
 def _weighted_sums(source: Tensor, group: Tensor, index: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """out[group_k] += weight_k source[index_k], (groups, d), for sorted `group`, without storing the gathered rows."""
-    offsets = torch.searchsorted(group, torch.arange(groups, device=group.device))
-    return F.embedding_bag(index, source, offsets, mode="sum", per_sample_weights=weight)
+    """out[group_k] += weight_k source[index_k], (groups, d), for sorted `group`, without storing the gathered rows.
+
+    The terms are summed in pieces of at most PIECE, and the pieces then, as in pairwise summation: one float32 sum
+    over a million active classes would lose five of its seven digits.
+    """
+    device = group.device
+    starts = torch.searchsorted(group, torch.arange(groups, device=device))
+    cuts = torch.arange(0, len(group), PIECE, device=device)
+    pieces = torch.cat([starts, cuts]).sort().values  # some are empty
+    owner = torch.searchsorted(starts, pieces, right=True) - 1
+    sums = F.embedding_bag(index, source, pieces, mode="sum", per_sample_weights=weight)
+    return sums.new_zeros(groups, sums.shape[1]).index_add_(0, owner, sums)

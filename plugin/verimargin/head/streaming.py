@@ -13,7 +13,15 @@ from torch import Tensor
 
 from .._checks import EPS, check_prototypes
 from .._sharding import Shard
-from ..losses.divergence import mass_and_slope, remove_residual, solvable, solve_threshold, upper_threshold
+from ..losses.divergence import (
+    TargetMass,
+    mass_and_slope,
+    q_logarithm,
+    remove_residual,
+    solvable,
+    solve_threshold,
+    upper_threshold,
+)
 from .step import Step
 from .target import Target
 
@@ -43,15 +51,19 @@ class Threshold:
         self.row, self.alpha, self.log_q = candidates.row, alpha, solvable(target.log_q, alpha)
         self.x = solvable(candidates.logit - lower[candidates.row], alpha)
         self.x_y = solvable(target.logit - lower, alpha)
+        alone = target.logit + q_logarithm(target.log_q, alpha)
+        self.mass_y = TargetMass(self.x_y, self.log_q, alone >= lower, alpha)
+        self.rise = lower - alone  # of the origin above the threshold of the target alone
 
     def row_sum(self, values: Tensor) -> Tensor:
-        """Sums over the candidates of each row: (n, candidates) to (n, B)."""
-        return values.new_zeros(len(values), len(self.x_y)).index_add_(1, self.row, values)
+        """Sums over the candidates of each row: (n, candidates) to (n, B); in float64, as there may be a million."""
+        sums = values.new_zeros(len(values), len(self.x_y), dtype=torch.float64)
+        return sums.index_add_(1, self.row, values.double()).to(values.dtype)
 
     def mass(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """p and its slope, first of the candidates, then of the target."""
         others = mass_and_slope(self.x - delta[self.row], self.alpha)
-        return *others, *mass_and_slope(self.x_y - delta, self.alpha, self.log_q)
+        return *others, *self.mass_y(delta)
 
     def total(self, delta: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
         """sum_j p_j and its slope, over the target and the candidates of all ranks."""

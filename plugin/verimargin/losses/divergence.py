@@ -39,6 +39,30 @@ def mass_and_slope(x: Tensor, alpha: float, log_q: Tensor | float = 0.0) -> tupl
     return p, torch.where(base > 0, p / base, 0.0)
 
 
+class TargetMass:
+    """p_y and its slope as functions of delta = tau - origin, where q_y may be extremely small.
+
+    Where the origin is the threshold theta_y + ln_alpha(q_y) of the target alone, p_y is 1 at delta = 0. The definition
+    ``mass_and_slope(theta_y - tau, alpha, log_q)`` would multiply a huge number by a tiny one there, and their
+    rounding would move tau. The factor q_y is therefore taken into the power, where it scales delta.
+
+    Args:
+        x_y: (B,), theta_y - origin.
+        log_q: (B,), log q_y.
+        is_origin: (B,), whether the origin is the threshold of the target alone.
+    """
+
+    def __init__(self, x_y: Tensor, log_q: Tensor, is_origin: Tensor, alpha: float):
+        self.alpha = alpha
+        self.x = torch.where(is_origin, 0.0, x_y)
+        self.log_q = torch.where(is_origin, 0.0, log_q)
+        self.rate = torch.where(is_origin, ((alpha - 1.0) * log_q).exp(), 1.0)
+
+    def __call__(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        p, slope = mass_and_slope(self.x - self.rate * delta, self.alpha, self.log_q)
+        return p, self.rate * slope
+
+
 def remove_residual(p: Tensor, slope: Tensor, total: Tensor, total_slope: Tensor, alpha: float) -> Tensor:
     """p corrected so that it sums to 1, given its current sum S (`total`) and the sum K of the slopes.
 
@@ -81,7 +105,7 @@ def solve_threshold(mass: Callable[[Tensor], tuple[Tensor, Tensor]], upper: Tens
         step = total * q_logarithm(total.log(), alpha) / slope
         proposed = delta + step
         inside = (proposed >= lower) & (proposed <= upper) if alpha <= 2 else (proposed > lower) & (proposed < upper)
-        proposed = torch.where(inside, proposed, 0.5 * (lower + upper))
+        proposed = torch.where(inside | (step == 0), proposed, 0.5 * (lower + upper))
         moved, delta = (proposed - delta).abs(), proposed
         if reads_are_free and bool((moved <= precision * (1 + delta)).all()):
             break
@@ -99,7 +123,7 @@ def alpha_softargmax(logits: Tensor, alpha: float, log_q: Tensor | None = None) 
 
     Args:
         logits: (B, C), C >= 1; an entry of -inf leaves its class out.
-        alpha: >= 1. 1 is the softmax, 1.5 and 2 with unit q are the 1.5-entmax and the sparsemax.
+        alpha: from 1 to 8. 1 is the softmax, 1.5 and 2 with unit q are the 1.5-entmax and the sparsemax.
         log_q: log of the positive reference measure q, (B, C) or (C,); None means q = 1. q is not normalised: its
             mass determines how sparse p is. It is a constant: no gradient flows to it.
 
@@ -147,7 +171,7 @@ def alpha_divergence_loss(
     Args:
         logits: (B, C), any float dtype; computed in float32 or float64. The loss of an empty batch is 0.
         target: (B,) integer class ids.
-        alpha: >= 1.
+        alpha: from 1 to 8.
         target_log_q: log q_y, one number or (B,); this is where Q-Margin puts its margin. It is a constant: no
             gradient flows to it.
         reduction: "mean", "sum" or "none".
@@ -228,8 +252,8 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
         column = target[:, None]
         target_logit = logits.gather(1, column).squeeze(1)
         others = logits.scatter(1, column, -math.inf)
-        log_q_y = q_logarithm(target_log_q, alpha)
-        lower = torch.maximum(others.amax(1), target_logit + log_q_y)
+        highest, alone = others.amax(1), target_logit + q_logarithm(target_log_q, alpha)
+        lower = torch.maximum(highest, alone)
         x, x_y = others - lower[:, None], target_logit - lower  # from here on, `lower` is the origin
         if alpha == 1.0:
             tau = torch.logaddexp(x.logsumexp(1), x_y + target_log_q)
@@ -238,22 +262,22 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
             loss = tau - x_y - target_log_q
         else:
             x, x_y, target_log_q = (solvable(part, alpha) for part in (x, x_y, target_log_q))
-            log_q_y = solvable(log_q_y, alpha)
+            mass_y = TargetMass(x_y, target_log_q, alone >= highest, alpha)
             upper = upper_threshold(torch.maximum(x.amax(1), x_y), target_log_q, logits.shape[1], alpha)
 
             def mass(delta: Tensor) -> tuple[Tensor, Tensor]:
                 p, slope = mass_and_slope(x - delta[:, None], alpha)
-                p_y, slope_y = mass_and_slope(x_y - delta, alpha, target_log_q)
+                p_y, slope_y = mass_y(delta)
                 return p.sum(1) + p_y, slope.sum(1) + slope_y
 
             delta = solve_threshold(mass, upper, alpha)
             residual, slope = mass_and_slope(x - delta[:, None], alpha)
-            target_p, target_slope = mass_and_slope(x_y - delta, alpha, target_log_q)
+            target_p, target_slope = mass_y(delta)
             total, total_slope = residual.sum(1) + target_p, slope.sum(1) + target_slope
             residual = remove_residual(residual, slope, total[:, None], total_slope[:, None], alpha)
             target_p = remove_residual(target_p, target_slope, total, total_slope, alpha)
-            expected = torch.where(residual > 0, residual * x, 0.0).sum(1) + target_p * x_y
-            loss = divergence_loss_value(expected, delta, x_y, log_q_y, alpha)
+            lead = torch.where(residual > 0, residual * (x - x_y[:, None]), 0.0).sum(1)
+            loss = divergence_loss_value(lead, (lower - alone) + delta, alpha)
         residual = residual.scatter(1, column, (target_p - 1.0)[:, None])
         ctx.save_for_backward(as_dtype(residual, logits.dtype))
         return as_dtype(loss, logits.dtype)
@@ -272,9 +296,13 @@ def upper_threshold(highest: Tensor, target_log_q: Tensor, num_classes: int, alp
     return highest + q_logarithm(log_mass, alpha)
 
 
-def divergence_loss_value(expected: Tensor, tau: Tensor, target: Tensor, log_q_y: Tensor, alpha: float) -> Tensor:
-    """The loss from sum_j p_j theta_j, tau, theta_y and ln_alpha(q_y), all relative to the same origin."""
-    return ((alpha - 1.0) * expected + tau - log_q_y) / alpha - target
+def divergence_loss_value(lead: Tensor, rise: Tensor, alpha: float) -> Tensor:
+    """The loss from sum_{j != y} p_j (theta_j - theta_y) and tau - (theta_y + ln_alpha q_y).
+
+    The formula of the loss with the terms of the target cancelled: q_y^(1-alpha) can be so large that they would
+    cancel all digits. theta_y + ln_alpha q_y is the threshold if there is no other class.
+    """
+    return ((alpha - 1.0) * lead + rise) / alpha
 
 
 def _checked_logits(logits: Tensor) -> Tensor:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import math
+
 import torch
 from torch import Tensor
 
-from .._checks import check_alpha, check_at_least, check_cosines, check_finite, check_labels
+from .._checks import check_alpha, check_at_least, check_at_most, check_cosines, check_finite, check_labels
 from .divergence import alpha_divergence_loss, check_reduction
 from .margins import ArcMargin, CosMargin, Margin, QMargin
 
+logger = logging.getLogger(__name__)
+
 LARGEST_LOG_MASS = 80.0  # exp of more overflows float32
+READABLE_LOG_MASS = 12.0  # at exp of more, float32 rounds the loss to more than its changes in training
+OVERFLOWS = (
+    f"which overflows float32 (at most {LARGEST_LOG_MASS:g}): lower the margin (also where psi scales it), the scale "
+    "or alpha"
+)
 
 
 class MarginLoss(torch.nn.Module):
@@ -23,7 +33,7 @@ class MarginLoss(torch.nn.Module):
 
     Args:
         margin: `NoMargin`, `CosMargin`, `ArcMargin`, `QMargin`, or a `Margin` of your own.
-        alpha: >= 1. 1 is the softmax; above 1 all but the confusable classes have probability 0.
+        alpha: from 1 to 8. 1 is the softmax; above 1 all but the confusable classes have probability 0.
         scale: > 0. A larger alpha needs a smaller scale.
         reduction: "mean", "sum" or "none".
 
@@ -48,17 +58,26 @@ class MarginLoss(torch.nn.Module):
         self._check_mass()
 
     def _check_mass(self) -> None:
-        log_mass = (self.alpha - 1.0) * self.scale * self.margin.m if isinstance(self.margin, QMargin) else 0.0
+        """Refuse a margin whose q_y^(1-alpha) overflows, and warn of one at which the loss cannot be read."""
+        psi = 1.0 if self.margin.psi is None or not self.margin.psi.numel() else float(self.margin.psi.max())
+        log_mass = (self.alpha - 1.0) * self.scale * self.margin.m * psi if isinstance(self.margin, QMargin) else 0.0
         if log_mass > LARGEST_LOG_MASS:
-            raise ValueError(
-                f"(alpha - 1) * scale * margin is {log_mass:g}, which overflows float32 (at most "
-                f"{LARGEST_LOG_MASS:g}): lower the margin, the scale or alpha"
+            raise ValueError(f"(alpha - 1) * scale * margin is {log_mass:g}, {OVERFLOWS}")
+        if log_mass > READABLE_LOG_MASS:
+            largest = math.exp(log_mass) / (self.alpha * (self.alpha - 1.0))
+            logger.warning(
+                "(alpha - 1) * scale * margin is %g: the loss begins near %.0e, and float32 rounds its changes away; "
+                "the gradients are right, but to read the loss lower the margin, the scale or alpha",
+                log_mass,
+                largest,
             )
 
     def target(self, cosine: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The target logits and log q_y from the target cosines and global class ids; all are (B,)."""
-        self._check_mass()  # a schedule may have changed the margin
-        return self.margin(cosine, label, self.scale)
+        logit, log_q = self.margin(cosine, label, self.scale)
+        log_mass = (1.0 - self.alpha) * log_q.detach()
+        check_at_most("(alpha - 1) * scale * margin", log_mass, LARGEST_LOG_MASS, OVERFLOWS)
+        return logit, log_q
 
     def forward(self, cosine: Tensor, target: Tensor) -> Tensor:
         if cosine.dim() != 2 or not cosine.is_floating_point():

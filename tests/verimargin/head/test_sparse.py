@@ -32,6 +32,22 @@ def test_no_tensor_of_batch_by_classes_for_alpha_above_one():
     torch.testing.assert_close(head(embeddings, labels), expected)
 
 
+def test_sums_over_nearly_all_classes_keep_their_digits():
+    """A plain float32 sum over the active classes was off by 1e-3 of the gradient here."""
+    classes, size = 200_000, 6
+    row = torch.linspace(-1.0, 2.0, size)
+    head = head_with(row.expand(classes, size), vm.q_margin(1.1, 10.0, 0.2))
+    embeddings = torch.randn(2, size, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = head(embeddings, torch.tensor([3, classes - 1]))
+    loss.backward()
+    assert head.active_classes == classes
+    cosines = head.cosine(embeddings)[:, 0].tolist()
+    expected = [reference.loss(torch.full((classes,), 10.0 * c), 3, 1.1, -2.0) for c in cosines]
+    assert float(loss) == pytest.approx(sum(expected) / 2, rel=1e-6)
+    # all prototypes have one direction, so a step in it changes nothing
+    assert float(embeddings.grad.abs().max()) < 3e-5
+
+
 def test_statistics_of_the_step():
     weight = torch.eye(4)
     head = head_with(weight, vm.q_margin(2.0, 5.0, 0.0))

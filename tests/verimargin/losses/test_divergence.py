@@ -175,7 +175,7 @@ def test_many_equal_classes_at_large_alpha(alpha):
     torch.testing.assert_close(p, torch.full_like(p, 1 / 50_000))
 
 
-@pytest.mark.parametrize("alpha", [6.0, 10.0])
+@pytest.mark.parametrize("alpha", [6.0, 8.0])
 def test_near_ties_at_large_alpha_in_float32(alpha):
     logits, target = confusable_rows(5, 3000, torch.float32, spread=0.0)
     logits = 0.1 * logits
@@ -260,6 +260,30 @@ def test_edge_shapes(alpha):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [1.25, 2.0, 2.5, 4.0, 8.0])
+@pytest.mark.parametrize("log_mass", [0.5, 26.0, 79.0])
+def test_the_target_alone_has_no_loss_however_small_its_reference_measure(alpha, dtype, log_mass):
+    """The loss was 175 at alpha 3, scale 64 and margin 0.2, and 4e9 at alpha 4: its terms cancelled all digits."""
+    log_q = -log_mass / (alpha - 1.0)
+    for logits, target in ((torch.tensor([[3.0]]), 0), (torch.tensor([[-math.inf, -2.5, -math.inf]]), 1)):
+        logits = logits.to(dtype).requires_grad_()
+        loss = vm.alpha_divergence_loss(logits, torch.tensor([target]), alpha, log_q)
+        loss.backward()
+        assert loss == 0
+        assert not bool(logits.grad.any())
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0, 3.0])
+def test_the_loss_keeps_its_digits_where_a_huge_constant_cancels(alpha):
+    """The target leads by so much that p is nearly one-hot, although q_y^(1-alpha) is 1e5."""
+    log_q = -math.log(1e5) / (alpha - 1.0)
+    threshold = (1e5 - 1.0) / (alpha - 1.0)  # the lead from which on the loss is 0
+    logits = torch.tensor([[threshold - 0.3, 0.0, -0.1]], dtype=torch.float64)
+    expected = reference.loss(logits[0], 0, alpha, log_q)
+    assert float(vm.alpha_divergence_loss(logits, torch.tensor([0]), alpha, log_q)) == pytest.approx(expected, abs=1e-6)
+
+
 GOOD = torch.zeros(2, 3)
 LABELS = torch.tensor([0, 1])
 MASKED = torch.tensor([[-math.inf, -math.inf, 0.0], [0.0, 0.0, 0.0]])
@@ -271,6 +295,8 @@ MASKED = torch.tensor([[-math.inf, -math.inf, 0.0], [0.0, 0.0, 0.0]])
         (lambda: vm.alpha_softargmax(GOOD, 0.5), "alpha is 0.5"),
         (lambda: vm.alpha_softargmax(GOOD, math.nan), "alpha is nan"),
         (lambda: vm.alpha_softargmax(GOOD, math.inf), "alpha is inf"),
+        (lambda: vm.alpha_softargmax(GOOD, 50), "alpha is 50: give at most 8"),
+        (lambda: vm.alpha_divergence_loss(GOOD, LABELS, 8.1), "alpha is 8.1: give at most 8"),
         (lambda: vm.alpha_softargmax(GOOD.long(), 1.5), "int64"),
         (lambda: vm.alpha_softargmax(GOOD[0], 1.5), r"shape \(3,\)"),
         (lambda: vm.alpha_softargmax(GOOD[:, :0], 1.5), r"shape \(2, 0\)"),

@@ -52,6 +52,25 @@ def test_rounding_past_one_and_half_precision_are_harmless():
     assert empty == 0
 
 
+def test_a_loss_that_cannot_be_read_says_so(caplog):
+    """alpha 4 and scale 64 begin near 4e15, of which float32 keeps seven digits."""
+    vm.q_margin(1.25, 32.0, 0.5)
+    assert not caplog.records
+    loss = vm.q_margin(4.0, 64.0, 0.2)
+    assert "scale * margin is 38.4: the loss begins near 4e+15" in caplog.text
+    assert float(loss(torch.tensor([[0.1, 0.9]]), torch.tensor([0]))) == pytest.approx(4e15, rel=0.1)
+
+
+def with_psi(largest):
+    return vm.MarginLoss(vm.QMargin(0.2, psi=torch.tensor([1.0, largest, 1.0])), 4.0, scale=64.0)
+
+
+def psi_raised_to(largest):
+    loss = with_psi(1.0)
+    loss.margin.psi[1] = largest
+    return loss
+
+
 def scheduled_to(m):
     loss = vm.q_margin(2.0, 10.0, 0.2)
     loss.margin.m = m
@@ -71,6 +90,8 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: vm.q_margin(1.5, 10, math.nan), "margin is nan"),
         (lambda: vm.q_margin(4.0, 64, 0.5), r"\(alpha - 1\) \* scale \* margin is 96"),
         (lambda: scheduled_to(10.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 100"),
+        (lambda: with_psi(3.0), r"\(alpha - 1\) \* scale \* margin is 115"),
+        (lambda: psi_raised_to(3.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 115"),
         (lambda: vm.arcface(30, 28.6), "margin is 28.6: give at most 1.5708 to ArcMargin"),
         (lambda: vm.CosMargin(0.2, psi=torch.tensor([-1.0])), "give finite numbers >= 0"),
         (lambda: vm.kappaface(4)(COSINE, TARGET), "psi for 4 classes, the cosines are of 3"),
