@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from .._checks import EPS, check_integer, check_sample_ids, check_share
 from .._sharding import Shard
 
-# How many classes and vectors SampleMemory.lengths processes at a time: 64 and 32 MiB at d = 512.
-CLASS_BLOCK, ROW_BLOCK = 2**15, 2**14
+# How many classes and vectors SampleMemory.lengths processes at a time: 64 MiB each, in float64 at d = 512.
+CLASS_BLOCK, ROW_BLOCK = 2**14, 2**14
+LARGE_CLASS = 2**12  # samples; float32 would lose digits in the sum of more
 
 
 class EpochSums(torch.nn.Module):
@@ -25,17 +26,19 @@ class EpochSums(torch.nn.Module):
     Args:
         classes: this rank's part of the classes.
         embedding_size: d.
+        largest_class: the number of samples of the largest class.
 
-    Attributes: sums (local classes, d), counts (local classes,).
+    Attributes: sums (local classes, d), in float64 if a class is large, and counts (local classes,).
     """
 
     sums: Tensor
     counts: Tensor
 
-    def __init__(self, classes: Shard, embedding_size: int):
+    def __init__(self, classes: Shard, embedding_size: int, largest_class: int):
         super().__init__()
         self.classes = classes
-        self.register_buffer("sums", torch.zeros(classes.size, embedding_size))
+        dtype = torch.float64 if largest_class > LARGE_CLASS else torch.float32
+        self.register_buffer("sums", torch.zeros(classes.size, embedding_size, dtype=dtype))
         self.register_buffer("counts", torch.zeros(classes.size, dtype=torch.long))
 
     def check_ids(self, sample_ids: Tensor | None, batch_size: int, device: torch.device) -> list[Tensor]:
@@ -46,14 +49,14 @@ class EpochSums(torch.nn.Module):
         if self.classes.ranks > 1:
             mine = (column >= 0) & (column < self.classes.size)
             unit, column = unit[mine], column[mine]
-        self.sums.index_add_(0, column, unit)
+        self.sums.index_add_(0, column, unit.to(self.sums.dtype))
         self.counts.index_add_(0, column, unit.any(1).long())
 
     def lengths(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """|sum z| and n of all classes, (C,), with the dtype and on the device of `like` (C,)."""
         mine = slice(self.classes.start, self.classes.start + self.classes.size)
         length, n = torch.zeros_like(like), torch.zeros_like(like, dtype=torch.long)
-        length[mine], n[mine] = torch.linalg.vector_norm(self.sums, dim=1), self.counts
+        length[mine], n[mine] = torch.linalg.vector_norm(self.sums, dim=1).to(like.dtype), self.counts
         return self.classes.sum(length), self.classes.sum(n)
 
     def begin_epoch(self) -> None:
@@ -131,11 +134,11 @@ class SampleMemory(torch.nn.Module):
             size = min(CLASS_BLOCK, len(n) - start)
             rows = ((self.memory_class >= start) & (self.memory_class < start + size)).nonzero().squeeze(1)
             column = self.memory_class[rows] - start
-            sums = torch.zeros(size, self.memory.shape[1], dtype=like.dtype, device=self.memory.device)
+            sums = torch.zeros(size, self.memory.shape[1], dtype=torch.float64, device=self.memory.device)
             for row, place in zip(rows.split(ROW_BLOCK), column.split(ROW_BLOCK)):
                 sums.index_add_(0, place, self.memory[row].to(sums.dtype))
             sums = self.classes.sum(sums.to(like.device))
-            length[start : start + size] = torch.linalg.vector_norm(sums, dim=1)
+            length[start : start + size] = torch.linalg.vector_norm(sums, dim=1).to(like.dtype)
             n[start : start + size] = column.bincount(minlength=size)
         return length, self.classes.sum(n)
 

@@ -11,7 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .._checks import EPS, check_integer, check_labels, check_norms, check_share, check_training_embeddings
+from .._checks import (
+    EPS,
+    check_integer,
+    check_labels,
+    check_norms,
+    check_share,
+    check_training_embeddings,
+    directions,
+)
 from .._sharding import Shard
 from .estimators import EpochSums, SampleMemory
 
@@ -226,7 +234,7 @@ class KappaTracker(torch.nn.Module):
         check_norms(norm)
         usable = torch.isfinite(norm) & (norm > 0)
         self.skipped += (~usable).sum()
-        unit = torch.where(usable[:, None], embeddings / norm.clamp_min(EPS)[:, None], 0.0)
+        unit = torch.where(usable[:, None], directions(embeddings, norm), 0.0)
         return unit, torch.stack(index, 1)
 
     def _load_from_state_dict(
@@ -264,7 +272,7 @@ def _estimator(
             raise ValueError(
                 f'estimator "momentum" does not take {", ".join(changed)}: leave that out, or choose estimator "memory"'
             )
-        return EpochSums(classes, embedding_size)
+        return EpochSums(classes, embedding_size, int(class_counts.max()))
     if num_samples is None:
         raise ValueError('num_samples is missing: estimator "memory" keeps one vector per training sample')
     num_samples, total = check_integer("num_samples", num_samples, 1), int(class_counts.sum())

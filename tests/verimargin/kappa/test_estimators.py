@@ -70,7 +70,7 @@ def assert_lengths(estimator, rows, dtype=torch.float64):
 
 
 def test_the_sums_of_an_epoch_begin_anew_with_each():
-    estimator = EpochSums(Shard(CLASSES, None), 4).double()
+    estimator = EpochSums(Shard(CLASSES, None), 4, 9).double()
     for seed in range(2):
         rows = []
         for unit, label, _ in batches(seed):
@@ -80,6 +80,18 @@ def test_the_sums_of_an_epoch_begin_anew_with_each():
         estimator.begin_epoch()
         assert_lengths(estimator, [])
     assert estimator.check_ids(None, 3, torch.device("cpu")) == []
+
+
+def test_the_sum_of_a_large_class_keeps_its_digits():
+    """In float32, a sum of a million like vectors stops growing by what is added: 1e-3 was lost."""
+    estimator = EpochSums(Shard(1, None), 2, 1_000_000)
+    unit, label = torch.tensor([[0.6, 0.8]]).expand(2**16, 2), torch.zeros(2**16, dtype=torch.long)
+    for _ in range(16):
+        estimator.update(unit, label)
+    length, n = estimator.lengths(torch.zeros(1))
+    assert int(n) == 2**20
+    assert float(length) == pytest.approx(2**20 * float(unit[0].double().norm()), rel=1e-7)
+    assert EpochSums(Shard(1, None), 2, 4096).sums.dtype == torch.float32
 
 
 def memory_of(**options):
@@ -119,7 +131,7 @@ def test_a_zero_vector_neither_counts_nor_spoils_the_memory(a):
 def _lengths_on(rank):
     group = torch.distributed.group.WORLD
     classes = Shard(CLASSES, group)
-    sums, memory = EpochSums(classes, 4).double(), SampleMemory(classes, 4, 21, memory_dtype=torch.float64)
+    sums, memory = EpochSums(classes, 4, 9).double(), SampleMemory(classes, 4, 21, memory_dtype=torch.float64)
     for unit, label, ids in batches():  # each rank is shown all samples, and keeps its own
         sums.update(unit, label)
         memory.update(unit, label, ids)
@@ -128,7 +140,7 @@ def _lengths_on(rank):
 
 
 def test_each_rank_keeps_a_part_and_gives_the_lengths_of_all():
-    sums, memory = EpochSums(Shard(CLASSES, None), 4).double(), memory_of()
+    sums, memory = EpochSums(Shard(CLASSES, None), 4, 9).double(), memory_of()
     for unit, label, ids in batches():
         sums.update(unit, label)
         memory.update(unit, label, ids)

@@ -33,6 +33,17 @@ def test_equals_the_reference(estimator, constants, dtype, tolerance):
         assert_close(tracker, *expected(estimator, epochs[: done + 1], temperature, gamma, a), tolerance)
 
 
+@pytest.mark.parametrize("size", [1e-14, 1e-18, 1e-21])
+def test_the_size_of_an_embedding_does_not_matter(size):
+    """A norm below 1e-12 counted as 1e-12, so that the vector was shorter than 1 and the class looked spread out."""
+    trackers = []
+    for factor in (1.0, size):
+        tracker = tracker_of("momentum")
+        track(tracker, [(factor * e, y, ids) for e, y, ids in epoch(0, torch.float32)])
+        trackers.append(tracker)
+    torch.testing.assert_close(trackers[1].kappa, trackers[0].kappa, rtol=2e-3, atol=0)
+
+
 @pytest.mark.parametrize("kappa", [5.0, 100.0, 1000.0])
 @pytest.mark.parametrize("d", [32, 512])
 def test_approximation_is_within_its_published_error(d, kappa):
