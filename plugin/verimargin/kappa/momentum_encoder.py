@@ -7,7 +7,7 @@ import itertools
 import os
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -15,19 +15,43 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from .._checks import check_at_least
 
 
+class _Count(NamedTuple):
+    """A number of steps. An encoder may be unpickled, or forked, into another process with the same count."""
+
+    process: str
+    pid: int
+    steps: int
+    taken: torch.Tensor | None  # of the steps that a gradient scaler may have skipped, how many it did not; on a device
+
+    def since(self, earlier: _Count | None) -> bool | torch.Tensor:
+        """Whether any step has changed the weights; a tensor if only the device knows."""
+        if earlier is None or earlier[:2] != self[:2]:
+            return True
+        if self.taken is None or earlier.steps == self.steps:
+            return earlier.steps != self.steps
+        return self.taken > (0 if earlier.taken is None else earlier.taken.to(self.taken.device))
+
+
 class _OptimizerSteps:
     """Counts the steps of all optimisers in this process, with one hook that holds no reference to any encoder."""
 
     def __init__(self) -> None:
-        self.process, self.count = uuid.uuid4().hex, 0
+        self.process, self.steps = uuid.uuid4().hex, 0
+        self.taken: torch.Tensor | None = None
         self.handle = register_optimizer_step_post_hook(self._note_step)
 
-    def now(self) -> tuple[str, int, int]:
-        """The count, and the process: an encoder may be unpickled, or forked, into another one with the same count."""
-        return self.process, os.getpid(), self.count
+    def now(self) -> _Count:
+        return _Count(self.process, os.getpid(), self.steps, self.taken)
 
-    def _note_step(self, *_: object) -> None:
-        self.count += 1
+    def _note_step(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        # A gradient scaler calls the step of a fused optimiser also if it is to be skipped, and says so on the device.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None:
+            taken = (found_inf == 0).long().reshape(())
+            self.taken = taken if self.taken is None else self.taken.to(taken.device) + taken
+        elif self.taken is not None:
+            self.taken = self.taken + 1
+        self.steps += 1
 
 
 _STEPS = _OptimizerSteps()
@@ -64,12 +88,28 @@ class MomentumEncoder(torch.nn.Module):
         if momentum >= 1.0:
             raise ValueError(f"momentum is {momentum}: give a number in [0, 1); at 1 the copy would never move")
         self.started = False
-        self._followed: tuple[str, int, int] | None = None  # the step count when `follow` last moved the copy
+        self._followed: _Count | None = None  # when `follow` last moved the copy
         self.encoder = copy.deepcopy(encoder).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self, encoder: torch.nn.Module) -> None:
         """Average in the weights and buffers of `encoder`, which has the same structure as the copy."""
+        self._average(encoder, True)
+
+    def follow(self, encoder: torch.nn.Module) -> None:
+        """Call `update` if an optimiser has made a step since the last call.
+
+        Nothing happens while gradients are being accumulated, or after a step that a gradient scaler skipped.
+        """
+        now = _STEPS.now()
+        moved = now.since(self._followed)
+        if moved is not False:
+            self._average(encoder, moved)
+            self._followed = now
+
+    @torch.no_grad()
+    def _average(self, encoder: torch.nn.Module, moved: bool | torch.Tensor) -> None:
+        """`update`, or nothing where the tensor `moved` is False, which is not read back."""
         slow: list[torch.Tensor] = []
         fast: list[torch.Tensor] = []
         for xi, theta in zip(_tensors(self.encoder), _tensors(encoder)):
@@ -78,18 +118,11 @@ class MomentumEncoder(torch.nn.Module):
                 fast.append(theta)
             else:
                 xi.copy_(theta)
+        if isinstance(moved, torch.Tensor):
+            fast = [torch.where(moved.to(xi.device), theta, xi) for xi, theta in zip(slow, fast)]
         if slow:
             torch._foreach_lerp_(slow, fast, 1.0 - self.momentum)
         self.started = True
-
-    def follow(self, encoder: torch.nn.Module) -> None:
-        """Call `update` if an optimiser has made a step since the last call.
-
-        Nothing happens while gradients are being accumulated, or after a step that a gradient scaler skipped.
-        """
-        if self._followed != _STEPS.now():
-            self.update(encoder)
-            self._followed = _STEPS.now()
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:

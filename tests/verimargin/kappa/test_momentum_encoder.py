@@ -125,3 +125,31 @@ def test_a_copy_follows_too(copied):
         module.follow(encoder)
     assert not torch.equal(twin(x), before)
     assert torch.equal(twin(x), slow(x))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_that_the_gradient_scaler_skips_moves_nothing(fused):
+    """A fused optimiser skips the step by itself: its step() is called, and counted, all the same."""
+    encoder, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1.0, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    slow = vm.MomentumEncoder(encoder, momentum=0.9)
+    slow.follow(encoder)
+    moved = []
+    for factor in (1.0, float("inf"), float("nan"), 1.0, 1.0):
+        before = copy.deepcopy(slow.encoder.state_dict())
+        with torch.no_grad():
+            encoder.bias += 0.1  # a change that only a step makes visible
+        optimizer.zero_grad()
+        scaler.scale(factor * encoder(x).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        slow.follow(encoder)
+        moved.append(not all(torch.equal(before[k], v) for k, v in slow.encoder.state_dict().items()))
+    assert moved == [True, False, False, True, True]
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=1.0)
+    encoder(x).sum().backward()
+    optimizer.step()
+    before = copy.deepcopy(slow.encoder.state_dict())
+    slow.follow(encoder)
+    assert not torch.equal(slow.encoder.weight, before["weight"])
