@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from verimargin.files.trials import named_trials
+from verimargin.files.trials import named_trials, trial_names
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,7 @@ class Trial(NamedTuple):
 
 def read_trials(path: str | Path) -> list[Trial]:
     """The trials of a list in VoxCeleb's format; an error names a line that has another format."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"the trial list {path} does not exist: set verification_file to the path of a trial list")
-    trials = [Trial(*trial) for trial in named_trials(path)]
-    if not trials:
-        raise ValueError(f"the trial list {path} is empty")
-    return trials
+    return [Trial(*trial) for trial in named_trials(_filled(path))]
 
 
 def recordings(trials: Iterable[Trial]) -> list[str]:
@@ -70,7 +64,7 @@ def check_trials(data_folder: str, verification_file: str) -> list[str]:
         ValueError: a folder has no `wav`, or the list is malformed or names a recording that is not there.
     """
     folders = [_wav(folder) for folder in _folders(data_folder)]
-    tested = [] if _is_url(verification_file) else recordings(read_trials(verification_file))
+    tested = [] if _is_url(verification_file) else sorted(trial_names(_filled(verification_file)))
     for name in tested:
         if not any((folder / name).is_file() for folder in folders):
             raise ValueError(
@@ -128,6 +122,16 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int) ->
             data_folder,
             len(trained),
         )
+
+
+def _filled(path: str | Path) -> Path:
+    """The path of a trial list that exists and is not empty."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"the trial list {path} does not exist: set verification_file to the path of a trial list")
+    if not path.stat().st_size:
+        raise ValueError(f"the trial list {path} is empty")
+    return path
 
 
 def _folders(data_folder: str) -> list[Path]:

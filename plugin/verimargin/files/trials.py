@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from .named_lines import named_lines, read_blocks
 
 LINES_EXAMINED = 10_000  # to tell the two formats apart
 LARGEST_TABLE = 2**24
@@ -48,14 +49,20 @@ def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
 def named_trials(path: str | Path) -> Iterator[tuple[bool, str, str]]:
     """The label and both names of each line of a VoxCeleb list; an error names a line that has another format."""
     with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            parts = line.split()
-            if len(parts) != 3 or parts[0] not in ("0", "1"):
-                raise ValueError(
-                    f"line {number} of {path} is {line.rstrip()!r}: give '<1 or 0> <enrol wav> <test wav>', or three "
-                    "integers, '<template> <template> <1 or 0>', on every line"
-                )
-            yield parts[0] == "1", parts[1], parts[2]
+        yield from named_lines(lines, path)
+
+
+def trial_names(path: str | Path) -> list[str]:
+    """The names on the lines of a VoxCeleb list, each once; an error names a line that has another format."""
+    names: list[str] = []
+
+    def number(name: str) -> int:
+        names.append(name)
+        return len(names)
+
+    for _ in read_blocks(path, number):
+        pass
+    return names
 
 
 def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
@@ -68,7 +75,7 @@ def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
         ValueError: a non-target trial compares two embeddings that target trials link.
     """
     enrol, test, same = trials
-    folders = np.unique([name.split("/")[0] for name in ids], return_inverse=True)[1]
+    folders = np.unique([name.split("/")[0] for name in ids], return_inverse=True)[1].astype(np.int32)
     if ((folders[enrol] == folders[test]) == same).all():
         return folders
     linked = _linked(enrol[same], test[same], len(ids))
@@ -82,7 +89,7 @@ def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
 
 
 def _is_ijb(path: Path) -> bool:
-    with open(path, encoding="utf-8") as lines:
+    with open(path, encoding="utf-8", errors="replace") as lines:
         rows = [line.split() for line in islice(lines, LINES_EXAMINED)]
     if not rows or len(rows[0]) != 3 or not all(part.isdecimal() for part in rows[0]):
         return False
@@ -126,24 +133,24 @@ def _read_names(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray,
     for position, name in enumerate(ids):
         stem = _stem(name)
         by_stem[stem] = -1 if stem in by_stem else position  # -1: several ids have this stem
-    positions, same = (array("i"), array("i")), array("b")
-    unknown: dict[str, None] = {}  # a set that keeps its order
-    for is_target, *names in named_trials(path):
-        same.append(is_target)
-        for side, name in zip(positions, names):
-            position = by_id.get(name, -1)
+    unknown: list[str] = []
+
+    def position_of(name: str) -> int:
+        position = by_id.get(name, -1)
+        if position < 0:
+            stem = _stem(name)
+            position = by_stem.get(stem, -1) if stem == name else by_id.get(stem, -1)
             if position < 0:
-                stem = _stem(name)
-                position = by_stem.get(stem, -1) if stem == name else by_id.get(stem, -1)
-                if position < 0:
-                    unknown[name] = None
-            side.append(position)
+                unknown.append(name)
+        return position
+
+    labels, positions = zip(*read_blocks(path, position_of)) if path.stat().st_size else ((), ())
     if unknown:
-        _refuse_unknown(path, list(unknown), ids)
-    if not same:
+        _refuse_unknown(path, unknown, ids)
+    if not labels:
         raise ValueError(f"the trial list {path} is empty")
-    enrol, test = (np.frombuffer(side, dtype=np.int32) for side in positions)
-    return enrol, test, np.frombuffer(same, dtype=np.int8).astype(bool)
+    enrol, test = (np.concatenate([block[:, side] for block in positions]) for side in (0, 1))
+    return enrol, test, np.concatenate(labels)
 
 
 def _stem(name: str) -> str:
@@ -162,10 +169,15 @@ def _refuse_unknown(path: Path, unknown: list, ids: Sequence[str]) -> None:
 
 def _check_distinct(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.ndarray, ids: Sequence[str]) -> None:
     """Refuse a pair that is listed twice in the same order, or with both labels."""
-    pair = np.minimum(enrol, test) * np.int64(len(ids)) + np.maximum(enrol, test)
-    labelled = np.sort(4 * pair + 2 * same + (enrol > test))
-    again = labelled[1:] >> 2 == labelled[:-1] >> 2
-    contrary, twice = again & ((labelled[1:] ^ labelled[:-1]) & 2 > 0), labelled[1:] == labelled[:-1]
+    labelled = np.minimum(enrol, test).astype(np.int64)  # changed in place: long lists have long keys
+    labelled *= len(ids)
+    labelled += np.maximum(enrol, test)
+    labelled <<= 2
+    labelled += 2 * same.view(np.int8)
+    labelled += enrol > test
+    labelled.sort()
+    differs = labelled[1:] ^ labelled[:-1]  # of one pair in the last two bits only
+    contrary, twice = (differs == 2) | (differs == 3), differs == 0
     for wrong, text in (
         (contrary, "labels the pair {one}, {other} both 1 and 0: correct the list"),
         (twice, "lists {count} trials more than once, such as {one}, {other}: keep each once (awk '!seen[$0]++' LIST)"),

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from verimargin.files.trials import identities, named_trials, read_trials
+from verimargin.files.trials import identities, named_trials, read_trials, trial_names
 
 IDS = ["a/1/x", "a/1/y", "b/1/x"]
 VOX = "1 a/1/x.wav a/1/y.wav\n0 a/1/y.wav b/1/x.wav\n"
@@ -137,6 +137,12 @@ def test_a_missing_list_is_named(tmp_path):
 
 def test_lines_as_they_are(tmp_path):
     assert list(named_trials(written(tmp_path, VOX)))[1] == (False, "a/1/y.wav", "b/1/x.wav")
+
+
+def test_names_come_once(tmp_path):
+    assert trial_names(written(tmp_path, VOX)) == ["a/1/x.wav", "a/1/y.wav", "b/1/x.wav"]
+    with pytest.raises(ValueError, match=r"line 3 of .* is 'x'"):
+        trial_names(written(tmp_path, VOX + "x"))
 
 
 def test_speakers_are_the_folders_where_the_labels_agree(tmp_path):
