@@ -7,6 +7,8 @@ matters. Scores are array-likes or tensors of any shape. Metrics also take one w
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Weights = ArrayLike | None  # one per trial
+BLOCK = 2**20  # scores that are treated at once
 
 
 class DetCurve(NamedTuple):
@@ -28,7 +31,7 @@ class DetCurve(NamedTuple):
         far, frr = self.false_accept, self.false_reject
         # The two rates cross between two thresholds. Like SpeechBrain, consider only scores as thresholds (not -inf),
         # and choose between the two by float32 rates and differences, which matters if they are equally close.
-        after = max(int(np.searchsorted(frr[1:] - far[1:], 0.0, side="right")) + 1, 2)
+        after = max(bisect_right(range(1, len(far)), 0.0, key=lambda t: frr[t] - far[t]) + 1, 2)
         sides = [after - 1, min(after, len(far) - 1)]
         far32, frr32 = far[sides].astype(np.float32), frr[sides].astype(np.float32)
         held = abs(float(far32[0]) - float(frr32[0]))
@@ -39,9 +42,13 @@ class DetCurve(NamedTuple):
         """As `metrics.min_dcf`."""
         if not 0.0 < p_target < 1.0:
             raise ValueError(f"p_target is {p_target}: give the prior of a target trial, between 0 and 1")
-        cost = c_miss * self.false_reject * p_target + c_fa * self.false_accept * (1.0 - p_target)
-        best = int(np.argmin(cost))
-        return float(cost[best]), float(self.threshold[best])
+        lowest, best = math.inf, 0
+        for part in _blocks(len(self.threshold)):
+            cost = c_miss * self.false_reject[part] * p_target + c_fa * self.false_accept[part] * (1.0 - p_target)
+            first = int(np.argmin(cost))
+            if cost[first] < lowest:
+                lowest, best = float(cost[first]), part.start + first
+        return lowest, float(self.threshold[best])
 
     def tar_at_far(self, far: float) -> tuple[float, float]:
         """As `metrics.tar_at_far`."""
@@ -68,22 +75,88 @@ def det_curve(
     >>> det_curve([0.8, 0.6], [0.6, 0.1]).false_accept
     array([1. , 0.5, 0. , 0. ])
     """
-    positive, positive_weight = _scores("positive", positive, positive_weight)
-    negative, negative_weight = _scores("negative", negative, negative_weight)
-    scores = np.concatenate([positive, negative])
+    given = _scores("positive", positive, positive_weight), _scores("negative", negative, negative_weight)
+    (one, one_weight), (other, other_weight) = (_rising(*side) for side in given)
+    del given
+    same = _merged(one, other)
+    room = np.empty(1 + len(same))  # of the scores, and then of the thresholds
+    _fill(room[1:], same, one, other)
+    weight = None
+    if one_weight is not None or other_weight is not None:
+        weight = np.empty(len(same))
+        _fill(weight, same, 1.0 if one_weight is None else one_weight, 1.0 if other_weight is None else other_weight)
+    del one, other, one_weight, other_weight
+    last = _last_of_ties(room[1:])
+    return DetCurve(*_rates(same, weight, last), _thresholds(room, last))
+
+
+def _rising(scores: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The scores in increasing order, and their weights."""
+    if weight is None:
+        return np.sort(scores), None
     order = np.argsort(scores, kind="stable")
-    same = np.arange(len(scores)) < len(positive)
-    return _curve(scores[order], same[order], np.concatenate([positive_weight, negative_weight])[order])
+    return scores[order], weight[order]
 
 
-def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray) -> DetCurve:
-    """The curve from scores in increasing order."""
-    last = np.append(scores[1:] != scores[:-1], True)  # the last entry of each run of ties
-    missed = np.append(0.0, np.cumsum(np.where(same, weight, 0.0))[last])
-    refused = np.append(0.0, np.cumsum(np.where(same, 0.0, weight))[last])
+def _merged(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Which entries of both, in increasing order, are from `one`; both are in increasing order themselves."""
+    from_one = np.zeros(len(one) + len(other), dtype=bool)
+    for part in _blocks(len(one)):
+        place = np.searchsorted(other, one[part])
+        from_one[place + np.arange(part.start, part.stop)] = True
+    return from_one
+
+
+def _fill(both: np.ndarray, same: np.ndarray, one: np.ndarray | float, other: np.ndarray | float) -> None:
+    both[same] = one
+    both[~same] = other
+
+
+def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray | None) -> DetCurve:
+    """The curve from scores in increasing order; without weights, each trial counts 1."""
+    last = _last_of_ties(scores)
+    return DetCurve(*_rates(same, weight, last), np.append(-np.inf, scores[last]))
+
+
+def _last_of_ties(scores: np.ndarray) -> np.ndarray:
+    last = np.ones(len(scores), dtype=bool)
+    np.not_equal(scores[1:], scores[:-1], out=last[:-1])
+    return last
+
+
+def _rates(same: np.ndarray, weight: np.ndarray | None, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The false accept and the false reject rates before the first trial and after each that is the last of ties."""
+    refused, missed = (np.zeros(1 + np.count_nonzero(last)) for _ in range(2))
+    sums, done = [0.0, 0.0], 1
+    for part in _blocks(len(same)):
+        chosen = last[part]
+        end = done + int(np.count_nonzero(chosen))
+        for side, counts, counted in ((0, refused, ~same[part]), (1, missed, same[part])):
+            running = counted.astype(float) if weight is None else np.where(counted, weight[part], 0.0)
+            running[0] += sums[side]
+            np.cumsum(running, out=running)
+            counts[done:end], sums[side] = running[chosen], running[-1]
+        done = end
     # subtract counts, not rates: counts are exact, and so FAR = k / n is exact too
-    false_accept = (refused[-1] - refused) / refused[-1]
-    return DetCurve(false_accept, missed / missed[-1], np.append(-np.inf, scores[last]))
+    np.subtract(sums[0], refused, out=refused)
+    refused /= sums[0]
+    missed /= sums[1]
+    return refused, missed
+
+
+def _thresholds(room: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """-inf and the scores room[1:] that are the last of ties, in the same memory unless most of it would be empty."""
+    room[0], done = -np.inf, 1
+    for part in _blocks(len(last)):
+        chosen = room[1:][part][last[part]]
+        room[done : done + len(chosen)] = chosen
+        done += len(chosen)
+    return room[:done] if 2 * done > len(room) else room[:done].copy()
+
+
+def _blocks(length: int) -> Iterator[slice]:
+    """Consecutive parts of arrays of this length, so that what is computed from a part takes little memory."""
+    return (slice(first, min(first + BLOCK, length)) for first in range(0, length, BLOCK))
 
 
 def eer(
@@ -150,11 +223,19 @@ def cllr(
     >>> cllr([0.0, 0.0], [0.0])
     1.0
     """
-    positive, positive_weight = _scores("positive", positive, positive_weight)
-    negative, negative_weight = _scores("negative", negative, negative_weight)
-    miss = np.average(np.logaddexp(0.0, -positive), weights=positive_weight)
-    false_accept = np.average(np.logaddexp(0.0, negative), weights=negative_weight)
+    miss = _mean_cost(*_scores("positive", positive, positive_weight), -1.0)
+    false_accept = _mean_cost(*_scores("negative", negative, negative_weight), 1.0)
     return float((miss + false_accept) / (2.0 * np.log(2.0)))
+
+
+def _mean_cost(scores: np.ndarray, weight: np.ndarray | None, sign: float) -> float:
+    """The weighted mean of log(1 + exp(sign * s)), in float64."""
+    costs, weights = [], []
+    for part in _blocks(len(scores)):
+        cost = np.logaddexp(0.0, sign * scores[part].astype(float))
+        costs.append(float(cost.sum() if weight is None else (cost * weight[part]).sum()))
+        weights.append(float(len(cost) if weight is None else weight[part].sum()))
+    return math.fsum(costs) / math.fsum(weights)
 
 
 class Interval(NamedTuple):
@@ -307,13 +388,17 @@ def _flat(values: ArrayLike) -> np.ndarray:
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values).reshape(-1)
 
 
-def _scores(name: str, scores: ArrayLike, weight: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-    scores = _flat(scores).astype(float)
+def _scores(name: str, scores: ArrayLike, weight: ArrayLike | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The scores, in float32 if they are given so and else in float64, and their weights, if there are any."""
+    scores = _flat(scores)
+    scores = scores.astype(np.float32 if scores.dtype == np.float32 else float, copy=False)
     if not len(scores):
         raise ValueError(f"there is no {name} score: a metric needs both target and non-target trials")
     if (bad := np.isnan(scores)).any():
         raise ValueError(f"{name} score {int(np.argmax(bad))} is nan: look at that trial's embeddings")
-    weight = np.ones(len(scores)) if weight is None else _flat(weight).astype(float)
+    if weight is None:
+        return scores, None
+    weight = _flat(weight).astype(float, copy=False)
     if weight.shape != scores.shape or not weight.min() >= 0 or not 0 < weight.sum() < np.inf:
         raise ValueError(f"the {name} weights must be {len(scores)} numbers >= 0, not all 0")
     return scores, weight

@@ -12,6 +12,7 @@ import typer
 from torch import Tensor
 
 from ..files.embeddings import save_npz
+from ..files.score_lists import write_score_list
 from ..files.scorers import read_regressor
 from ..files.whole import whole_folder
 from ..scoring import methods as scoring
@@ -99,14 +100,12 @@ def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray
     """Write all scores to one .npz and, unless the ids are numbers, a text file per method with the lines
     `<enrol> <test> <label> <score>`.
     """
-    ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
-    save_npz(folder / "scores.npz", ids=np.array(ids), enrol=enrol, test=test, same=same, **scores)
+    ids, trials = trial_set.embeddings.ids, trial_set.trials
+    save_npz(folder / "scores.npz", ids=np.array(ids), **trials._asdict(), **scores)
     if all(name.isdecimal() for name in ids):
         return
     for name, values in scores.items():
-        with open(folder / f"scores_{name}.txt", "w", encoding="utf-8") as file:
-            for e, t, label, value in zip(enrol.tolist(), test.tolist(), same.tolist(), values.tolist()):
-                file.write(f"{ids[e]} {ids[t]} {label:d} {value:f}\n")
+        write_score_list(folder / f"scores_{name}.txt", ids, trials, values)
 
 
 def decisions(
