@@ -18,6 +18,12 @@ TauOption = Annotated[float, typer.Option(help="IDA's temperature")]
 ResamplesOption = Annotated[
     int, typer.Option(min=0, help="how often the identities are resampled for the intervals; 0 for no intervals")
 ]
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        help="the memory that the command may take, in GiB or as 1500MiB; refused at once if it is too little"
+    ),
+]
 SeedOption = Annotated[int, typer.Option(help="the seed of every random choice")]
 DeviceOption = Annotated[str, typer.Option(help="the device to compute on, such as cuda")]
 

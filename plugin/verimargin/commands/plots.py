@@ -89,10 +89,18 @@ def _lowest(rates: Iterable[np.ndarray]) -> float:
 
 def thinned(curve: DetCurve) -> DetCurve:
     """The points of the curve that lie inside the axes of a DET plot, without points too close to be told apart."""
-    far, frr = curve.false_accept, curve.false_reject
-    inside = np.flatnonzero((far > 0) & (frr > 0) & (frr < 1))
-    if len(inside) > 2 * POINTS:
-        x, y = _deviate(far[inside]), _deviate(frr[inside])
-        seen = [np.unique(np.floor((v - v.min()) / (np.ptp(v) or 1.0) * POINTS), return_index=True)[1] for v in (x, y)]
-        inside = inside[np.unique(np.concatenate(seen))]
+    far, frr, rising = curve.false_accept, curve.false_reject, curve.false_accept[::-1]
+    first = int(np.searchsorted(frr, 0.0, side="right"))
+    end = min(int(np.searchsorted(frr, 1.0)), len(far) - int(np.searchsorted(rising, 0.0, side="right")))
+    inside = np.arange(first, end)
+    if end - first > 2 * POINTS:
+        at_frr = np.searchsorted(frr, _spaced(frr[first], frr[end - 1]))
+        at_far = len(far) - np.searchsorted(rising, _spaced(far[end - 1], far[first]), side="right")
+        inside = np.unique(np.concatenate([at_frr, at_far, [first, end - 1]]).clip(first, end - 1))
     return DetCurve(far[inside], frr[inside], curve.threshold[inside])
+
+
+def _spaced(lowest: float, highest: float) -> np.ndarray:
+    """Rates that are equally spaced on an axis of a DET plot."""
+    first, last = _deviate([lowest, highest])
+    return torch.special.ndtr(torch.linspace(float(first), float(last), POINTS, dtype=torch.float64)).numpy()

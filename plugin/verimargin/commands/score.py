@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,11 +22,13 @@ from ..scoring.identification import rank1
 from ..scoring.methods import Method
 from ..scoring.score_norm import ScoreNorm
 from . import plots, report
+from .memory import block_bytes
 from .options import (
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
     KOption,
+    MaxMemoryOption,
     ResamplesOption,
     TauOption,
     TrialsArgument,
@@ -60,9 +63,12 @@ def score(
         float | None, typer.Option(min=0, max=1, help="compare decisions at this FAR instead of at the EER")
     ] = None,
     resamples: ResamplesOption = 200,
+    max_memory: MaxMemoryOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
+    number = 1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)
+    max_bytes = block_bytes(max_memory, trials, embeddings, [cohort, anchors, distractors], number, resamples)
     trial_set = read_trial_set(embeddings, trials)
     methods = [scoring.COSINE]
     if cohort:
@@ -78,7 +84,7 @@ def score(
         methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
     others = trial_set.read_others(distractors).vectors if distractors else None
     with whole_folder(out) as folder:
-        scores = trial_set.scores(methods, device, progress)
+        scores = trial_set.scores(methods, device, progress, max_bytes)
         write_scores(folder, trial_set, scores)
         results = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress, at_far) for m in methods}
         rows = {title: result.figures for title, result in results.items()}
@@ -120,25 +126,31 @@ def decisions(
 
     The cosine is the first of the methods.
     """
-    ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
+    same = trial_set.trials.same
     right = {m.name: (scores[m.name] > results[m.title].threshold) == same for m in methods}
-    cosine, counts, pairs = methods[0].name, [], []
+    cosine, changed, counts = methods[0].name, {}, []
     for m in methods[1:]:
-        count = [m.title, f"{results[m.title].threshold:.4g}"]
-        for put, changed in (
-            ("right", right[m.name] & ~right[cosine]),
-            ("wrong", right[cosine] & ~right[m.name]),
-        ):
-            count += [str((changed & same).sum()), str((changed & ~same).sum())]
-            for p in np.flatnonzero(changed):
-                values = [f"{scores[name][p]:.6f}" for name in (cosine, m.name)]
-                pairs.append([m.name, put, int(same[p]), ids[enrol[p]], ids[test[p]], *values])
-        counts.append(count)
-    report.write_csv(folder / "changes.csv", ["method", "put", "label", "enrol", "test", "cosine", "score"], pairs)
+        changed[m.name, "right"] = right[m.name] & ~right[cosine]
+        changed[m.name, "wrong"] = right[cosine] & ~right[m.name]
+        kinds = [int((changed[m.name, put] & side).sum()) for put in ("right", "wrong") for side in (same, ~same)]
+        counts.append([m.title, f"{results[m.title].threshold:.4g}", *kinds])
+    head = ["method", "put", "label", "enrol", "test", "cosine", "score"]
+    report.write_csv(folder / "changes.csv", head, _changes(trial_set, scores, cosine, changed))
     where = "the EER" if far is None else f"FAR {far:g}"
     head = [f"{kind} put {how}" for how in ("right", "wrong") for kind in ("targets", "non-targets")]
     table = report.markdown(["method", "threshold", *head], counts)
     return f"Compared with the cosine, each method at its own threshold of {where} (pairs in changes.csv):\n\n{table}"
+
+
+def _changes(
+    trial_set: TrialSet, scores: dict[str, np.ndarray], cosine: str, changed: dict[tuple[str, str], np.ndarray]
+) -> Iterator[list]:
+    """The rows of changes.csv, one at a time, as long lists have very many."""
+    ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
+    for (name, put), which in changed.items():
+        for p in np.flatnonzero(which):
+            values = [f"{scores[of][p]:.6f}" for of in (cosine, name)]
+            yield [name, put, int(same[p]), ids[enrol[p]], ids[test[p]], *values]
 
 
 def identification(

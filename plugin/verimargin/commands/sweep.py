@@ -13,11 +13,13 @@ from ..files.whole import whole_folder
 from ..scoring import methods as scoring
 from ..scoring.ida import IDAScorer
 from . import plots, report
+from .memory import block_bytes
 from .options import (
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
     KOption,
+    MaxMemoryOption,
     ResamplesOption,
     TauOption,
     TrialsArgument,
@@ -42,6 +44,7 @@ def sweep(
     k: KOption = 10,
     tau: TauOption = 1.0,
     resamples: ResamplesOption = 200,
+    max_memory: MaxMemoryOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by IDA-R with each of the VALUES of a SETTING, and write a report to OUT.
@@ -50,10 +53,11 @@ def sweep(
     """
     if _is_number(out.name):
         raise ValueError(f"OUT is {out}, which looks like one more value: give a folder after the values")
+    values = sorted(set(values))
+    max_bytes = block_bytes(max_memory, trials, embeddings, [anchors], 1 + len(values), resamples)
     trial_set = read_trial_set(embeddings, trials)
     ordered = trial_set.read_others(anchors).vectors
     mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
-    values = sorted(set(values))
     if setting != Setting.tau and not all(value.is_integer() for value in values):
         raise ValueError(f"the values of {setting.value} are {', '.join(f'{v:g}' for v in values)}: give integers")
 
@@ -69,7 +73,7 @@ def sweep(
 
     methods = [scoring.COSINE, *map(method, values)]  # refuses a wrong value before anything is scored
     with whole_folder(out) as folder:
-        scores = trial_set.scores(methods, device, progress)
+        scores = trial_set.scores(methods, device, progress, max_bytes)
         rows = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress).figures for m in methods}
         warning = report.collapse(scores[scoring.COSINE.name])
         parts = [

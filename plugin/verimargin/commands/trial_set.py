@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +15,13 @@ from ..files.embeddings import Embeddings, read_embeddings
 from ..files.scorers import holds_regressor
 from ..files.templates import holds_images, read_templates
 from ..files.trials import Trials, identities, read_trials
-from ..scoring.methods import Method, score_trials
+from ..scoring.methods import BLOCK, Method, score_trials
 from . import report
 from .progress import Progress
 
 
-class TrialSet(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class TrialSet:
     embeddings: Embeddings  # only those that the trials name
     trials: Trials  # as positions among the embeddings
     identity: np.ndarray  # one number per embedding
@@ -47,10 +47,15 @@ class TrialSet(NamedTuple):
         self._check_other(path, others)
         return others
 
+    @cached_property
+    def _scored(self) -> tuple[set[str], set[bytes]]:
+        """The names and the vectors of the embeddings; numbers are no names, as they are not the same everywhere."""
+        names = {name for name in self.embeddings.ids if not name.isdecimal()}
+        return names, {row.tobytes() for row in self.embeddings.vectors.numpy()}
+
     def _check_other(self, path: Path, others: Embeddings) -> None:
         """An embedding that is itself scored would find itself as its nearest neighbour, and look like no impostor."""
-        rows = {row.tobytes() for row in self.embeddings.vectors.numpy()}
-        names = {name for name in self.embeddings.ids if not name.isdecimal()}  # numbers are not the same everywhere
+        names, rows = self._scored
         shared = [
             name for name, row in zip(others.ids, others.vectors.numpy()) if name in names or row.tobytes() in rows
         ]
@@ -60,11 +65,13 @@ class TrialSet(NamedTuple):
                 f"identities that no trial is about, and leave these out of {path}"
             )
 
-    def scores(self, methods: Sequence[Method], device: str, progress: Progress) -> dict[str, np.ndarray]:
-        """The scores of the trials by method name."""
-        i, j = (torch.from_numpy(side).to(device) for side in (self.trials.enrol, self.trials.test))
-        scores = score_trials(methods, self.embeddings.vectors.to(device), i, j, progress)
-        return {name: values.cpu().numpy() for name, values in scores.items()}
+    def scores(
+        self, methods: Sequence[Method], device: str, progress: Progress, max_bytes: int = BLOCK
+    ) -> dict[str, np.ndarray]:
+        """The scores of the trials by method name, computed in blocks that take `max_bytes`."""
+        i, j = torch.from_numpy(self.trials.enrol), torch.from_numpy(self.trials.test)
+        scores = score_trials(methods, self.embeddings.vectors.to(device), i, j, progress, max_bytes)
+        return {name: values.numpy() for name, values in scores.items()}
 
     def evaluate(
         self, method: Method, scores: np.ndarray, resamples: int, progress: Progress, far: float | None = None

@@ -65,6 +65,15 @@ def trial_names(path: str | Path) -> list[str]:
     return names
 
 
+def count_lines(path: str | Path) -> int:
+    """The number of lines of a file; that of trials, if it is a list of them."""
+    lines, last = 0, b"\n"
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            lines, last = lines + block.count(b"\n"), block[-1:]
+    return lines + (last != b"\n")
+
+
 def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
     """A number (N,) for each embedding, equal for embeddings of the same identity.
 
@@ -189,7 +198,7 @@ def _check_distinct(path: Path, enrol: np.ndarray, test: np.ndarray, same: np.nd
 
 def _linked(one: np.ndarray, other: np.ndarray, count: int) -> np.ndarray:
     """For each position, the smallest one that it is linked with, directly or through other pairs."""
-    smallest = np.arange(count)
+    smallest = np.arange(count, dtype=np.int32)
     while True:
         least = np.minimum(smallest[one], smallest[other])
         merged = smallest.copy()

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from .._checks import unit_rows
 from .ida import DensityScorer, dao
-from .pairs import cosine_pairs
+from .pairs import cosine_pairs, slices
 from .score_norm import ScoreNorm
 
 ROWS = 4096  # embeddings per step of the progress bar
+BLOCK = 2**29  # bytes that are taken at once
+BYTES = 64  # at most that many of them are for one trial
 
 Statistics = Sequence[Tensor]
 
@@ -71,11 +73,20 @@ def score_trials(
     i: Tensor,
     j: Tensor,
     progress: Callable[..., Iterable] = lambda steps, title: steps,
+    max_bytes: int = BLOCK,
 ) -> dict[str, Tensor]:
-    """The scores (P,) of the embeddings i with the embeddings j, by method name; f is (N, d), i and j are (P,)."""
-    cosine = cosine_pairs(unit_rows(f, "the embedding of sample"), i, j)
-    scores = {}
-    for method in methods:
-        known = statistics(method, f, partial(progress, title=method.title))
-        scores[method.name] = method.combine(cosine, [s[i] for s in known], [s[j] for s in known])
+    """The scores (P,) of the embeddings i with the embeddings j, by method name; f is (N, d), i and j are (P,).
+
+    The scores are where i is. Apart from arrays of the sizes N d and P, `max_bytes` of memory are needed at most,
+    besides what the methods take for their statistics.
+    """
+    unit = unit_rows(f, "the embedding of sample")
+    known = {method: statistics(method, f, partial(progress, title=method.title)) for method in methods}
+    scores: dict[str, Tensor] = {}
+    for part in slices(0, len(i), max_bytes // (2 * BYTES)):
+        enrol, test = i[part].to(f.device), j[part].to(f.device)
+        cosine = cosine_pairs(unit, enrol, test, max_bytes // 4)
+        for method, values in known.items():
+            found = method.combine(cosine, [s[enrol] for s in values], [s[test] for s in values])
+            scores.setdefault(method.name, found.new_empty(len(i), device=i.device))[part] = found
     return scores

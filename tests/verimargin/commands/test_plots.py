@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 from verimargin import metrics
 from verimargin.commands import plots
@@ -19,3 +21,13 @@ def test_a_thinned_curve_is_part_of_the_whole_with_its_ends():
 def test_curves_without_an_error_are_drawn(tmp_path):
     plots.det(tmp_path / "det.png", {"perfect": metrics.det_curve([1.0, 0.9], [0.1, 0.2])}, "no errors")
     assert {p.name for p in tmp_path.iterdir()} == {"det.png"}
+
+
+def test_thinning_a_long_curve_takes_little_memory():
+    random = np.random.default_rng(0)
+    curve = metrics.det_curve(random.normal(2, 1, 10**5), random.normal(0, 1, 10**6))
+    tracemalloc.start()
+    plots.thinned(curve)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2 * curve.threshold.nbytes

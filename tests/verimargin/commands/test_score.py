@@ -1,4 +1,6 @@
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from verimargin.commands.score import score
 from verimargin.commands.sweep import sweep
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.scorers import write_regressor
+from verimargin.files.trials import count_lines
 from verimargin.metrics import DetCurve
 
 SPEAKERS, UTTERANCES = 12, 4
@@ -261,3 +264,55 @@ def test_embeddings_that_float32_cannot_tell_apart_are_reported(task):
     result = run(score, *given(folder), "--resamples", 0)
     for text in (result.output, (folder / "out" / "report.md").read_text()):
         assert "the encoder has collapsed" in " ".join(text.split())
+
+
+def test_too_little_memory_is_refused_before_anything_is_read(task):
+    folder, _, _ = task
+    embeddings, trials, out = given(folder)
+    embeddings.write_text("not read")
+    for command, varied in ((score, []), (sweep, ["k", 5])):
+        with pytest.raises(ValueError, match=r"--max-memory is 90MiB, but 1,128 trials and \d methods need about"):
+            run(command, embeddings, trials, *varied, out, "--anchors", folder / "cohort.npz", "--max-memory", "90MiB")
+    assert not out.exists()
+
+
+def test_small_blocks_give_the_same_scores(task, monkeypatch):
+    folder, _, _ = task
+    options = ["--cohort", folder / "cohort.npz", "--resamples", 0]
+    run(score, *given(folder), *options)
+    monkeypatch.setattr("verimargin.commands.memory.SMALLEST_BLOCK", 2**12)
+    monkeypatch.setattr("verimargin.commands.memory.BLOCK", 2**12)
+    run(score, *given(folder)[:2], folder / "blocks", *options, "--max-memory", 9)
+    with np.load(folder / "out" / "scores.npz") as whole, np.load(folder / "blocks" / "scores.npz") as blocks:
+        for name in ("cosine", "s-norm", "adaptive-s-norm"):
+            np.testing.assert_allclose(blocks[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from verimargin.commands.score import score
+embeddings, trials, out, cohort = map(Path, sys.argv[1:5])
+score(embeddings, trials, out, cohort=cohort, resamples=2, max_memory="2GiB")
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+def test_ten_million_trials_within_two_gigabytes(tmp_path):
+    """With one method more the peak was 2.0 GiB, and nothing bounded it."""
+    random = np.random.default_rng(0)
+    ids = [f"id{10_000 + k % 50}/{k:011d}/{k:05d}" for k in range(5000)]
+    voices = random.normal(size=(50, 192))[np.arange(5000) % 50] + 2 * random.normal(size=(5000, 192))
+    write_embeddings(tmp_path / "e.npz", Embeddings(ids, torch.from_numpy(voices).float()))
+    write_embeddings(tmp_path / "c.npz", Embeddings([f"c{k}" for k in range(500)], torch.randn(500, 192)))
+    with open(tmp_path / "t.txt", "w") as file:
+        enrol, test = np.triu_indices(5000, 1)
+        listed = random.permutation(len(enrol))[: 10**7]
+        for part in np.array_split(listed, 100):
+            sides = enrol[part].tolist(), test[part].tolist()
+            file.writelines(f"{a % 50 == b % 50:d} {ids[a]}.wav {ids[b]}.wav\n" for a, b in zip(*sides))
+    files = [tmp_path / name for name in ("e.npz", "t.txt", "out", "c.npz")]
+    done = subprocess.run([sys.executable, "-c", MEASURED, *files], capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-2]) * 1024 < 2 * 2**30
+    assert count_lines(tmp_path / "out" / "scores_s-norm.txt") == 10**7

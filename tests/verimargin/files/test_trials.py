@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from verimargin.files.trials import identities, named_trials, read_trials, trial_names
+from verimargin.files.trials import count_lines, identities, named_trials, read_trials, trial_names
 
 IDS = ["a/1/x", "a/1/y", "b/1/x"]
 VOX = "1 a/1/x.wav a/1/y.wav\n0 a/1/y.wav b/1/x.wav\n"
@@ -143,6 +143,11 @@ def test_names_come_once(tmp_path):
     assert trial_names(written(tmp_path, VOX)) == ["a/1/x.wav", "a/1/y.wav", "b/1/x.wav"]
     with pytest.raises(ValueError, match=r"line 3 of .* is 'x'"):
         trial_names(written(tmp_path, VOX + "x"))
+
+
+@pytest.mark.parametrize(("text", "lines"), [("", 0), ("1 a b", 1), ("1 a b\n", 1), ("\n\n1 a b\r\n0", 4)])
+def test_lines_are_counted(tmp_path, text, lines):
+    assert count_lines(written(tmp_path, text)) == lines
 
 
 def test_speakers_are_the_folders_where_the_labels_agree(tmp_path):

@@ -23,6 +23,10 @@ def test_scores_of_trials_equal_the_formulas_of_each_method():
     ]
     scores = methods.score_trials(listed, F, LEFT, RIGHT)
     assert list(scores) == ["cosine", "s-norm", "adaptive-s-norm", "ida-r"]
+    for max_bytes in (1, 128 * 40, 2**30):  # 1 trial, 40, and all at once
+        blocks = methods.score_trials(listed, F, LEFT.int(), RIGHT.int(), max_bytes=max_bytes)
+        for name, values in scores.items():
+            torch.testing.assert_close(blocks[name], values)
     torch.testing.assert_close(scores["cosine"], cosines())
     for name, size in (("s-norm", None), ("adaptive-s-norm", 9)):
         each = [reference.score_norm(F[a], F[b], A, "s-norm", size) for a, b in zip(LEFT[:20], RIGHT[:20])]
