@@ -30,6 +30,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/kappa.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/ida.py
+	$(BIN)/python benchmarks/load.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

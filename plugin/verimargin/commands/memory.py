@@ -12,10 +12,11 @@ from ..files.trials import count_lines
 from ..scoring.methods import BLOCK
 
 UNITS = {"": 2**30, "G": 2**30, "GiB": 2**30, "M": 2**20, "MiB": 2**20}
-# Bytes for each trial, measured with 10 million: both positions, the label and both identities; the score of a method;
-# what computing a DET curve takes, and what resampling for the intervals takes instead.
-LISTED, SCORED, CURVE, INTERVALS = 17, 4, 32, 104
-READ, OTHERS = 4, 2  # copies of the embeddings that are scored, and of the cohort, anchors or distractors
+# Bytes for each trial, measured with 10 million: what reading the list takes (IJB's; one of names takes less); then
+# both positions, the label and both identities, the score of a method, and what computing a DET curve takes or
+# resampling for the intervals.
+READING, LISTED, SCORED, CURVE, INTERVALS = 84, 17, 4, 32, 104
+SCORED_COPIES, OTHER_COPIES = 4, 2  # of the embeddings that are scored, and of the cohort, anchors or distractors
 FIXED = 2**28  # libraries that are loaded later, and blocks
 SMALLEST_BLOCK = 2**24
 
@@ -36,11 +37,13 @@ def block_bytes(
     if limit is None:
         return BLOCK
     size, count = size_of(limit), count_lines(trials) if trials.is_file() else 0
-    fixed = _resident() + FIXED + READ * _bytes(embeddings) + OTHERS * sum(_bytes(path) for path in others if path)
+    copies = SCORED_COPIES * _bytes(embeddings) + OTHER_COPIES * sum(_bytes(path) for path in others if path)
+    fixed = _resident() + FIXED + copies
     kept = fixed + count * (LISTED + SCORED * methods)
-    needed = kept + count * (INTERVALS if resamples else CURVE)
+    with_curve = max(kept + count * CURVE, fixed + count * READING)
+    needed = max(kept + count * INTERVALS, with_curve) if resamples else with_curve
     if needed > size:
-        fewer = f", or {_shown(kept + count * CURVE)} with --resamples 0" if resamples else ""
+        fewer = f", or {_shown(with_curve)} with --resamples 0" if resamples else ""
         raise ValueError(
             f"--max-memory is {limit}, but {count:,} trials and {methods} methods need about {_shown(needed)}: give "
             f"{_shown(needed)}{fewer}, or score parts of the list"

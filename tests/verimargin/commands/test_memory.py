@@ -57,12 +57,14 @@ def test_what_is_needed_grows_with_each_part(files, monkeypatch):
             block_bytes("1MiB", trials, embeddings, others, methods, resamples)
         return least(str(refused.value))[0]
 
-    base, size = needed(), embeddings.stat().st_size
-    assert needed(methods=5) - base == 10_000 * 4 * memory.SCORED
-    assert needed(resamples=1) - base == 10_000 * (memory.INTERVALS - memory.CURVE)
-    assert base - needed(trials=trials.with_name("none")) == 10_000 * (memory.LISTED + memory.SCORED + memory.CURVE)
-    assert base - needed(embeddings=embeddings.with_name("none")) == memory.READ * size
-    assert base - needed(others=[]) == memory.OTHERS * (others[0] / "x.npy").stat().st_size
+    size = embeddings.stat().st_size
+    assert needed() - needed(embeddings=embeddings.with_name("none")) == memory.SCORED_COPIES * size
+    assert needed() - needed(others=[]) == memory.OTHER_COPIES * (others[0] / "x.npy").stat().st_size
+    assert needed() - needed(trials=trials.with_name("none")) == 10_000 * memory.READING
+    assert needed(methods=50) - needed(methods=40) == 10_000 * 10 * memory.SCORED
+    assert needed(methods=50, resamples=1) - needed(methods=50) == 10_000 * (memory.INTERVALS - memory.CURVE)
+    listed = memory.LISTED + memory.SCORED + memory.INTERVALS
+    assert needed(resamples=1) - needed(trials=trials.with_name("none")) == 10_000 * listed
 
 
 def test_blocks_take_what_is_left(files, monkeypatch):
