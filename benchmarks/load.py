@@ -1,6 +1,6 @@
 """Time and peak memory of `verimargin score` with long lists of named trials, and of the metrics with many scores.
 
-    python benchmarks/load.py [--trials 100000 1000000 10000000] [--embeddings 5000] [--resamples 0]
+    python benchmarks/load.py [--trials 100000 1000000 10000000] [--embeddings 5000] [--intervals]
                               [--scores 100000000]
 
 The lists look like VoxCeleb's (62 characters on a line), the embeddings are random, and the only method is the cosine.
@@ -47,8 +47,8 @@ def write_task(folder: Path, trials: int, embeddings: int) -> None:
             file.writelines(f"{label:d} {ids[a]}.wav {ids[b]}.wav\n" for label, a, b in listed)
 
 
-def scored(folder: Path, resamples: int) -> None:
-    score(folder / "e.npz", folder / "t.txt", folder / "out", resamples=resamples)
+def scored(folder: Path, intervals: bool) -> None:
+    score(folder / "e.npz", folder / "t.txt", folder / "out", intervals=intervals)
 
 
 def computed(name: str, scores: int, dtype: type) -> None:
@@ -83,14 +83,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, nargs="*", default=[10**5, 10**6, 10**7])
     parser.add_argument("--embeddings", type=int, default=5000)
-    parser.add_argument("--resamples", type=int, default=0)
+    parser.add_argument("--intervals", action="store_true")
     parser.add_argument("--scores", type=int, default=10**8)
     sizes = parser.parse_args()
-    print(f"verimargin score, {sizes.embeddings:,} embeddings of 192, {sizes.resamples} resamples")
+    print(f"verimargin score, {sizes.embeddings:,} embeddings of 192, intervals: {sizes.intervals}")
     for trials in sizes.trials:
         with tempfile.TemporaryDirectory() as folder:
             write_task(Path(folder), trials, sizes.embeddings)
-            print(f"{trials:12,} trials  {measured(scored, Path(folder), sizes.resamples)}", flush=True)
+            print(f"{trials:12,} trials  {measured(scored, Path(folder), sizes.intervals)}", flush=True)
     for dtype in (np.float32, np.float64):
         print(
             f"metrics of {sizes.scores:,} scores in {dtype.__name__}, {sizes.scores * dtype().itemsize / 2**30:.2f} GiB"

@@ -1,8 +1,7 @@
 """Verification metrics, for scores of which a higher one means more similar; all take O(n log n) time and O(n) memory.
 
 A trial is accepted if its score is above the threshold, so tied scores are decided alike and their order never
-matters. Scores are array-likes or tensors of any shape. Metrics also take one weight per trial, which
-`confidence_interval` uses to resample the speakers.
+matters. Scores are array-likes or tensors of any shape. Metrics also take one weight per trial.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike
 
 Weights = ArrayLike | None  # one per trial
 BLOCK = 2**20  # scores that are treated at once
+Progress = Callable[[range], Iterable[int]]
+GROUPS = 10  # of speakers: more and smaller ones find a worse variance of the EER, which is not smooth
 
 
 class DetCurve(NamedTuple):
@@ -238,9 +240,19 @@ def _mean_cost(scores: np.ndarray, weight: np.ndarray | None, sign: float) -> fl
     return math.fsum(costs) / math.fsum(weights)
 
 
+CurveMetric = Callable[[DetCurve], tuple[float, float]]
+# A system without errors and one that is always wrong: between them lie all values of a metric.
+PERFECT = DetCurve(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]), np.array([-np.inf, 0.0, 1.0]))
+INVERTED = DetCurve(np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0]), np.array([-np.inf, 0.0, 1.0]))
+
+
 class Interval(NamedTuple):
     low: float
     high: float
+
+
+class TooFewSpeakers(ValueError):
+    """There is no interval: too few speakers can be left out with target and non-target trials remaining."""
 
 
 def confidence_interval(
@@ -251,92 +263,151 @@ def confidence_interval(
     test_speaker: Sequence | np.ndarray,
     *,
     level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    groups: int = GROUPS,
     **options: Any,
 ) -> Interval:
-    """The percentile interval of a metric, from resampling the speakers together with their trials.
+    """An interval for the value of a metric on all speakers of this kind, of which the trials hold a sample.
 
-    Trials share speakers, so resampling trials would make the intervals far too narrow. In each resample, the weight
-    of a trial of two speakers is the product of the numbers of times that they were drawn; the weight of a trial of
-    one speaker is the number of times that this speaker was drawn. Resamples without a positive or without a negative
-    trial are left out.
+    Trials share speakers, so intervals from the number of trials would be far too narrow. The speakers are divided
+    into groups, at random but always in the same way, and the metric is computed again without the trials of each
+    group in turn (the delete-a-group jackknife). Its variance v gives a metric of value p the effective number of
+    trials n = p (1 - p) / v, as Korn and Graubard (1998) do for surveys, and the interval is Wilson's with continuity
+    correction for n trials and with the quantile of Student's t distribution. Its degrees of freedom are
+    Satterthwaite's, fewer if a few speakers determine the value. For a p of 0 or 1, n is the number of speakers.
+
+    With 40 speakers and more, the 95 % intervals of the EER, the minDCF and the TAR hold the true value in 92 % to
+    98 % of simulated cases. With ten speakers it is 86 % to 99 % (`benchmarks/intervals.py`).
 
     Args:
-        metric: a function (positive, negative, positive_weight, negative_weight, **options) of this module; if it
-            returns a tuple, the first entry is used.
+        metric: a function (positive, negative, **options) of this module; if it returns a tuple, the first entry is
+            used.
         scores, same, enrol_speaker, test_speaker: for each trial its score, whether it is a target trial, and its two
             speakers (for faces, identities).
+        groups: how many groups of speakers are left out in turn; each speaker is one if there are fewer.
         options: passed on to the metric, e.g. ``far=1e-3``.
 
     Raises:
-        ValueError: the sizes differ, there are fewer than two speakers, the level is outside (0, 1), or `same` and the
-            speakers contradict each other.
+        ValueError: the sizes differ, the level is outside (0, 1), or `same` and the speakers contradict each other.
+        TooFewSpeakers: fewer than three groups can be left out with both kinds of trials remaining.
     """
-    values = []
-    trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
-    for weight in _resampled(trials, range(resamples), seed):
-        scores, same = trials.scores, trials.same
-        value = metric(scores[same], scores[~same], weight[same], weight[~same], **options)
-        values.append(value[0] if isinstance(value, tuple) else value)
-    return _percentiles(values, level)
+
+    def value(positive: ArrayLike, negative: ArrayLike) -> float:
+        result = metric(positive, negative, **options)
+        return result[0] if isinstance(result, tuple) else result
+
+    trials = _grouped(scores, same, enrol_speaker, test_speaker, level, groups)
+    left_out = [value(s[t], s[~t]) for s, t in trials.without_each_group(iter)]
+    ends = value([np.inf], [-np.inf]), value([-np.inf], [np.inf])
+    scores, same = trials.scores, trials.same
+    return _wilson(value(scores[same], scores[~same]), np.array(left_out), ends, trials.speakers, level)
 
 
 def confidence_intervals(
-    metrics: Mapping[str, Callable[[DetCurve], tuple[float, float]]],
+    metrics: Mapping[str, CurveMetric],
     scores: ArrayLike,
     same: ArrayLike,
     enrol_speaker: Sequence | np.ndarray,
     test_speaker: Sequence | np.ndarray,
     *,
     level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: Callable[[range], Iterable[int]] = iter,
+    groups: int = GROUPS,
+    progress: Progress = iter,
 ) -> dict[str, Interval]:
     """`confidence_interval` for several metrics of the DET curve at once, in the time of one.
 
     Args:
         metrics: functions of a `DetCurve` by name, e.g. ``{"EER": DetCurve.eer}``.
-        progress: wraps the range of resamples, as tqdm does.
+        progress: wraps the range of groups, as tqdm does.
 
-    >>> speaker = np.array([0, 1, 2, 3])
-    >>> enrol, test = np.repeat(speaker, 4), np.tile(speaker, 4)
-    >>> confidence_intervals({"EER": DetCurve.eer}, enrol == test, enrol == test, enrol, test, resamples=20)
-    {'EER': Interval(low=0.0, high=0.0)}
+    >>> speaker = np.arange(40)
+    >>> enrol, test = np.repeat(speaker, 40), np.tile(speaker, 40)
+    >>> confidence_intervals({"EER": DetCurve.eer}, enrol == test, enrol == test, enrol, test)["EER"].low
+    0.0
     """
-    values: dict[str, list[float]] = {name: [] for name in metrics}
-    trials = _sorted_trials(scores, same, enrol_speaker, test_speaker, level, resamples)
-    for weight in _resampled(trials, progress(range(resamples)), seed):
-        curve = _curve(trials.scores, trials.same, weight)
-        for name, metric in metrics.items():
-            values[name].append(metric(curve)[0])
-    return {name: _percentiles(resampled, level) for name, resampled in values.items()}
+    trials = _grouped(scores, same, enrol_speaker, test_speaker, level, groups)
+    value, left_out = _jackknife(metrics, trials, progress)
+    ends = {name: (metric(PERFECT)[0], metric(INVERTED)[0]) for name, metric in metrics.items()}
+    return {name: _wilson(value[name], left_out[name], ends[name], trials.speakers, level) for name in metrics}
+
+
+def difference_intervals(
+    metrics: Mapping[str, CurveMetric],
+    scores: ArrayLike,
+    other_scores: ArrayLike,
+    same: ArrayLike,
+    enrol_speaker: Sequence | np.ndarray,
+    test_speaker: Sequence | np.ndarray,
+    *,
+    level: float = 0.95,
+    groups: int = GROUPS,
+    progress: Progress = iter,
+) -> dict[str, Interval]:
+    """Intervals for what each metric gains from `other_scores` to `scores` of the same trials: a paired comparison.
+
+    The interval is d +- t sqrt(v), for the difference d of the two values and its jackknife variance v as in
+    `confidence_interval`. One that does not hold 0 tells the two systems apart. It is much narrower than the two
+    systems' own intervals suggest, because both find the same speakers hard.
+
+    >>> speaker = np.arange(40)
+    >>> enrol, test = np.repeat(speaker, 40), np.tile(speaker, 40)
+    >>> good = (enrol == test) + 0.1 * np.cos(enrol * test)
+    >>> bad = (enrol == test) + 0.9 * np.cos(enrol * test)
+    >>> difference_intervals({"EER": DetCurve.eer}, good, bad, enrol == test, enrol, test)["EER"].high < 0
+    True
+    """
+    sides = [_grouped(s, same, enrol_speaker, test_speaker, level, groups) for s in (scores, other_scores)]
+    (value, left_out), (other, other_left_out) = (_jackknife(metrics, trials, progress) for trials in sides)
+    intervals = {}
+    for name, metric in metrics.items():
+        d, spread = value[name] - other[name], abs(metric(PERFECT)[0] - metric(INVERTED)[0])
+        variance, freedom = _variance(left_out[name] - other_left_out[name])
+        if variance > 0:
+            half = _student(level, freedom) * variance**0.5
+        else:  # no speaker makes a difference, of those that were seen
+            half = spread * _wilson(0.0, np.zeros(len(left_out[name])), (0.0, 1.0), sides[0].speakers, level).high
+        intervals[name] = Interval(max(d - half, -spread), min(d + half, spread))
+    return intervals
 
 
 class _Trials(NamedTuple):
-    """Trials in increasing order of their scores, with speakers numbered from 0."""
+    """Trials in increasing order of their scores, with the groups of their speakers."""
 
     scores: np.ndarray
     same: np.ndarray
     enrol: np.ndarray
     test: np.ndarray
+    groups: int
     speakers: int
 
+    def without_each_group(self, progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The scores and labels that remain without each group, if both kinds of trials remain."""
+        remaining = 0
+        for group in progress(range(self.groups)):
+            kept = (self.enrol != group) & (self.test != group)
+            same = self.same[kept]
+            if same.any() and not same.all():
+                remaining += 1
+                yield self.scores[kept], same
+        if remaining < 3:
+            raise TooFewSpeakers(
+                f"only {remaining} of {self.groups} groups of speakers can be left out with both target and non-target "
+                "trials remaining: use more speakers"
+            )
 
-def _sorted_trials(
+
+def _grouped(
     scores: ArrayLike,
     same: ArrayLike,
     enrol_speaker: Sequence | np.ndarray,
     test_speaker: Sequence | np.ndarray,
     level: float,
-    resamples: int,
+    groups: int,
 ) -> _Trials:
     scores, same = _flat(scores), _flat(same).astype(bool)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
-    if resamples < 1:
-        raise ValueError(f"resamples is {resamples}: give at least 1, preferably 1000")
+    if groups < 3:
+        raise ValueError(f"groups is {groups}: give at least 3, preferably {GROUPS}")
     if not len(scores) == len(same) == len(enrol_speaker) == len(test_speaker):
         raise ValueError(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
@@ -345,14 +416,15 @@ def _sorted_trials(
     speakers, ids = _numbered(np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]))
     enrol, test = ids.reshape(2, -1)
     if speakers < 2:
-        raise ValueError(f"{speakers} speaker: an interval over speakers needs at least two")
+        raise TooFewSpeakers(f"{speakers} speaker: an interval over speakers needs several")
     if (wrong := same != (enrol == test)).any():
         i = int(np.argmax(wrong))
         raise ValueError(
             f"trial {i} is labelled {int(same[i])} but compares {enrol_speaker[i]!r} with {test_speaker[i]!r}"
         )
-    order = np.argsort(scores, kind="stable")  # once, because sorting sorted scores takes linear time
-    return _Trials(scores[order], same[order], enrol[order], test[order], speakers)
+    order = np.argsort(scores, kind="stable")  # once: what is left of sorted scores is sorted
+    group = np.random.default_rng(0).permutation(speakers) % groups
+    return _Trials(scores[order], same[order], group[enrol[order]], group[test[order]], min(groups, speakers), speakers)
 
 
 def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
@@ -365,23 +437,56 @@ def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
     return len(distinct), ranks
 
 
-def _resampled(trials: _Trials, resamples: Iterable[int], seed: int) -> Iterator[np.ndarray]:
-    """The weights of the trials, for each resample of the speakers that has both kinds of trials."""
-    random, empty = np.random.default_rng(seed), True
-    for _ in resamples:
-        count = random.multinomial(trials.speakers, np.full(trials.speakers, 1.0 / trials.speakers))
-        enrol, test = count[trials.enrol], count[trials.test]
-        weight = np.where(trials.same, enrol, enrol * test).astype(float)
-        if weight[trials.same].any() and weight[~trials.same].any():
-            empty = False
-            yield weight
-    if empty:
-        raise ValueError("no resample had both target and non-target trials: use more speakers")
+def _jackknife(
+    metrics: Mapping[str, CurveMetric], trials: _Trials, progress: Progress
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """The value of each metric, and its values without each of the groups."""
+
+    def values(scores: np.ndarray, same: np.ndarray) -> list[float]:
+        curve = _curve(scores, same, None)
+        return [metric(curve)[0] for metric in metrics.values()]
+
+    left_out = np.array([values(scores, same) for scores, same in trials.without_each_group(progress)])
+    return dict(zip(metrics, values(trials.scores, trials.same))), dict(zip(metrics, left_out.T))
 
 
-def _percentiles(values: list[float], level: float) -> Interval:
-    low, high = np.quantile(values, [(1.0 - level) / 2, (1.0 + level) / 2])
-    return Interval(float(low), float(high))
+def _variance(left_out: np.ndarray) -> tuple[float, float]:
+    """The jackknife's variance, and its degrees of freedom by Satterthwaite's rule: 2 v^2 / var(v)."""
+    groups, squares = len(left_out), (left_out - left_out.mean()) ** 2
+    total = float(squares.sum())
+    spread = float((squares**2).sum()) - total**2 / groups
+    freedom = 2.0 * total**2 / spread if spread > 0 else groups
+    return (groups - 1) / groups * total, min(max(freedom, 3.0), groups - 1.0)
+
+
+def _wilson(value: float, left_out: np.ndarray, ends: tuple[float, float], speakers: int, level: float) -> Interval:
+    """The interval of `confidence_interval`; `ends` are the metric's best and worst value."""
+    best, worst = ends
+    variance, freedom = _variance(left_out)
+    if not np.isfinite(worst):  # such as Cllr: a share of a very large whole, as the Poisson distribution is
+        worst = best + 1e6 * max(value - best, variance**0.5, 1e-300)
+    p, variance = (value - best) / (worst - best), variance / (worst - best) ** 2
+    n = p * (1.0 - p) / variance if variance > 0 and 0 < p < 1 else float(speakers)
+    t = _student(level, freedom)
+
+    def bound(p: float, sign: float) -> float:
+        centre, half = p + t**2 / (2.0 * n), t * (p * (1.0 - p) / n + t**2 / (4.0 * n**2)) ** 0.5
+        return (centre + sign * half) / (1.0 + t**2 / n)
+
+    low = bound(max(p - 0.5 / n, 0.0), -1.0) if p > 0 else 0.0
+    high = bound(min(p + 0.5 / n, 1.0), 1.0) if p < 1 else 1.0
+    return Interval(*sorted((best + low * (worst - best), best + high * (worst - best))))
+
+
+def _student(level: float, freedom: float) -> float:
+    """The two-sided quantile of Student's t distribution (Cornish-Fisher, Abramowitz and Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    terms = (
+        (z**3 + z) / 4.0,
+        (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0,
+        (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / 384.0,
+    )
+    return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
 def _flat(values: ArrayLike) -> np.ndarray:

@@ -26,7 +26,6 @@ LOSSES = {
     "qmargin": "Q-Margin (alpha 1.5, s 10, m 0.2)",
 }
 CORPUS = {"train_speakers": 72, "test_speakers": 40, "utterances": 12, "test_utterances": 5}
-RESAMPLES = 500
 
 
 def demo(
@@ -101,7 +100,7 @@ def _evaluate(finished: Path, title: str) -> report.Result:
     with np.load(finished) as saved:
         scores, same, enrol, test = (saved[key] for key in ("scores", "same", "enrol", "test"))
     shown = partial(progress, title=f"Intervals, {title}")
-    return report.evaluate(scores, same, (enrol, test), RESAMPLES, progress=shown)
+    return report.evaluate(scores, same, (enrol, test), True, progress=shown)
 
 
 def _report(
@@ -114,7 +113,7 @@ def _report(
     )
     rows = {title: result.figures for title, result in results.items()}
     plots.det(output / "det.png", {title: result.curve for title, result in results.items()}, "synthetic speech")
-    table = report.write_table(output, rows, report.note(corpus["test_speakers"], RESAMPLES))
+    table = report.write_table(output, rows, report.note(corpus["test_speakers"], True))
     note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses with each other only."
     report.write_markdown(output, "verimargin demo", [data, table, "![DET](det.png)", note])
     report.print_table(console, "verimargin demo", rows)

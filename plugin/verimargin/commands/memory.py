@@ -22,7 +22,7 @@ SMALLEST_BLOCK = 2**24
 
 
 def block_bytes(
-    limit: str | None, trials: Path, embeddings: Path, others: Sequence[Path | None], methods: int, resamples: int
+    limit: str | None, trials: Path, embeddings: Path, others: Sequence[Path | None], methods: int, intervals: bool
 ) -> int:
     """The memory that scoring may take for its blocks, so that the whole command stays below the limit.
 
@@ -41,9 +41,9 @@ def block_bytes(
     fixed = _resident() + FIXED + copies
     kept = fixed + count * (LISTED + SCORED * methods)
     with_curve = max(kept + count * CURVE, fixed + count * READING)
-    needed = max(kept + count * INTERVALS, with_curve) if resamples else with_curve
+    needed = max(kept + count * INTERVALS, with_curve) if intervals else with_curve
     if needed > size:
-        fewer = f", or {_shown(with_curve)} with --resamples 0" if resamples else ""
+        fewer = f", or {_shown(with_curve)} with --no-intervals" if intervals else ""
         raise ValueError(
             f"--max-memory is {limit}, but {count:,} trials and {methods} methods need about {_shown(needed)}: give "
             f"{_shown(needed)}{fewer}, or score parts of the list"

@@ -15,8 +15,8 @@ TrialsArgument = Annotated[Path, typer.Argument(help="a trial list in the format
 FolderArgument = Annotated[Path, typer.Argument(help="a new folder for the results")]
 KOption = Annotated[int, typer.Option(help="the number of nearest anchors that IDA uses")]
 TauOption = Annotated[float, typer.Option(help="IDA's temperature")]
-ResamplesOption = Annotated[
-    int, typer.Option(min=0, help="how often the identities are resampled for the intervals; 0 for no intervals")
+IntervalsOption = Annotated[
+    bool, typer.Option("--intervals/--no-intervals", help="95 % intervals over the identities, or none")
 ]
 MaxMemoryOption = Annotated[
     str | None,

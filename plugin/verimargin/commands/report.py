@@ -57,11 +57,11 @@ def evaluate(
     scores: np.ndarray,
     same: np.ndarray,
     identities: tuple[np.ndarray, np.ndarray],
-    resamples: int,
+    intervals: bool,
     far: float | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Result:
-    """The figures with intervals, from resampling the identities, which are given for both sides of the trials.
+    """The figures, with intervals over the identities, which are given for both sides, unless these are too few.
 
     The threshold is that of the EER or, if `far` is given, that of this FAR.
     """
@@ -72,19 +72,20 @@ def evaluate(
     figures |= {name: Value(100 * metric(curve)[0]) for name, metric in resolved.items()}
     threshold = (curve.eer() if far is None else curve.tar_at_far(far))[1]
     curve = plots.thinned(curve)
-    if resamples:
-        intervals = metrics.confidence_intervals(
-            resolved, scores, same, *identities, resamples=resamples, progress=progress
-        )
-        for name, (low, high) in intervals.items():
+    if intervals:
+        try:
+            found = metrics.confidence_intervals(resolved, scores, same, *identities, progress=progress)
+        except metrics.TooFewSpeakers:
+            found = {}
+        for name, (low, high) in found.items():
             figures[name] = figures[name]._replace(interval=Interval(100 * low, 100 * high))
     return Result(figures, threshold, curve)
 
 
-def note(identities: int, resamples: int) -> str:
+def note(identities: int, intervals: bool) -> str:
     """The explanation below a table."""
-    intervals = f"Brackets: 95 % intervals, from resampling the {identities} identities {resamples} times. "
-    return f"{intervals if resamples else ''}A dash: there are too few non-target trials for this FAR."
+    brackets = f"Brackets: 95 % intervals over the {identities} identities, if these are enough. "
+    return f"{brackets if intervals else ''}A dash: there are too few non-target trials for this FAR."
 
 
 def collapse(scores: np.ndarray) -> str:

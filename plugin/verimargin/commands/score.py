@@ -27,9 +27,9 @@ from .options import (
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
+    IntervalsOption,
     KOption,
     MaxMemoryOption,
-    ResamplesOption,
     TauOption,
     TrialsArgument,
 )
@@ -62,13 +62,13 @@ def score(
     at_far: Annotated[
         float | None, typer.Option(min=0, max=1, help="compare decisions at this FAR instead of at the EER")
     ] = None,
-    resamples: ResamplesOption = 200,
+    intervals: IntervalsOption = True,
     max_memory: MaxMemoryOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
     number = 1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)
-    max_bytes = block_bytes(max_memory, trials, embeddings, [cohort, anchors, distractors], number, resamples)
+    max_bytes = block_bytes(max_memory, trials, embeddings, [cohort, anchors, distractors], number, intervals)
     trial_set = read_trial_set(embeddings, trials)
     methods = [scoring.COSINE]
     if cohort:
@@ -86,10 +86,10 @@ def score(
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress, max_bytes)
         write_scores(folder, trial_set, scores)
-        results = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress, at_far) for m in methods}
+        results = {m.title: trial_set.evaluate(m, scores[m.name], intervals, progress, at_far) for m in methods}
         rows = {title: result.figures for title, result in results.items()}
         warning = report.collapse(scores[scoring.COSINE.name])
-        parts = [warning, report.write_table(folder, rows, trial_set.note(resamples))]
+        parts = [warning, report.write_table(folder, rows, trial_set.note(intervals))]
         if len(methods) > 1:
             parts.append(decisions(folder, trial_set, methods, scores, results, at_far))
         plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)

@@ -18,9 +18,9 @@ from .options import (
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
+    IntervalsOption,
     KOption,
     MaxMemoryOption,
-    ResamplesOption,
     TauOption,
     TrialsArgument,
 )
@@ -43,7 +43,7 @@ def sweep(
     anchors: Annotated[Path, typer.Option(help="a file of anchors")],
     k: KOption = 10,
     tau: TauOption = 1.0,
-    resamples: ResamplesOption = 200,
+    intervals: IntervalsOption = True,
     max_memory: MaxMemoryOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
@@ -54,7 +54,7 @@ def sweep(
     if _is_number(out.name):
         raise ValueError(f"OUT is {out}, which looks like one more value: give a folder after the values")
     values = sorted(set(values))
-    max_bytes = block_bytes(max_memory, trials, embeddings, [anchors], 1 + len(values), resamples)
+    max_bytes = block_bytes(max_memory, trials, embeddings, [anchors], 1 + len(values), intervals)
     trial_set = read_trial_set(embeddings, trials)
     ordered = trial_set.read_others(anchors).vectors
     mixed = ordered[torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0))].to(device)
@@ -74,11 +74,11 @@ def sweep(
     methods = [scoring.COSINE, *map(method, values)]  # refuses a wrong value before anything is scored
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress, max_bytes)
-        rows = {m.title: trial_set.evaluate(m, scores[m.name], resamples, progress).figures for m in methods}
+        rows = {m.title: trial_set.evaluate(m, scores[m.name], intervals, progress).figures for m in methods}
         warning = report.collapse(scores[scoring.COSINE.name])
         parts = [
             warning,
-            report.write_table(folder, rows, trial_set.note(resamples)),
+            report.write_table(folder, rows, trial_set.note(intervals)),
             "![Error rates](sweep.png)",
         ]
         plot(folder / "sweep.png", setting.value, values, rows)

@@ -74,13 +74,13 @@ class TrialSet:
         return {name: values.numpy() for name, values in scores.items()}
 
     def evaluate(
-        self, method: Method, scores: np.ndarray, resamples: int, progress: Progress, far: float | None = None
+        self, method: Method, scores: np.ndarray, intervals: bool, progress: Progress, far: float | None = None
     ) -> report.Result:
         shown = partial(progress, title=f"Intervals, {method.title}")
-        return report.evaluate(scores, self.trials.same, self.identities, resamples, far, shown)
+        return report.evaluate(scores, self.trials.same, self.identities, intervals, far, shown)
 
-    def note(self, resamples: int) -> str:
-        return report.note(len(np.unique(self.identity)), resamples)
+    def note(self, intervals: bool) -> str:
+        return report.note(len(np.unique(self.identity)), intervals)
 
 
 def read_trial_set(embeddings: Path, trials: Path) -> TrialSet:

@@ -38,13 +38,13 @@ def test_too_little_is_refused_with_what_is_needed(files):
     with pytest.raises(
         ValueError, match=r"is 300MiB, but 10,000 trials and 3 methods need about .*GiB: give"
     ) as refused:
-        block_bytes("300MiB", *files, methods=3, resamples=200)
+        block_bytes("300MiB", *files, methods=3, intervals=True)
     needed, with_intervals, without = least(str(refused.value))
     assert needed == with_intervals >= without > 0.29
-    assert block_bytes(f"{needed}GiB", *files, methods=3, resamples=200) > 0
+    assert block_bytes(f"{needed}GiB", *files, methods=3, intervals=True) > 0
     with pytest.raises(ValueError, match="need about") as refused:
-        block_bytes("300MiB", *files, methods=3, resamples=0)
-    assert "--resamples" not in str(refused.value)
+        block_bytes("300MiB", *files, methods=3, intervals=False)
+    assert "--no-intervals" not in str(refused.value)
 
 
 def test_what_is_needed_grows_with_each_part(files, monkeypatch):
@@ -52,9 +52,9 @@ def test_what_is_needed_grows_with_each_part(files, monkeypatch):
     monkeypatch.setattr(memory, "_resident", lambda: 0)
     monkeypatch.setattr(memory, "_shown", lambda size: f"{size}GiB")
 
-    def needed(trials=trials, embeddings=embeddings, others=others, methods=1, resamples=0):
+    def needed(trials=trials, embeddings=embeddings, others=others, methods=1, intervals=False):
         with pytest.raises(ValueError, match="need about") as refused:
-            block_bytes("1MiB", trials, embeddings, others, methods, resamples)
+            block_bytes("1MiB", trials, embeddings, others, methods, intervals)
         return least(str(refused.value))[0]
 
     size = embeddings.stat().st_size
@@ -62,15 +62,15 @@ def test_what_is_needed_grows_with_each_part(files, monkeypatch):
     assert needed() - needed(others=[]) == memory.OTHER_COPIES * (others[0] / "x.npy").stat().st_size
     assert needed() - needed(trials=trials.with_name("none")) == 10_000 * memory.READING
     assert needed(methods=50) - needed(methods=40) == 10_000 * 10 * memory.SCORED
-    assert needed(methods=50, resamples=1) - needed(methods=50) == 10_000 * (memory.INTERVALS - memory.CURVE)
+    assert needed(methods=50, intervals=True) - needed(methods=50) == 10_000 * (memory.INTERVALS - memory.CURVE)
     listed = memory.LISTED + memory.SCORED + memory.INTERVALS
-    assert needed(resamples=1) - needed(trials=trials.with_name("none")) == 10_000 * listed
+    assert needed(intervals=True) - needed(trials=trials.with_name("none")) == 10_000 * listed
 
 
 def test_blocks_take_what_is_left(files, monkeypatch):
-    assert block_bytes(None, *files, methods=1, resamples=0) == BLOCK
-    assert block_bytes("1000", *files, methods=1, resamples=0) == BLOCK
+    assert block_bytes(None, *files, methods=1, intervals=False) == BLOCK
+    assert block_bytes("1000", *files, methods=1, intervals=False) == BLOCK
     monkeypatch.setattr(memory, "_resident", lambda: 2**29)
-    smaller, larger = (block_bytes(f"{size}MiB", *files, methods=1, resamples=0) for size in (900, 1000))
+    smaller, larger = (block_bytes(f"{size}MiB", *files, methods=1, intervals=False) for size in (900, 1000))
     assert memory.SMALLEST_BLOCK < smaller < larger < BLOCK
     assert larger - smaller == 100 * 2**20

@@ -23,10 +23,10 @@ def test_a_command_takes_them_by_the_names_of_its_parameters():
 
     @app.command()
     def command(
-        embeddings: options.EmbeddingsArgument, k: options.KOption = 10, resamples: options.ResamplesOption = 200
+        embeddings: options.EmbeddingsArgument, k: options.KOption = 10, intervals: options.IntervalsOption = True
     ) -> None:
-        given.append((embeddings.name, k, resamples))
+        given.append((embeddings.name, k, intervals))
 
     assert CliRunner().invoke(app, ["a/e.npz", "--k", "3"]).exit_code == 0
-    assert given == [("e.npz", 3, 200)]
-    assert CliRunner().invoke(app, ["a/e.npz", "--resamples", "-1"]).exit_code == 2  # none below 0
+    assert CliRunner().invoke(app, ["a/e.npz", "--no-intervals"]).exit_code == 0
+    assert given == [("e.npz", 3, True), ("e.npz", 10, False)]

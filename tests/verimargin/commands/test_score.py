@@ -59,7 +59,7 @@ def test_scores_figures_and_files_of_each_method(task):
     others = ("--cohort", "--anchors", "--distractors", "--regressor")
     files = [folder / name for name in ("cohort.npz", "cohort.npz", "distractors.npz", "regressor.pt")]
     options = [part for pair in zip(others, files) for part in pair]
-    result = run(score, *given(folder), *options, "--cohort-size", 9, "--k", 5, "--tau", 2, "--resamples", 20)
+    result = run(score, *given(folder), *options, "--cohort-size", 9, "--k", 5, "--tau", 2)
     out, cohort = folder / "out", np.load(folder / "cohort.npz")["embeddings"]
     with np.load(out / "scores.npz") as saved:
         scores = {name: saved[name] for name in ("cosine", "s-norm", "adaptive-s-norm", "ida-r", "ida-l")}
@@ -97,7 +97,7 @@ def test_scores_figures_and_files_of_each_method(task):
 def test_pairs_put_right_and_wrong(task):
     folder, _, pairs = task
     run(
-        score, *given(folder), "--cohort", folder / "cohort.npz", "--cohort-size", 9, "--resamples", 0, "--at-far", 0.05
+        score, *given(folder), "--cohort", folder / "cohort.npz", "--cohort-size", 9, "--no-intervals", "--at-far", 0.05
     )
     with np.load(folder / "out" / "scores.npz") as saved:
         s, cosine, same, ids = saved["s-norm"], saved["cosine"], saved["same"], saved["ids"]
@@ -126,8 +126,7 @@ def test_a_setting_is_varied(task, setting, values):
         given(folder)[2],
         "--anchors",
         folder / "cohort.npz",
-        "--resamples",
-        0,
+        "--no-intervals",
     )
     table: dict[str, dict[str, float]] = {}
     with open(folder / "out" / "table.csv", newline="") as file:
@@ -205,7 +204,7 @@ def test_results_are_not_overwritten(task):
     with pytest.raises(FileExistsError, match="exists already: move it"):
         run(score, *given(folder))
     (folder / "out" / "mine.txt").unlink()
-    run(score, *given(folder), "--resamples", 0)  # an empty folder is no result
+    run(score, *given(folder), "--no-intervals")  # an empty folder is no result
     assert (folder / "out" / "report.md").exists()
 
 
@@ -221,7 +220,7 @@ def test_templates_of_an_ijb_protocol(tmp_path):
     pairs = [f"{a} {b} {a // 2 == b // 2:d}\n" for a in range(12) for b in range(a)]
     (meta / "ijbc_template_pair_label.txt").write_text("".join(pairs))
     np.savez(tmp_path / "result.npz", embs=np.repeat(rows, 2, 0), embs_f=np.repeat(rows, 2, 0))
-    run(score, tmp_path / "result.npz", meta / "ijbc_template_pair_label.txt", tmp_path / "out", "--resamples", 10)
+    run(score, tmp_path / "result.npz", meta / "ijbc_template_pair_label.txt", tmp_path / "out")
     with np.load(tmp_path / "out" / "scores.npz") as saved:
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         place = saved["ids"].astype(int)
@@ -241,16 +240,14 @@ def test_intervals_are_those_of_each_metric_alone():
     random = np.random.default_rng(0)
     a, b = random.integers(8, size=(2, 400))
     s, same = random.normal(size=400) + (a == b), a == b
-    together = vm.metrics.confidence_intervals(
-        {"EER": DetCurve.eer, "DCF": DetCurve.min_dcf}, s, same, a, b, resamples=50
-    )
+    together = vm.metrics.confidence_intervals({"EER": DetCurve.eer, "DCF": DetCurve.min_dcf}, s, same, a, b)
     for name, metric in (("EER", vm.metrics.eer), ("DCF", vm.metrics.min_dcf)):
-        assert together[name] == vm.metrics.confidence_interval(metric, s, same, a, b, resamples=50)
+        assert together[name] == vm.metrics.confidence_interval(metric, s, same, a, b)
 
 
 def test_a_small_cohort_is_taken_whole_unless_a_size_is_asked_for(task):
     folder, _, _ = task
-    run(score, *given(folder), "--cohort", folder / "cohort.npz", "--resamples", 0)
+    run(score, *given(folder), "--cohort", folder / "cohort.npz", "--no-intervals")
     assert "adaptive s-norm (30)" in (folder / "out" / "report.md").read_text()
 
 
@@ -261,7 +258,7 @@ def test_embeddings_that_float32_cannot_tell_apart_are_reported(task):
         ids = held["ids"]
     close = 1 + 1e-5 * np.random.default_rng(0).normal(size=(len(ids), 6))
     np.savez(folder / "embeddings.npz", ids=ids, embeddings=close)
-    result = run(score, *given(folder), "--resamples", 0)
+    result = run(score, *given(folder), "--no-intervals")
     for text in (result.output, (folder / "out" / "report.md").read_text()):
         assert "the encoder has collapsed" in " ".join(text.split())
 
@@ -278,7 +275,7 @@ def test_too_little_memory_is_refused_before_anything_is_read(task):
 
 def test_small_blocks_give_the_same_scores(task, monkeypatch):
     folder, _, _ = task
-    options = ["--cohort", folder / "cohort.npz", "--resamples", 0]
+    options = ["--cohort", folder / "cohort.npz", "--no-intervals"]
     run(score, *given(folder), *options)
     monkeypatch.setattr("verimargin.commands.memory.SMALLEST_BLOCK", 2**12)
     monkeypatch.setattr("verimargin.commands.memory.BLOCK", 2**12)
@@ -293,7 +290,7 @@ import sys
 from pathlib import Path
 from verimargin.commands.score import score
 embeddings, trials, out, cohort = map(Path, sys.argv[1:5])
-score(embeddings, trials, out, cohort=cohort, resamples=2, max_memory="2GiB")
+score(embeddings, trials, out, cohort=cohort, max_memory="2GiB")
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 

@@ -36,7 +36,7 @@ def test_values_come_once_and_rising_and_fewer_anchors_are_part_of_more(files, m
     taken, scorer = [], command.IDAScorer
     monkeypatch.setattr(command, "IDAScorer", lambda anchors, *rest: taken.append(anchors) or scorer(anchors, *rest))
     arguments = {"embeddings": folder / "e.npz", "trials": folder / "t.txt", "anchors": folder / "a.npz"}
-    sweep(**arguments, resamples=0, out=folder / "out", setting=Setting.anchors, values=[12.0, 5.0, 12.0], k=3)
+    sweep(**arguments, intervals=False, out=folder / "out", setting=Setting.anchors, values=[12.0, 5.0, 12.0], k=3)
     assert list(map(len, taken)) == [5, 12]
     assert torch.equal(taken[1][:5], taken[0])
     assert sorted(taken[1].tolist()) == sorted(seeded(12, 6, seed=2).tolist())
