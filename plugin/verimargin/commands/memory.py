@@ -8,16 +8,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files.trials import count_lines
+from ..files.trials import count_lines, holds_templates
 from ..scoring.methods import BLOCK
 
 UNITS = {"": 2**30, "G": 2**30, "GiB": 2**30, "M": 2**20, "MiB": 2**20}
-# Bytes for each trial, measured with 10 million: what reading the list takes (IJB's; one of names takes less); then
-# both positions, the label and both identities, the score of a method, and what computing a DET curve takes or
-# resampling for the intervals.
-READING, LISTED, SCORED, CURVE, INTERVALS = 84, 17, 4, 32, 104
+# Bytes for each trial, measured with 10 million: reading a list of templates; then both positions, the label and both
+# identities, the score of a method, and what a DET curve, the blocks or a list of names take or, if it is resampled,
+# the intervals.
+TEMPLATES, LISTED, SCORED, CURVE, INTERVALS = 84, 17, 4, 44, 104
 SCORED_COPIES, OTHER_COPIES = 4, 2  # of the embeddings that are scored, and of the cohort, anchors or distractors
-FIXED = 2**28  # libraries that are loaded later, and blocks
+FIXED = 2**27  # libraries that are loaded later, and blocks
 SMALLEST_BLOCK = 2**24
 
 
@@ -28,7 +28,7 @@ def block_bytes(
 
     Args:
         limit: the memory of the process, such as "2", "2GiB" or "1500MiB"; a number alone means GiB.
-        trials, embeddings, others: the files, which are not opened except to count the lines of the trials.
+        trials, embeddings, others: the files, of which only the list is opened, to count its lines.
         methods: the number of scores for each trial.
 
     Raises:
@@ -40,10 +40,12 @@ def block_bytes(
     copies = SCORED_COPIES * _bytes(embeddings) + OTHER_COPIES * sum(_bytes(path) for path in others if path)
     fixed = _resident() + FIXED + copies
     kept = fixed + count * (LISTED + SCORED * methods)
-    with_curve = max(kept + count * CURVE, fixed + count * READING)
+    with_curve = kept + count * CURVE
+    if count and holds_templates(trials):
+        with_curve = max(with_curve, fixed + count * TEMPLATES)
     needed = max(kept + count * INTERVALS, with_curve) if intervals else with_curve
     if needed > size:
-        fewer = f", or {_shown(with_curve)} with --no-intervals" if intervals else ""
+        fewer = f", or {_shown(with_curve)} with --no-intervals" if _shown(with_curve) != _shown(needed) else ""
         raise ValueError(
             f"--max-memory is {limit}, but {count:,} trials and {methods} methods need about {_shown(needed)}: give "
             f"{_shown(needed)}{fewer}, or score parts of the list"

@@ -38,7 +38,7 @@ def read_trials(path: str | Path, ids: Sequence[str]) -> Trials:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"the trial list {path} does not exist: give the path of a trial list")
-    enrol, test, same = _read_templates(path, ids) if _is_ijb(path) else _read_names(path, ids)
+    enrol, test, same = _read_templates(path, ids) if holds_templates(path) else _read_names(path, ids)
     if same.all() or not same.any():
         kind = "non-target trial (label 0)" if len(same) and same[0] else "target trial (label 1)"
         raise ValueError(f"{path} has no {kind} among {len(same)}: error rates need both kinds")
@@ -74,6 +74,16 @@ def count_lines(path: str | Path) -> int:
     return lines + (last != b"\n")
 
 
+def holds_templates(path: Path) -> bool:
+    """Whether a list is read as IJB's."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        rows = [line.split() for line in islice(lines, LINES_EXAMINED)]
+    if not rows or len(rows[0]) != 3 or not all(part.isdecimal() for part in rows[0]):
+        return False
+    first, last = ({row[column] for row in rows if len(row) == 3} <= {"0", "1"} for column in (0, 2))
+    return last or not first
+
+
 def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
     """A number (N,) for each embedding, equal for embeddings of the same identity.
 
@@ -95,15 +105,6 @@ def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
             "one of their labels is wrong"
         )
     return linked
-
-
-def _is_ijb(path: Path) -> bool:
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        rows = [line.split() for line in islice(lines, LINES_EXAMINED)]
-    if not rows or len(rows[0]) != 3 or not all(part.isdecimal() for part in rows[0]):
-        return False
-    first, last = ({row[column] for row in rows if len(row) == 3} <= {"0", "1"} for column in (0, 2))
-    return last or not first
 
 
 def _read_templates(path: Path, ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
