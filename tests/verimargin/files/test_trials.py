@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from verimargin.files.trials import count_lines, identities, named_trials, read_trials, trial_names
+from verimargin.files.trials import count_lines, holds_templates, identities, named_trials, read_trials, trial_names
 
 IDS = ["a/1/x", "a/1/y", "b/1/x"]
 VOX = "1 a/1/x.wav a/1/y.wav\n0 a/1/y.wav b/1/x.wav\n"
@@ -71,6 +71,7 @@ def test_a_comment_is_no_trial(tmp_path):
 )
 def test_lists_of_integers(tmp_path, text, expected):
     trials = read_trials(written(tmp_path, text), ["5", "1", "9"])
+    assert holds_templates(tmp_path / "trials.txt") == (not text.endswith("5\n"))
     assert tuple(side.tolist() for side in trials) == expected
 
 
