@@ -27,6 +27,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import lr_scheduler
 
+from .rank_files import save_whole
+
 
 class Fix(NamedTuple):
     name: str
@@ -186,6 +188,23 @@ def _end_with_the_reader(_: str) -> None:
     _set(threading, excepthook=excepthook)
 
 
+def _save_is_in_place(_: str) -> bool:
+    return not hasattr(torch.save, "whole")
+
+
+def _save_whole(_: str) -> None:
+    original = torch.save
+
+    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(f, (str, os.PathLike)):
+            save_whole(original, obj, f, *args, **kwargs)
+        else:
+            original(obj, f, *args, **kwargs)
+
+    save.whole = True  # type: ignore[attr-defined]
+    _set(torch, save=save)
+
+
 # Machines without a GPU.
 
 
@@ -310,6 +329,12 @@ FIXES = (
         "an unreadable sample would end dataset.py's thread and leave training waiting; now it ends the run",
         _threads_fail_alone,
         _end_with_the_reader,
+    ),
+    Fix(
+        "torch.save",
+        "the scripts overwrite their checkpoints in place; a new one takes the old one's name when it is complete",
+        _save_is_in_place,
+        _save_whole,
     ),
     Fix("cuda", "there is no GPU; .cuda(), streams and device=local_rank mean the CPU", _no_gpu, _cuda_is_cpu),
     Fix("nccl", "there is no GPU; the ranks communicate by gloo", _no_gpu, _gloo_for_nccl),

@@ -13,6 +13,7 @@ from typing import Any
 import verimargin as vm
 
 from .kappa import TrainingScript
+from .output_folder import prepare
 from .partial_fc import PartialFC
 from .recordio import RecordReader, class_count
 
@@ -46,7 +47,7 @@ def register(config: Any) -> None:
             them: the network is unknown, or interclass_filtering_threshold is set, which our losses do not have.
             With config.kappa: a key is unknown or a value is wrong, the loss has no margin, or the data are synthetic;
             when the script opens the data: "memory" is used with DALI, or a class has no image. Without config.kappa:
-            the loss is a KappaFace loss.
+            the loss is a KappaFace loss. Before training: the output folder holds the run of another loss.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")
@@ -71,6 +72,7 @@ def register(config: Any) -> None:
                 f"config.interclass_filtering_threshold is {interclass_filtering_threshold}: it belongs to "
                 "CombinedMarginLoss; set it to 0 with register(config)"
             )
+        prepare(config, loss)  # here, because the script sets config.output after it has imported the config file
         return loss
 
     script = _running_script()

@@ -190,6 +190,24 @@ with tempfile.NamedTemporaryFile() as file:
     torch.save(x, file.name)
     assert torch.equal(torch.load(file.name), x)
     assert torch.equal(torch.load(file.name, "cpu"), x)
-assert apply_fixes(FIXES[:10]) == []
+assert apply_fixes(FIXES[:11]) == []
 """,
     )
+
+
+def test_a_file_is_saved_whole_and_a_stream_as_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "save", torch.save)
+    fix = BY_NAME["torch.save"]
+    assert fix.needed("")
+    fix.apply("")
+    assert not fix.needed("")
+    (tmp_path / "a.pt").write_bytes(b"old")
+    (tmp_path / "link.pt").symlink_to(tmp_path / "a.pt")
+    torch.save({"a": 1}, tmp_path / "link.pt")
+    assert torch.load(tmp_path / "a.pt") == {"a": 1}
+    torch.save(obj={"a": 2}, f=str(tmp_path / "a.pt"))
+    assert torch.load(tmp_path / "link.pt") == {"a": 2}
+    with (tmp_path / "stream.pt").open("wb") as file:
+        torch.save([3], file)
+    assert torch.load(tmp_path / "stream.pt") == [3]
+    assert len(list(tmp_path.iterdir())) == 3

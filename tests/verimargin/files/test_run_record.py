@@ -1,0 +1,34 @@
+import pytest
+import verimargin as vm
+from verimargin.files import run_record as core
+
+
+def test_a_loss_is_described_by_its_settings():
+    assert core.settings_of(vm.q_margin(alpha=1.5, scale=10.0, margin=0.3)) == {
+        "MarginLoss.alpha": 1.5, "MarginLoss.scale": 10.0, "MarginLoss.reduction": "mean", "QMargin.m": 0.3,
+    }  # fmt: skip
+    assert core.settings_of(vm.kappaface(3)) == core.settings_of(vm.arcface(margin=0.8)), "psi is state, no setting"
+
+
+def test_it_comes_back_equal_and_leaves_nothing_else(tmp_path):
+    settings = core.settings_of(vm.cosface()) | {"num_classes": 4, "kappa": ("momentum", 0.9)}
+    assert core.read_record(tmp_path) is None
+    core.write_record(tmp_path, settings)
+    assert core.differences(core.read_record(tmp_path), settings) == ""
+    assert [path.name for path in tmp_path.iterdir()] == [core.NAME]
+
+
+def test_differences_are_named():
+    a, b = core.settings_of(vm.arcface()), core.settings_of(vm.cosface())
+    assert core.differences(a, b) == (
+        "ArcMargin.m is 0.5 there and absent here, CosMargin.m is absent there and 0.4 here"
+    )
+    assert core.differences(a, {}).endswith("0.5 there and absent here")
+    assert core.differences({str(n): n for n in range(9)}, {}).count("there") == core.SHOWN
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / core.NAME).write_text(text)
+    with pytest.raises(ValueError, match=r"verimargin.json is no record of a run's settings"):
+        core.read_record(tmp_path)

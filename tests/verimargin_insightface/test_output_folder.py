@@ -1,0 +1,84 @@
+import sys
+import types
+
+import pytest
+import torch
+import verimargin as vm
+from easydict import EasyDict
+from verimargin.files.run_record import NAME, read_record
+from verimargin_insightface import output_folder as core
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "work"
+
+
+def prepared(folder, loss=None, **settings):
+    config = EasyDict({"output": str(folder), "num_classes": 4, "resume": False, **settings})
+    core.prepare(config, loss or vm.q_margin())
+    return config
+
+
+def finish(folder, step=8):
+    torch.save({"weight": torch.ones(2)}, folder / "model.pt")
+    torch.save({"global_step": step}, folder / "checkpoint_gpu_0.pt")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_run_of_another_loss_is_refused(folder, resume):
+    """With config.resume the checkpoint of the other loss was gone on with, without it overwritten."""
+    prepared(folder)
+    finish(folder)
+    prepared(folder, resume=resume)
+    with pytest.raises(ValueError, match=r"holds the run of another loss .*MarginLoss.scale is 32.0 there and 64.0 he"):
+        prepared(folder, vm.arcface(), resume=resume)
+    with pytest.raises(ValueError, match=r"\(config.num_classes is 4 there and 5 here\): set config.output"):
+        prepared(folder, num_classes=5, resume=resume)
+    with pytest.raises(ValueError, match=r"\(config.kappa.estimator is absent there and memory here\)"):
+        prepared(folder, kappa={"estimator": "memory"}, resume=resume)
+    assert read_record(folder)["MarginLoss.scale"] == 32.0
+
+
+def test_without_results_the_settings_may_change(folder):
+    prepared(folder)
+    prepared(folder, vm.arcface())
+    assert read_record(folder)["MarginLoss.scale"] == 64.0
+    assert [path.name for path in folder.iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize(("resume", "what"), [(False, "overwritten after the first epoch"), (True, "continued with")])
+def test_a_run_that_recorded_no_loss_is_named(folder, caplog, resume, what):
+    folder.mkdir()
+    finish(folder)
+    prepared(folder, resume=resume)
+    assert "of a run that did not record its loss: it is " + what in caplog.text
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(folder, caplog):
+    """The script ended with a FileNotFoundError, so that a rerun by the queue never started."""
+    assert prepared(folder, resume=True).resume is False
+    assert "has no checkpoint to resume from" in caplog.text
+    finish(folder)
+    assert prepared(folder, resume=True).resume is True
+
+
+def test_checkpoints_that_cannot_be_resumed_are_named(folder):
+    prepared(folder)
+    finish(folder)
+    torch.save({"global_step": 4}, folder / "checkpoint_gpu_1.pt")
+    prepared(folder)
+    with pytest.raises(ValueError, match="of different epochs"):
+        prepared(folder, resume=True)
+
+
+def test_the_scripts_own_settings_count(folder, monkeypatch):
+    """Upstream sets the output of a config without one after it has imported the config file."""
+    live = EasyDict(output=str(folder), num_classes=4, resume=False)
+    monkeypatch.setitem(sys.modules, "configs.base", types.SimpleNamespace(config=live))
+    core.prepare(EasyDict(num_classes=4), vm.q_margin())
+    assert (folder / NAME).is_file()
+
+
+def test_without_an_output_there_is_nothing_to_check():
+    core.prepare(EasyDict(num_classes=4), vm.q_margin())
