@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import verimargin as vm
 from torch import Tensor
+from verimargin.files.run_record import settings_of
 
 from .cost import check_speakers, speaker_ids
+from .run_guard import watch_brains
 
 if TYPE_CHECKING:
     from .kappa import KappaFace
@@ -56,6 +58,12 @@ class PrototypeCost(torch.nn.Module):
         self._classifier, self._kappa = [classifier], [kappa]  # in lists, so that they do not become submodules too
         if kappa is not None:
             kappa.adapt(classifier.loss.margin)
+        watch_brains()
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change between the checkpoints of a run."""
+        kappa = self._kappa[0]
+        return {**settings_of(self._classifier[0].loss), **(kappa.settings() if kappa else {})}
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         classifier, kappa = self._classifier[0], self._kappa[0]

@@ -94,7 +94,7 @@ def check_verification(data_folder: str, verification_file: str, pretrain_path: 
     return check_trials(data_folder, verification_file)
 
 
-def check_corpus(data_folder: str, verification_file: str, num_speakers: int) -> None:
+def check_corpus(data_folder: str, verification_file: str, num_speakers: int, save_folder: str = "") -> None:
     """Refuse a corpus that a recipe cannot be run on, before anything is prepared or trained.
 
     Args:
@@ -102,11 +102,16 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int) ->
         num_speakers: the recipe's number of classes, at least the number of training speakers; more are reported by
             a warning. The training speakers are those that the trial list does not name; if the list is a URL, the
             folder's speakers count as their largest possible number.
+        save_folder: the recipe's. What a killed run has left there half-written is removed.
 
     Raises:
         ValueError: as for `check_trials`; there is no training recording, or there are more training speakers than
             num_speakers.
     """
+    if save_folder:
+        from .prepared import drop_cut_files
+
+        drop_cut_files(save_folder)
     tested = check_trials(data_folder, verification_file)
     trained = {who for folder in _folders(data_folder) for who in speakers(folder, map(speaker_of, tested))}
     if len(trained) > num_speakers and not _is_url(verification_file):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import verimargin as vm
 from torch import Tensor
+from verimargin.files.run_record import settings_of
+
+from .run_guard import watch_brains
 
 if TYPE_CHECKING:
     from .kappa import KappaFace
@@ -40,6 +43,12 @@ class MarginCost(torch.nn.Module):
         self._kappa = [kappa]  # in a list, so that it does not become a submodule too
         if kappa is not None:
             kappa.adapt(loss.margin)
+        watch_brains()
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change between the checkpoints of a run."""
+        kappa = self._kappa[0]
+        return {**settings_of(self.loss), **(kappa.settings() if kappa else {})}
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         kappa = self._kappa[0]

@@ -7,8 +7,6 @@ SpeechBrain's own script runs as well. An interrupted run can be resumed.
 from __future__ import annotations
 
 import random
-import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import soundfile
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.utils.checkpoints import Checkpointer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -105,22 +102,12 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
         {"device": "cpu", "noprogressbar": not progress},
         hparams["checkpointer"],
     )
-    drop_broken_checkpoints(hparams["checkpointer"])
     ids = {name: number for number, name in enumerate(people)}
     size = int(hparams["sentence_len"] * hparams["sample_rate"])
     sets = [Utterances(data / "wav", names, ids, size) for names in (training, validation)]
     options = hparams["dataloader_options"]
     brain.fit(hparams["epoch_counter"], *sets, train_loader_kwargs=options, valid_loader_kwargs={"batch_size": 32})
     return brain
-
-
-def drop_broken_checkpoints(checkpointer: Checkpointer) -> None:
-    """Remove checkpoints that were interrupted while being saved: SpeechBrain would choose the latest, and fail."""
-    for folder in Path(checkpointer.checkpoints_dir).glob("CKPT*"):
-        files = {path.stem: path for path in folder.glob("*.ckpt")}
-        cut_short = [p for p in files.values() if p.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(p)]
-        if cut_short or not set(checkpointer.recoverables) | {"optimizer"} <= set(files):
-            shutil.rmtree(folder)
 
 
 def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:

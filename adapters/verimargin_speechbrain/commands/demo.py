@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,7 @@ LOSSES = {
     "qmargin": "Q-Margin (alpha 1.5, s 10, m 0.2)",
 }
 CORPUS = {"train_speakers": 72, "test_speakers": 40, "utterances": 12, "test_utterances": 5}
+LEFTOVER = ".*.partial*"  # of files.whole
 
 
 def demo(
@@ -50,6 +52,7 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[
     console = Console()
     settings = {"seed": seed, "corpus": corpus, "recipe": recipe}
     _same_settings(output, settings)
+    _remove_leftovers(output)
     data = output / "corpus"
     if not data.is_dir():
         people = corpus["train_speakers"] + corpus["test_speakers"]
@@ -79,11 +82,17 @@ def _same_settings(output: Path, settings: dict) -> None:
         return
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: give a folder")
-    if output.exists() and any(output.iterdir()):
+    if output.exists() and any(not path.match(LEFTOVER) for path in output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo: give another folder")
     output.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
         partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Remove what a killed demo was writing."""
+    for path in sorted(output.rglob(LEFTOVER)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _save(finished: Path, scores: np.ndarray, trials: list[Trial]) -> None:

@@ -12,7 +12,7 @@ import torch
 from .whole import whole
 
 NAME = "verimargin.json"
-SHOWN = 4  # differences in a message
+SHOWN = 2  # differences of each kind in a message
 
 
 def settings_of(loss: torch.nn.Module) -> dict[str, Any]:
@@ -57,10 +57,13 @@ def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     'MarginLoss.scale is 10.0 there and 32.0 here'
     """
     ours = json.loads(json.dumps(dict(ours)))  # as it would come back from a file
-    names = [name for name in {**saved, **ours} if saved.get(name) != ours.get(name)]
-    words = [f"{name} is {_word(saved, name)} there and {_word(ours, name)} here" for name in names[:SHOWN]]
-    return ", ".join(words + ["..."] * (len(names) > SHOWN))
-
-
-def _word(settings: Mapping[str, Any], name: str) -> str:
-    return str(settings[name]) if name in settings else "absent"
+    groups = (
+        [
+            f"{name} is {saved[name]} there and {ours[name]} here"
+            for name in saved
+            if ours.get(name, saved[name]) != saved[name]
+        ],
+        [f"{name} is {saved[name]} there only" for name in saved if name not in ours],
+        [f"{name} is {ours[name]} here only" for name in ours if name not in saved],
+    )
+    return ", ".join(word for group in groups for word in group[:SHOWN])

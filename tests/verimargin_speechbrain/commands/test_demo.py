@@ -1,5 +1,10 @@
 import csv
+import os
+import random
+import signal
+import time
 
+import killed
 import numpy as np
 import pytest
 from small_speech import CORPUS, TINY
@@ -38,3 +43,61 @@ def test_the_demo_reports_resumes_and_refuses_other_settings(tmp_path, capsys):
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ValueError, match="not empty and holds no demo"):
         demo.run(tmp_path / "full", 0, CORPUS)
+
+
+def test_a_kill_at_the_very_beginning_leaves_a_folder_that_the_demo_takes(tmp_path):
+    """The hidden file that was half written made the folder "not empty", for ever."""
+    output, count = tmp_path / "demo", 0
+    for _ in killed.kills(lambda: demo._same_settings(output, {"seed": 1}), tmp_path):
+        demo._same_settings(output, {"seed": 1})
+        demo._remove_leftovers(output)
+        assert [path.name for path in output.iterdir()] == ["settings.json"]
+        killed.shutil.rmtree(output)
+        count += 1
+    assert count >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_after_sixty_kills_at_random_moments_the_demo_is_as_if_uninterrupted(tmp_path):
+    """7 of 60 left a folder in which it never started again."""
+    draw = random.Random(0)
+
+    def run(output):
+        demo.run(output, 0, CORPUS, number_of_epochs=2, **TINY)
+
+    def forked(output, seconds):
+        """The exit status of a demo that is killed after some seconds; None if it was killed."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run(output)
+                os._exit(0)
+            except BaseException as error:
+                print(error, flush=True)
+                os._exit(1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+
+    began = time.monotonic()
+    assert forked(tmp_path / "whole", 1000) == 0
+    took = time.monotonic() - began
+    kills, number = 0, 0
+    while kills < 60:
+        output = tmp_path / f"killed{number}"
+        status = forked(output, draw.uniform(0, took / 2))
+        assert status in (None, 0)
+        kills += status is None
+        if status == 0:
+            table = (output / "table.csv").read_text()
+            assert table == (tmp_path / "whole" / "table.csv").read_text()
+            number += 1
+    assert forked(output, 1000) == 0
+    assert not list(output.rglob(".*.partial*"))

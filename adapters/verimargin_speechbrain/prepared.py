@@ -1,0 +1,35 @@
+"""The files that the scripts prepare in the save_folder before they train, and take as they find them the next time."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+def drop_cut_files(save_folder: str | Path) -> None:
+    """Remove a label encoder and a note of the preparation that a kill has cut short: the scripts write them anew."""
+    for path, whole in (
+        (Path(save_folder, "label_encoder.txt"), _encoder_is_whole),
+        (Path(save_folder, "opt_voxceleb_prepare.pkl"), _pickle_is_whole),
+    ):
+        if path.is_file() and not whole(path):
+            logger.warning("%s was interrupted while it was written: it is removed, and will be written anew", path)
+            path.unlink()
+
+
+def _encoder_is_whole(path: Path) -> bool:
+    """Whether the last part, which begins with a separator, is there, up to the end of its line."""
+    _, separator, end = path.read_text(encoding="utf-8", errors="replace").partition(
+        CategoricalEncoder.EXTRAS_SEPARATOR
+    )
+    return bool(separator) and end.endswith("\n")
+
+
+def _pickle_is_whole(path: Path) -> bool:
+    data = path.read_bytes()
+    return data.endswith(pickle.STOP) and len(data) > 1

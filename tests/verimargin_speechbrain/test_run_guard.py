@@ -1,0 +1,118 @@
+import shutil
+
+import killed
+import pytest
+import speechbrain as sb
+import torch
+import verimargin as vm
+from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from verimargin.files.run_record import NAME, read_record
+from verimargin_speechbrain import MarginCost, PrototypeClassifier, PrototypeCost, QMarginLoss, RandomState
+from verimargin_speechbrain import run_guard as core
+
+
+def brain_in(folder, cost=None, classes=3):
+    """A Brain as the scripts make it from a stock recipe in which only the loss has been replaced."""
+    cost = cost or QMarginLoss()
+    classifier = torch.nn.Linear(4, classes)
+    counter = EpochCounter(5)
+    recoverables = {"classifier": classifier, "counter": counter, "random_state": RandomState()}
+    hparams = {"compute_cost": cost, "epoch_counter": counter}
+    return sb.Brain(
+        {"classifier": classifier}, lambda p: torch.optim.SGD(p, lr=0.1), hparams, {"device": "cpu"},
+        Checkpointer(folder, recoverables),
+    )  # fmt: skip
+
+
+def train(folder, epochs=1, **options):
+    """The number of epochs after resuming and going on."""
+    brain = brain_in(folder, **options)
+    brain.on_fit_start()
+    counter = brain.hparams.epoch_counter
+    for _ in range(epochs):
+        next(counter)
+        brain.checkpointer.save_and_keep_only(num_to_keep=1)
+    return counter.current
+
+
+def test_a_folder_belongs_to_one_loss(tmp_path):
+    """The script loaded the other loss's finished run, trained nothing and ended as if all were well."""
+    assert train(tmp_path) == 1
+    assert train(tmp_path) == 2
+    with pytest.raises(ValueError, match=r"another loss or other settings \(MarginLoss.scale is 10.0 "):
+        train(tmp_path, cost=QMarginLoss(scale=5))
+    with pytest.raises(ValueError, match=r"QMargin.m is 0.2 there only, .*give this run an --output_folder"):
+        train(tmp_path, cost=MarginCost(vm.cosface(10.0, 0.2)))
+    with pytest.raises(ValueError, match=r"\(out_neurons is 3 there and 5 here\)"):
+        train(tmp_path, classes=5)
+    with pytest.raises(ValueError, match=r"AdditiveAngularMargin.margin is 0.2 here only"):
+        train(tmp_path, cost=LogSoftmaxWrapper(AdditiveAngularMargin(0.2, 30)))
+    assert read_record(tmp_path)["MarginLoss.scale"] == 10.0
+
+
+def test_a_run_of_the_stock_loss_is_not_gone_on_with(tmp_path):
+    """The three-line change in the folder of the recipe that it was made in."""
+    train(tmp_path)
+    (tmp_path / NAME).unlink()
+    with pytest.raises(ValueError, match=r"did not record its loss in verimargin.json, such as one with SpeechBrain's"):
+        train(tmp_path)
+
+
+def test_before_the_first_checkpoint_the_loss_may_change(tmp_path):
+    brain_in(tmp_path)
+    assert train(tmp_path, cost=QMarginLoss(scale=5)) == 1
+
+
+def test_a_sparse_heads_loss_is_recorded_too(tmp_path):
+    head = PrototypeClassifier(4, 6, vm.q_margin(1.5, 10.0))
+    brain_in(tmp_path, cost=PrototypeCost(head))
+    assert read_record(tmp_path)["MarginLoss.scale"] == 10.0
+
+
+def test_the_brain_is_wrapped_once(tmp_path):
+    QMarginLoss()
+    wrapped = sb.Brain.__init__
+    core.watch_brains()
+    assert sb.Brain.__init__ is wrapped
+
+
+@pytest.mark.parametrize(("epochs_before", "resumed_from"), [(0, {0}), (1, {1, 2})])
+def test_after_a_kill_at_any_moment_the_next_run_goes_on(tmp_path, epochs_before, resumed_from):
+    """An empty CKPT.yaml, an empty or cut file and a missing one each made every further run fail."""
+    before, folder = tmp_path / "before", tmp_path / "run"
+    train(before, epochs_before)
+    killed.copy_of(before, folder)
+    found, count = set(), 0
+    for _ in killed.kills(lambda: train(folder), folder):
+        found.add(resumed := train(folder, 0))
+        assert train(folder) == resumed + 1
+        count += 1
+        killed.copy_of(before, folder)
+    assert found == resumed_from
+    assert count > 20, "there were places to be killed at"
+
+
+def test_only_interrupted_checkpoints_are_set_aside(tmp_path):
+    """One that lacks a recoverable which the recipe has got since is whole, and named."""
+    train(tmp_path)
+    (good,) = tmp_path.glob("CKPT*")
+    (good / "random_state.ckpt").unlink()
+    for name, harm in (
+        ("no meta", lambda path: (path / "CKPT.yaml").unlink()),
+        ("empty meta", lambda path: (path / "CKPT.yaml").write_bytes(b"")),
+        ("cut meta", lambda path: (path / "CKPT.yaml").write_text("end-of-epoch: true\nunix")),
+        ("empty counter", lambda path: (path / "counter.ckpt").write_bytes(b"")),
+        (
+            "cut weights",
+            lambda path: (path / "classifier.ckpt").write_bytes((good / "classifier.ckpt").read_bytes()[:9]),
+        ),
+        ("no optimizer", lambda path: (path / "optimizer.ckpt").unlink()),
+    ):
+        shutil.copytree(good, tmp_path / f"CKPT+{name}")
+        harm(tmp_path / f"CKPT+{name}")
+    with pytest.raises(ValueError, match=r"has no random_state.ckpt, which is among the recipe's recoverables"):
+        brain_in(tmp_path)  # SpeechBrain would raise KeyError: 'random_state'
+    assert [path.name for path in tmp_path.glob("CKPT*")] == [good.name]
+    assert len(list(tmp_path.glob("interrupted+CKPT+*"))) == 6
