@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from verimargin.files.networks import fingerprint
 from verimargin.files.scorers import read_scorer
-from verimargin.scoring.ida import DensityScorer, dao
+from verimargin.scoring.ida import DensityScorer, IDAScorer, dao
+
+logger = get_logger(__name__)
+
+SAME = 1.0 - 1e-6  # a larger cosine is that of an embedding with itself, in float32
 
 # Functions that rearrange embeddings without changing any of them: they are applied to the densities too.
 MOVES = frozenset(
@@ -36,7 +42,7 @@ class IDAEmbeddingModel(torch.nn.Module):
     Args:
         model: is called with the arguments that this module gets.
         anchors: the file. It is refused at once if it cannot be used, and with the first embedding if it is for
-            another embedding size or another encoder.
+            another embedding size or another encoder, or holds that embedding itself.
         k, tau: of IDA with anchors; a regressor has its own.
         log: whether scores are the logarithm of the DAO, which ranks pairs in the same order and works for any tau.
     """
@@ -50,7 +56,7 @@ class IDAEmbeddingModel(torch.nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         embeddings = self.model(*args, **kwargs)
         if not self._checked:  # not earlier, because the model has no weights yet when the recipe is loaded
-            self._check(embeddings.shape[-1])
+            self._check(embeddings)
         return IDAEmbedding.wrap(embeddings, self.scorer, self.log)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -59,9 +65,17 @@ class IDAEmbeddingModel(torch.nn.Module):
         load = super().load_state_dict if ours else self.model.load_state_dict
         return load(state_dict, *args, **kwargs)
 
-    def _check(self, size: int) -> None:
-        self._file.check_size(size)
+    def _check(self, embeddings: Tensor) -> None:
+        self._file.check_size(embeddings.shape[-1])
         self._file.check_encoder(fingerprint(self.model))
+        if isinstance(self.scorer, IDAScorer):
+            rows = torch.nn.functional.normalize(embeddings.detach().flatten(0, -2).float())
+            if bool((rows @ self.scorer.anchors.to(rows).T > SAME).any()):
+                raise ValueError(
+                    f"{self._file.path} holds an embedding that is to be scored, which would be its own nearest "
+                    "neighbour: make the anchors from identities that no trial is about"
+                )
+        _warn_of_score_norm()
         self._checked = True
 
 
@@ -87,6 +101,15 @@ class IDAEmbedding(Tensor):
         return carrying
 
     @classmethod
+    def like(cls, first: IDAEmbedding | None, part: Any) -> Any:
+        """The part as an embedding whose density is computed when it is compared, if it is of the same size."""
+        if first is None or not isinstance(part, Tensor) or part.shape[-1:] != first.shape[-1:]:
+            return part
+        carrying = part.as_subclass(cls)
+        carrying.scorer, carrying.as_log, carrying.log_density = first.scorer, first.as_log, None
+        return carrying
+
+    @classmethod
     def __torch_function__(
         cls, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -98,14 +121,13 @@ class IDAEmbedding(Tensor):
             if _alters(func.__name__) and isinstance(args[0], cls):
                 args[0].log_density = None
             first = next(_embeddings((args, tuple(kwargs.values()))), None)
-            if first is None or not isinstance(out, Tensor) or out.shape[-1:] != first.shape[-1:]:
-                return out
-            moved = _moved(func, args, kwargs) if func in MOVES else None
-            carrying = out.as_subclass(cls)
-            carrying.scorer, carrying.as_log = first.scorer, first.as_log
-            if moved is not None and moved.shape != (*out.shape[:-1], 1):
-                moved = None
-            carrying.log_density = None if moved is None else moved[..., 0]
+            if type(out) in (tuple, list):  # of split, unbind or iteration
+                return type(out)(cls.like(first, part) for part in out)
+            carrying = cls.like(first, out)
+            if isinstance(carrying, cls) and func in MOVES:
+                moved = _moved(func, args, kwargs)
+                if moved is not None and moved.shape == (*out.shape[:-1], 1):
+                    carrying.log_density = moved[..., 0]
             return carrying
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -113,6 +135,18 @@ class IDAEmbedding(Tensor):
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         return self.clone()
+
+
+def _warn_of_score_norm() -> None:
+    """Say that the running script normalises scores; its recipe is its global name `params`."""
+    params = getattr(sys.modules.get("__main__"), "params", None)
+    if isinstance(params, Mapping) and "score_norm" in params:
+        logger.warning(
+            "the recipe has score_norm: %s, so IDA's scores are normalised by their statistics over the cohort, and "
+            "scores.txt holds neither IDA's scores nor normalised cosines: leave score_norm out for IDA's own; "
+            "`verimargin score --cohort` has both",
+            params["score_norm"],
+        )
 
 
 def _dao(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +191,44 @@ def test_takes_a_regressor_in_the_anchors_place(anchors, tmp_path):
     torch.testing.assert_close(scores, regressor.score(embeddings[:9], embeddings[9:18]))
     with pytest.raises(ValueError, match="was made with the encoder"):
         IDAEmbeddingModel(Model(), tmp_path / "ssr.pt")(features)
+
+
+def test_the_scripts_score_norm_is_named_once(anchors, caplog, monkeypatch):
+    """Stock `score_norm: s-norm` stayed on unnoticed when IDA was put into the recipe."""
+    path, vectors = anchors
+    monkeypatch.setattr(sys.modules["__main__"], "params", {"score_norm": "s-norm"}, raising=False)
+    model = IDAEmbeddingModel(Model(), path, K, TAU).eval()
+    with torch.no_grad():
+        embeddings = model(torch.randn(7, 5, 3))
+        model(torch.randn(7, 5, 3))
+    assert caplog.text.count("the recipe has score_norm: s-norm, so IDA's scores are normalised") == 1
+    enrol, cohort = embeddings[0], torch.stack([embeddings[n] for n in range(2, 7)])
+    scores = similarity(enrol.repeat(5, 1, 1), cohort)  # as the script does
+    np.testing.assert_allclose(scores[:, 0], expected(enrol.expand(5, SIZE), cohort[:, 0], vectors), rtol=1e-5)
+    del sys.modules["__main__"].params["score_norm"]
+    caplog.clear()
+    IDAEmbeddingModel(Model(), path, K, TAU)(torch.randn(1, 5, 3))
+    assert "score_norm" not in caplog.text
+
+
+def test_split_and_unpacked_embeddings_are_compared_by_ida(anchors):
+    """They were compared by their cosine."""
+    path, vectors = anchors
+    model = IDAEmbeddingModel(Model(), path, K, TAU).eval()
+    with torch.no_grad():
+        batch = model(torch.randn(4, 5, 3))[:, 0]
+    a, b, *_ = batch
+    np.testing.assert_allclose(similarity(a[None], b[None]), expected(batch[:1], batch[1:2], vectors), rtol=1e-5)
+    first, second = batch.split(2)
+    np.testing.assert_allclose(similarity(first, second), expected(batch[:2], batch[2:], vectors), rtol=1e-5)
+
+
+def test_anchors_that_hold_what_is_scored_are_refused(tmp_path, anchors):
+    """`verimargin score` refused them, the recipe took them: each embedding was its own nearest neighbour."""
+    model, features = Model().eval(), torch.randn(4, 5, 3)
+    with torch.no_grad():
+        own = model(features)[:, 0]
+    write_embeddings(tmp_path / "own.npz", Embeddings([str(i) for i in range(4)], 3 * own))
+    wrapped = IDAEmbeddingModel(model, tmp_path / "own.npz", 2)
+    with torch.no_grad(), pytest.raises(ValueError, match=r"own.npz holds an embedding that is to be scored"):
+        wrapped(features[2:3])

@@ -25,12 +25,13 @@ TINY = ["--channels", "16", "--emb_dim", "24", "--sentence_len", "1.0", "--devic
 BRIEF = [*TINY, "--batch_size", "64", "--steps_per_epoch", "29", "--step_size", "29"]
 
 
-def run(script, recipe, folder, *options):
+def run(script, recipe, folder, *options, check=True):
     shutil.copy(recipes.path(recipe), folder)
     command = [sys.executable, script, recipe, *options]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    return result.stdout + result.stderr
+    printed = result.stdout + result.stderr
+    assert (result.returncode == 0) == check, printed[-6000:]
+    return printed
 
 
 @pytest.mark.timeout(1200)
@@ -45,6 +46,11 @@ def test_train_resume_and_verify(upstream_recipe, voxceleb_layout, tmp_path):
     whole = train("whole", 2)
     train("resumed", 1)
     assert train("resumed", 2) == whole
+    other = ["--data_folder", str(voxceleb_layout), "--output_folder", "whole", "--number_of_epochs", "2", *BRIEF]
+    other += ["--compute_cost", "!ref <costs[arcface]>"]
+    refused = run(script, "train_ecapa_small.yaml", tmp_path, *other, check=False)
+    assert "holds the checkpoint of a run with another loss or other settings" in refused
+    assert (tmp_path / "whole" / "train_log.txt").read_text() == whole
     checkpoint = sorted((tmp_path / "whole" / "save").glob("CKPT*"))[-1]
     options = ["--data_folder", str(voxceleb_layout), "--output_folder", "scored", "--pretrain_path", str(checkpoint)]
     printed = run(
