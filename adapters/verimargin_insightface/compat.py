@@ -158,15 +158,16 @@ def _slinear_is_linear(_: str) -> None:
     _set(interpolate, interp1d=interp1d)
 
 
-def _export_is_dynamo(_: str) -> bool:
-    dynamo = inspect.signature(torch.onnx.export, follow_wrapped=False).parameters.get("dynamo")
-    return dynamo is not None and dynamo.default is True
+def _export_records_nothing(_: str) -> bool:
+    return not hasattr(torch.onnx.export, "traced")
 
 
 def _export_by_tracing(_: str) -> None:
     from .onnx_export import dynamic_batch
 
-    _set(torch.onnx, export=dynamic_batch(torch.onnx.export))
+    export = dynamic_batch(torch.onnx.export)
+    _set(export, traced=True)
+    _set(torch.onnx, export=export)
 
 
 def _start_method_is_not_fork(_: str) -> bool:
@@ -314,8 +315,8 @@ FIXES = (
     ),
     Fix(
         "torch.onnx.export",
-        "torch 2.9 exports by dynamo, without opset 11; models are traced instead, for any batch size",
-        _export_is_dynamo,
+        "torch 2.9 exports by dynamo, without opset 11; models are traced, for any batch size, and name their weights",
+        _export_records_nothing,
         _export_by_tracing,
     ),
     Fix(

@@ -104,8 +104,8 @@ def _check_encoder(file: ScorerFile, models: Sequence[Path]) -> None:
             file.check_encoder(found[-1])
         except ValueError as error:
             raise ValueError(
-                f"{error}: the script uses {models[-1]} itself (an .onnx file counts as another encoder than its "
-                "model.pt)"
+                f"{error}: the script uses {models[-1]} (an .onnx file that was not exported by the launcher or by "
+                "export_onnx does not tell which model.pt it was made of: export it again)"
             ) from None
 
 

@@ -94,7 +94,8 @@ def _is_cut(file: Path) -> bool:
 
 
 def _settings(cost: torch.nn.Module, modules: Mapping[str, Any]) -> dict[str, Any]:
-    settings = cost.settings() if hasattr(cost, "settings") else settings_of(cost)
+    ours = getattr(cost, "settings", None)
+    settings = ours() if callable(ours) else settings_of(cost)
     weight = getattr(modules["classifier"], "weight", None) if "classifier" in modules else None
     return {**settings, **({"out_neurons": len(weight)} if isinstance(weight, torch.Tensor) else {})}
 

@@ -20,13 +20,8 @@ class OldScheduler:
         pass
 
 
-def old_export(model, args, f, *, dynamo=False):
-    pass
-
-
 OLD_LIBRARIES = {  # fix: (owner, attribute, what an old library has there)
     "LRScheduler.verbose": (lr_scheduler, "LRScheduler", OldScheduler),
-    "torch.onnx.export": (torch.onnx, "export", old_export),
     "cuda": (torch.cuda, "is_available", lambda: True),
     "nccl": (torch.cuda, "is_available", lambda: True),
     "DDP.device_ids": (torch.cuda, "is_available", lambda: True),

@@ -12,6 +12,7 @@ import torch
 import verimargin as vm
 from verimargin.commands.trial_set import read_trial_set
 from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.files.networks import fingerprint
 from verimargin.scoring import methods as scoring
 from verimargin_insightface import ida
 from verimargin_insightface.commands.pack import pack_folder
@@ -243,6 +244,10 @@ for batch in (1, 3):
         np.testing.assert_allclose(session.run(None, {"data": image.numpy()})[0], net(image).numpy(), atol=1e-4)
 """
     python("-c", in_checkout + code, cwd=model)
+
+
+def test_the_exported_file_counts_as_its_model(model):
+    assert fingerprint(model / "model.onnx") == fingerprint(model / "model.pt")
 
 
 def test_upstreams_onnx_classes_accept_it(python, model, in_checkout):

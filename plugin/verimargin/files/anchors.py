@@ -18,6 +18,7 @@ from .._checks import unit_rows
 from .choice import choose
 from .embeddings import Embeddings, check_encoder, read_embeddings
 from .networks import TORCH_FILES, fingerprint
+from .onnx_metadata import recorded_encoder
 
 ENCODER_FILES = ("embedding_model.ckpt", "model.pt")
 RANK_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt$")
@@ -174,15 +175,16 @@ def encoder_beside(checkpoints: Sequence[str | Path], given: str | Path | None =
     it, as both toolkits write them (embedding_model.ckpt, model.pt).
 
     Raises:
-        ValueError: the file that is given holds other weights than the one beside the classifier. An .onnx file cannot
-            be compared with a model.pt, and is believed.
+        ValueError: the file that is given holds other weights than the one beside the classifier. An .onnx file that
+            does not record its weights cannot be compared, and is believed.
     """
     places = [path if path.is_dir() else path.parent for path in map(Path, checkpoints)]
     found = [place / name for place in places for name in ENCODER_FILES if (place / name).is_file()]
     if given is None:
         return found[0] if found else None
     given = Path(given)
-    if found and given.suffix in TORCH_FILES and fingerprint(given) != fingerprint(found[0]):
+    comparable = given.suffix in TORCH_FILES or (given.is_file() and recorded_encoder(given))
+    if found and comparable and fingerprint(given) != fingerprint(found[0]):
         raise ValueError(
             f"{given} is not the encoder that was trained with this classifier, which is {found[0]}: give that one, or "
             "none, and it is found"

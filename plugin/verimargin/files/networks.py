@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .onnx_metadata import recorded_encoder
+
 FORMS = "a TorchScript file (.pt, .ts), an .onnx file, or module:name of a Python callable"
 TORCH_FILES = (".pt", ".pth", ".ckpt", ".ts", ".jit")
 
@@ -44,11 +46,13 @@ def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callabl
 def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
     """The SHA-256 of an encoder's weights: of the names, dtypes, shapes and values in its state dict.
 
-    It is the same for a module, for a file of its state dict and for its TorchScript file. For any other file, such
-    as ONNX, it is the SHA-256 of the bytes.
+    It is the same for a module, for a file of its state dict and for its TorchScript file, and for an .onnx file that
+    was exported by this package or by its launcher. For any other file it is the SHA-256 of the bytes.
     """
     if not isinstance(encoder, torch.nn.Module) and Path(encoder).is_dir():
         raise ValueError(f"the encoder {encoder} is a folder: give its file, such as embedding_model.ckpt or model.pt")
+    if Path(str(encoder)).suffix == ".onnx" and (recorded := recorded_encoder(Path(str(encoder)))):
+        return recorded
     digest = hashlib.sha256()
     state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
     if state is None:

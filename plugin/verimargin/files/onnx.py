@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..scoring.regressor import SupportSetRegressor
+from .networks import fingerprint
+from .onnx_metadata import record_encoder
 from .whole import new_file, whole
 
 if TYPE_CHECKING:
@@ -63,6 +66,7 @@ def export_with_density(
         onnx.version_converter.convert_version(density, opset), "ida/", rename_inputs=False, rename_outputs=False
     )
     density.ir_version = graph.ir_version
+    del density.metadata_props[:]  # the joined graph counts as the encoder
     names = [output.name for output in graph.graph.output]
     merged = onnx.compose.merge_models(
         graph, density, io_map=[(embedding.name, "ida/embedding")], outputs=[*names, DENSITY]
@@ -105,7 +109,8 @@ def _traced(
 def dynamic_batch(export: Callable) -> Callable:
     """A variant of `torch.onnx.export` that traces a module of one input and one output, for any batch size.
 
-    It declares the batch axis dynamic, because a traced reshape would otherwise contain the example's batch size.
+    It declares the batch axis dynamic, because a traced reshape would otherwise contain the example's batch size. The
+    file records the fingerprint of the module's weights.
     """
 
     has_dynamo = "dynamo" in inspect.signature(export).parameters
@@ -126,6 +131,9 @@ def dynamic_batch(export: Callable) -> Callable:
         axes = dynamic_axes or {name: {0: "batch"} for group in names.values() for name in group}
         exporter = {"dynamo": dynamo} if has_dynamo else {}
         args = args if isinstance(args, tuple) else (args,)
-        return export(model, args, f, dynamic_axes=axes, **names, **exporter, **kwargs)
+        result = export(model, args, f, dynamic_axes=axes, **names, **exporter, **kwargs)
+        with contextlib.nullcontext(f) if hasattr(f, "write") else open(f, "r+b") as file:
+            record_encoder(file, fingerprint(model))
+        return result
 
     return traced
