@@ -61,7 +61,7 @@ class KappaFace(torch.nn.Module):
     ) -> None:
         saved = state_dict.get(prefix + "fingerprint")
         if saved is not None and int(saved) != int(self.fingerprint):
-            errors.append(
+            raise RuntimeError(  # at once, or torch would list each tensor that has another size
                 "the training set's labels, or the names or the order of its classes, are not those of the saved run: "
                 "resume with the data that the run began with, or start afresh"
             )

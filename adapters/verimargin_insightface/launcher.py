@@ -14,6 +14,10 @@ from .config_check import check_configs
 
 logger = logging.getLogger(__name__)
 
+IN_EXTRA = {  # the names under which the packages of the extra are imported
+    "torchvision", "cv2", "easydict", "tensorboard", "onnx", "onnxruntime", "skimage", "sklearn", "scipy", "pandas",
+    "prettytable", "tabulate", "matplotlib", "tqdm", "requests", "PIL",
+}  # fmt: skip
 USAGE = """python -m verimargin_insightface [--ida FILE] SCRIPT [ARGS ...]
        torchrun [...] -m verimargin_insightface SCRIPT [ARGS ...]"""
 ABOUT = """Run an unchanged script of InsightFace's recognition/arcface_torch or recognition/_evaluation_/ijb, after
@@ -38,10 +42,21 @@ def main(argv: list[str]) -> None:
     sys.argv[:] = [script, *arguments]
     sys.path[0] = os.path.dirname(os.path.abspath(script))
     apply_fixes(FIXES, script)
-    if with_ida:
-        with_ida()
-    else:
-        runpy.run_path(script, run_name="__main__")
+    try:
+        if with_ida:
+            with_ida()
+        else:
+            runpy.run_path(script, run_name="__main__")
+    except ModuleNotFoundError as error:
+        sys.exit(_missing(script, error))
+
+
+def _missing(script: str, error: ModuleNotFoundError) -> str:
+    """What to install for an import of the script that failed."""
+    name = (error.name or "").partition(".")[0]
+    package = {"insightface": "insightface, or keep the script in a whole checkout, beside python-package"}.get(name)
+    ours = "'verimargin[insightface]', which has what the scripts need"
+    return f"{script}: {error}: pip install {package or (ours if name in IN_EXTRA else name)}"
 
 
 def _options(argv: list[str]) -> argparse.Namespace:

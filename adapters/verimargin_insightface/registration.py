@@ -12,6 +12,7 @@ from typing import Any
 
 import verimargin as vm
 
+from .image_folder import check_class_folders
 from .kappa import TrainingScript
 from .output_folder import prepare
 from .partial_fc import PartialFC
@@ -116,6 +117,7 @@ def check_data(rec: str, num_classes: int) -> None:
                 f"config.rec is {rec!r}, which holds neither train.rec and train.idx nor a folder for each class: "
                 "give a RecordIO set, an image folder or 'synthetic'"
             )
+        check_class_folders(rec)
     if found > num_classes:
         raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: set it to {found}")
     if 0 < found < num_classes:

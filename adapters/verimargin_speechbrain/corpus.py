@@ -105,15 +105,16 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int, sa
         save_folder: the recipe's. What a killed run has left there half-written is removed.
 
     Raises:
-        ValueError: as for `check_trials`; there is no training recording, or there are more training speakers than
-            num_speakers.
+        ValueError: as for `check_trials`; there is no training recording, there are more training speakers than
+            num_speakers, or the save_folder is of a run on another corpus.
     """
-    if save_folder:
-        from .prepared import drop_cut_files
-
-        drop_cut_files(save_folder)
     tested = check_trials(data_folder, verification_file)
     trained = {who for folder in _folders(data_folder) for who in speakers(folder, map(speaker_of, tested))}
+    if save_folder:
+        from .prepared import check_speakers_of, drop_cut_files
+
+        drop_cut_files(save_folder)
+        check_speakers_of(save_folder, trained)
     if len(trained) > num_speakers and not _is_url(verification_file):
         raise ValueError(
             f"{data_folder} has {len(trained)} training speakers, the recipe has {num_speakers} classes: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 
 from speechbrain.dataio.encoder import CategoricalEncoder
@@ -20,6 +21,24 @@ def drop_cut_files(save_folder: str | Path) -> None:
         if path.is_file() and not whole(path):
             logger.warning("%s was interrupted while it was written: it is removed, and will be written anew", path)
             path.unlink()
+
+
+def check_speakers_of(save_folder: str | Path, speakers: Collection[str]) -> None:
+    """Refuse a save_folder whose label encoder is of another corpus; the script would take it and end with a KeyError.
+
+    Raises:
+        ValueError: the encoder has a speaker who is not among the training speakers.
+    """
+    path = Path(save_folder, "label_encoder.txt")
+    if not path.is_file():
+        return
+    encoder = CategoricalEncoder()
+    encoder.load(path)
+    if strangers := sorted(set(encoder.lab2ind) - set(speakers)):
+        raise ValueError(
+            f"{path} has the speaker {strangers[0]!r}, who is not among the training speakers: it belongs to a run on "
+            "another corpus; give this run an --output_folder of its own"
+        )
 
 
 def _encoder_is_whole(path: Path) -> bool:

@@ -49,6 +49,24 @@ def test_help_lists_the_fixes(python):
     assert "torchrun" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("easydict.absent", "pip install 'verimargin[insightface]', which has what the scripts need"),
+        ("nowhere_to_be_found", "pip install nowhere_to_be_found"),
+        ("insightface", "pip install insightface, or keep the script in a whole checkout, beside python-package"),
+    ],
+)
+def test_a_missing_requirement_of_the_script_is_named(python, tmp_path, name, advice):
+    """It ended with a traceback through runpy."""
+    (tmp_path / "script.py").write_text(f"import {name}\n")
+    done = python("-m", "verimargin_insightface", tmp_path / "script.py", check=False)
+    assert done.returncode == 1
+    assert f"script.py: No module named {name!r}" in done.stderr
+    assert done.stderr.endswith(advice + "\n")
+    assert "Traceback" not in done.stderr
+
+
 def test_a_script_that_is_not_there_is_named(python):
     done = python("-m", "verimargin_insightface", "train_v9.py", check=False)
     assert done.returncode == 1

@@ -380,8 +380,10 @@ def test_another_training_set_is_refused(corpus, tmp_path):
 
 def test_resuming_without_its_state_or_with_another_estimator(corpus, tmp_path, caplog):
     fit(make(corpus, checkpoints=tmp_path / "run", epochs=1), corpus)
+    with pytest.raises(ValueError, match=r"KappaFace.estimator is momentum there and memory here"):
+        make(corpus, "memory", checkpoints=tmp_path / "run")
     with pytest.raises(ValueError, match="has the estimator 'momentum', this one 'memory'"):
-        fit(make(corpus, "memory", checkpoints=tmp_path / "run"), corpus)
+        make(corpus, "memory").kappa.load_state_dict(make(corpus).kappa.state_dict())
     resumed = make(corpus, checkpoints=tmp_path / "run", epochs=2)
     del resumed.checkpointer.recoverables["kappa"]
     fit(resumed, corpus)

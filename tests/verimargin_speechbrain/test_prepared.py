@@ -43,3 +43,15 @@ def test_the_recipes_check_does_it(corpus_shell):
     (corpus_shell / "save" / "label_encoder.txt").write_text("'id1' => 0\n'i")
     check_corpus(corpus_shell, corpus_shell / "veri_test.txt", 3, corpus_shell / "save")
     assert not (corpus_shell / "save" / "label_encoder.txt").exists()
+
+
+def test_the_folder_of_a_run_on_another_corpus_is_refused(corpus_shell, encoder):
+    """The script took its label encoder, and ended with KeyError: 'id3' or the like."""
+    save = corpus_shell / "save"
+    save.mkdir()
+    encoder.save(save / "label_encoder.txt")
+    check_corpus(corpus_shell, corpus_shell / "veri_test.txt", 3, save)
+    encoder.add_label("zoe")
+    encoder.save(save / "label_encoder.txt")
+    with pytest.raises(ValueError, match=r"has the speaker 'zoe', who is not among the training speakers"):
+        check_corpus(corpus_shell, corpus_shell / "veri_test.txt", 3, save)

@@ -18,6 +18,7 @@ from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import TORCH_FILES, fingerprint, load_network
 from verimargin.files.whole import new_file
 
+from ..image_folder import check_class_folders
 from ..recordio import Record, RecordReader, unpack
 
 SIDE = 112  # pixels
@@ -79,6 +80,7 @@ def open_images(data: Path) -> Images:
         raise ValueError(f"{data} is not a folder: give one with train.rec and train.idx, or with one folder per class")
     from torchvision.datasets import ImageFolder
 
+    check_class_folders(data)
     try:
         folder = ImageFolder(str(data))
     except FileNotFoundError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from verimargin.commands.progress import progress
 
+from ..image_folder import check_class_folders
 from ..recordio import IRHeader, Record, RecordWriter, pack
 
 SIDE = 112  # pixels; the dataset class that reads the set does not resize
@@ -25,6 +26,7 @@ def pack_folder(folder: Path, out: Path) -> None:
     for path in (out / "train.rec", out / "train.idx"):
         if path.exists():
             raise FileExistsError(f"{path} exists already: move it, or give another folder")
+    check_class_folders(folder)
     samples = ImageFolder(str(folder)).samples
     labels = [label for _, label in samples]
     num_classes = labels[-1] + 1

@@ -11,7 +11,7 @@ import typer
 from ..files.anchors import anchors_from_embeddings, anchors_from_generator, anchors_from_prototypes, encoder_beside
 from ..files.class_names import read_class_names
 from ..files.embeddings import Embeddings, read_embeddings, write_embeddings
-from ..files.networks import FORMS, fingerprint, load_network
+from ..files.networks import FORMS, TORCH_FILES, fingerprint, load_network
 from ..files.whole import new_file
 from .options import DeviceOption, SeedOption, TrainingArgument, sizes_of
 from .progress import progress
@@ -34,7 +34,11 @@ TrainedEncoderOption = Annotated[
 def fc(
     checkpoints: Annotated[
         list[Path],
-        typer.Argument(help="classifier.ckpt, the checkpoint_gpu_<rank>.pt of all ranks, or the folder of those"),
+        typer.Argument(
+            default_factory=list,  # or click, which takes the last argument for OUT, would call these missing
+            show_default=False,
+            help="classifier.ckpt, the checkpoint_gpu_<rank>.pt of all ranks, or the folder of those",
+        ),
     ],
     out: OutArgument,
     names: Annotated[
@@ -47,6 +51,10 @@ def fc(
     encoder: TrainedEncoderOption = None,
 ) -> None:
     """Write the prototypes of a classifier as anchors: they lie among the embeddings that they were trained with."""
+    if not checkpoints or out.suffix in TORCH_FILES:
+        raise ValueError(
+            f"OUT is missing, the last argument is {out}: give the classifier's files or folder, and then a new .npz"
+        )
     new_file(out, ".npz")
     excluded = _lines(exclude)
     if named := [line for line in excluded if not names and not line.isdecimal()]:

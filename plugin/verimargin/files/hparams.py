@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 
@@ -25,5 +26,9 @@ def path(name: str) -> Path:
     """
     found = [known for known in names() if name in (known, known.split("/")[1])]
     if len(found) != 1:
-        raise ValueError(f"there is no recipe {name!r}: the recipes are {', '.join(names())}")
+        close = difflib.get_close_matches(name, [*names(), *(known.split("/")[1] for known in names())], 1)
+        listed = f"the recipes are {', '.join(names())}"
+        raise ValueError(
+            f"there is no recipe {name!r}: " + (f"did you mean {close[0]}? T{listed[1:]}" if close else listed)
+        )
     return folder() / found[0]

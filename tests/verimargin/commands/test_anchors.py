@@ -26,6 +26,14 @@ def run(*arguments):
 
 
 class TestCommand:
+    @pytest.mark.parametrize("given", [["RUN"], ["a.pt", "b.pt"], ["classifier.ckpt"]])
+    def test_a_missing_out_is_named(self, given):
+        """The message was that the checkpoints are missing."""
+        with pytest.raises(
+            ValueError, match=f"OUT is missing, the last argument is {given[-1]}: give the classifier's"
+        ):
+            run("fc", *given)
+
     def test_fc(self, tmp_path):
         torch.save({"weight": seeded(4, SIZE)}, tmp_path / "classifier.ckpt")
         (tmp_path / "names").write_text("ann\nbob\ncy\ndee\n")

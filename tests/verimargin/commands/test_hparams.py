@@ -19,7 +19,7 @@ def test_lists_the_recipes_and_copies_one(tmp_path):
     assert "exists already" in again.stderr
     unknown = verimargin_command("hparams", "train_ecapa.yaml")
     assert unknown.returncode == 1
-    assert "there is no recipe 'train_ecapa.yaml': the recipes are" in unknown.stderr
+    assert "there is no recipe 'train_ecapa.yaml': did you mean " in unknown.stderr
     assert "Traceback" not in unknown.stderr
 
 

@@ -18,8 +18,17 @@ def test_each_file_of_the_folder_is_listed_and_found_by_both_of_its_names():
 
 @pytest.mark.parametrize("name", ["train_ecapa.yaml", "", "arcface_torch", "../pyproject.toml"])
 def test_an_unknown_recipe_is_refused_with_the_list(name):
-    with pytest.raises(ValueError, match=r"there is no recipe '.*': the recipes are arcface_torch/.*speechbrain/"):
+    with pytest.raises(ValueError, match=r"there is no recipe '.*': .*he recipes are arcface_torch/.*speechbrain/"):
         recipes.path(name)
+
+
+def test_a_misspelt_recipe_is_recognised():
+    with pytest.raises(
+        ValueError, match=r"no recipe 'cpu_mbf_qmargn.py': did you mean cpu_mbf_qmargin.py\? The recipes"
+    ):
+        recipes.path("cpu_mbf_qmargn.py")
+    with pytest.raises(ValueError, match=r"no recipe 'zzz': the recipes are"):
+        recipes.path("zzz")
 
 
 def test_the_folder_inside_an_installed_package_comes_first(tmp_path, monkeypatch):

@@ -1,0 +1,36 @@
+import pytest
+from verimargin_insightface.commands.embed_faces import open_images
+from verimargin_insightface.commands.pack import pack_folder
+from verimargin_insightface.image_folder import check_class_folders
+from verimargin_insightface.registration import check_data
+
+
+@pytest.fixture
+def faces(tmp_path):
+    for part in ("train/ann", "train/bob", "val/ann"):
+        (tmp_path / "faces" / part).mkdir(parents=True)
+        (tmp_path / "faces" / part / "0.jpg").touch()
+    return tmp_path / "faces"
+
+
+def test_classes_that_hold_only_folders_are_named_everywhere(faces):
+    """train and val were packed, embedded and trained as two classes."""
+    for read in (
+        check_class_folders,
+        lambda folder: pack_folder(folder, folder.parent / "out"),
+        open_images,
+        lambda folder: check_data(str(folder), 2),
+    ):
+        with pytest.raises(
+            ValueError, match=r"faces/train would be one class, but holds only folders, such as (ann|bob)"
+        ):
+            read(faces)
+    assert not (faces.parent / "out").exists()
+
+
+def test_other_folders_pass(faces):
+    check_class_folders(faces / "train")
+    (faces / "train" / "empty").mkdir()
+    (faces / "train" / "ann" / "more").mkdir()
+    (faces / "train" / "notes.txt").touch()
+    check_class_folders(faces / "train")
