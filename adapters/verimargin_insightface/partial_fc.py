@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import verimargin as vm
 from torch import Tensor
+from verimargin.files.run_record import differences, settings_of
 from verimargin.kappa.tracker import current_key
 
 from .kappa import KappaFace, TrainingScript
@@ -49,7 +50,7 @@ class PartialFC(vm.PrototypeHead):
 
     Raises:
         RuntimeError: there is no process group yet, or a checkpoint has another number of ranks or classes, or comes
-            from a run with another config.kappa or other data.
+            from a run with another loss, another config.kappa or other data.
         ValueError: as for `vm.PrototypeHead`; on a CPU also for labels outside 0..C-1, including -1.
 
     Source: Partial FC, arXiv 2203.15565.
@@ -99,6 +100,7 @@ class PartialFC(vm.PrototypeHead):
             return state
         state._metadata[""][METADATA] = {
             "layout": self._layout(),
+            "settings": settings_of(self.loss),
             "random": _random_state(self.weight.device),
             "loss": {key: state.pop(key) for key in list(state) if key.endswith("_extra_state")},
         }
@@ -116,12 +118,23 @@ class PartialFC(vm.PrototypeHead):
                 f"the checkpoint's head has {_describe(layout)}, this one {_describe(self._layout())}: resume with the "
                 "number of ranks and classes that it was saved with, or train a new head on the backbone's model.pt"
             )
+        self._check_loss(saved.get("settings", {}))
         self._check_kappa(own, state_dict)
         result = super().load_state_dict({**own, **saved.get("loss", {}), **state_dict}, strict, assign)
         self._tie_psi()
         if "random" in saved:
             _set_random_state(saved["random"])
         return result
+
+    def _check_loss(self, saved: Mapping[str, Any]) -> None:
+        """Refuse the checkpoint of another loss. The margin's m may differ: it may be scheduled, and is restored."""
+        ours = settings_of(self.loss)
+        theirs = {name: ours.get(name, value) if name.endswith(".m") else value for name, value in saved.items()}
+        if saved and (found := differences(theirs, ours)):
+            raise RuntimeError(
+                f"the checkpoint's head was trained with another loss ({found}): resume with that one, or train a new "
+                "head on the backbone's model.pt"
+            )
 
     def _check_kappa(self, own: Mapping, state_dict: Mapping) -> None:
         """Refuse a checkpoint with another KappaFace than ours. If it has none, KappaFace starts anew."""

@@ -105,6 +105,14 @@ def test_state_dict_has_upstreams_key_and_restores_the_margin(one_rank, tmp_path
     assert torch.equal(torch.rand(3), expected), "the random generator goes on where it was saved"
 
 
+@pytest.mark.parametrize("loss", [vm.cosface(48.0, 0.1), vm.arcface(32.0, 0.1), vm.q_margin(1.25, 32.0, 0.1)])
+def test_the_head_of_another_loss_is_refused(one_rank, tmp_path, loss):
+    """It was gone on with, wherever its file had been copied from."""
+    torch.save(PartialFC(loss, 4, 6).state_dict(), tmp_path / "head.pt")
+    with pytest.raises(RuntimeError, match=r"trained with another loss \(.* (there|here).*\): resume with that one"):
+        PartialFC(vm.cosface(32.0, 0.1), 4, 6).load_state_dict(torch.load(tmp_path / "head.pt"))
+
+
 def test_psi_is_saved_with_its_head(one_rank):
     head = PartialFC(vm.kappaface(5), 4, 5)
     head.loss.margin.psi[:] = torch.arange(5.0)

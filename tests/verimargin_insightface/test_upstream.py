@@ -1,8 +1,15 @@
 """Upstream's own scripts, unmodified, through the launcher: needs a checkout (ARCFACE_TORCH_HOME)."""
 
+import os
 import pathlib
+import random
 import runpy
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -408,3 +415,44 @@ def test_the_evaluator_of_identification_scores_with_ida(arcface_torch):
         np.testing.assert_allclose(others, np.delete(expected[p], p - 1), rtol=1e-5)
     for (scores, _), p in zip(found[5:], (0, 6)):
         np.testing.assert_allclose(scores, expected[p], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_after_kills_at_random_moments_a_rerun_goes_on(checkout, faces, tmp_path):
+    """One rank, and config.resume = True from the beginning, as in a queue that starts a killed job again."""
+    draw, folder = random.Random(0), tmp_path / "run"
+    config = configure(checkout, "killed", rec=str(faces / "rec"), output=str(folder), resume=True)
+    command = [sys.executable, *LAUNCHER, "train_v2.py", config]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+
+    def run(seconds=None):
+        """The output; None if it was killed, with all of its processes."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        environment = {**os.environ, **alone, "MASTER_PORT": port}
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                command, cwd=checkout, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return None
+        assert code == 0, (tmp_path / "log").read_text()[-4000:]
+        return (tmp_path / "log").read_text()
+
+    began = time.monotonic()
+    run()
+    took = time.monotonic() - began
+    kills = 0
+    while kills < 20:
+        if run(draw.uniform(0.3 * took, took)) is None:
+            kills += 1
+        else:
+            shutil.rmtree(folder)  # the next kills meet a new run
+    run()
+    assert torch.load(folder / "checkpoint_gpu_0.pt")["epoch"] == 2
+    assert not list(folder.glob("*.partial"))
