@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
 
+from .run_guard import watch_brains
+
 
 @register_checkpoint_hooks
 class RandomState:
@@ -20,6 +22,9 @@ class RandomState:
     If there are several processes, the checkpointer saves the state of the first one. On loading, each of the others
     derives its own state from that, so that no two processes draw the same numbers.
     """
+
+    def __init__(self) -> None:
+        watch_brains()  # also in a recipe without a loss of ours, whose killed runs go on then
 
     @mark_as_saver
     def save(self, path: str | os.PathLike) -> None:

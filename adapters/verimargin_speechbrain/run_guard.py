@@ -1,8 +1,8 @@
 """A run's checkpoints, checked before anything is resumed: that they are whole, and of a run with the same loss.
 
 A recipe names our loss in the place of its own and nothing more, and the script calls it in training only, which a
-folder with a finished run skips. So the first loss of ours that is made wraps `Brain.__init__`, where the recipe and
-the checkpointer come together.
+folder with a finished run skips. So the first loss or `RandomState` of ours that is made wraps `Brain.__init__`, where
+the recipe and the checkpointer come together.
 """
 
 from __future__ import annotations

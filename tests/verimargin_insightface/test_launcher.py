@@ -1,5 +1,6 @@
 import pytest
 import torch
+from verimargin_insightface import launcher
 
 SCRIPT = """
 import sys, os
@@ -49,22 +50,26 @@ def test_help_lists_the_fixes(python):
     assert "torchrun" in done.stdout
 
 
+def test_a_missing_requirement_of_the_script_is_named(python, tmp_path):
+    """It ended with a traceback through runpy."""
+    (tmp_path / "script.py").write_text("import nowhere_to_be_found.part\n")
+    done = python("-m", "verimargin_insightface", tmp_path / "script.py", check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("No module named 'nowhere_to_be_found': pip install nowhere_to_be_found\n")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("easydict.absent", "pip install 'verimargin[insightface]', which has what the scripts need"),
-        ("nowhere_to_be_found", "pip install nowhere_to_be_found"),
-        ("insightface", "pip install insightface, or keep the script in a whole checkout, beside python-package"),
+        ("easydict", "pip install 'verimargin[insightface]', which has what the scripts need"),
+        ("sklearn.metrics", "pip install 'verimargin[insightface]', which has what the scripts need"),
+        ("insightface.app", "pip install insightface, or keep the script in a whole checkout, beside python-package"),
     ],
 )
-def test_a_missing_requirement_of_the_script_is_named(python, tmp_path, name, advice):
-    """It ended with a traceback through runpy."""
-    (tmp_path / "script.py").write_text(f"import {name}\n")
-    done = python("-m", "verimargin_insightface", tmp_path / "script.py", check=False)
-    assert done.returncode == 1
-    assert f"script.py: No module named {name!r}" in done.stderr
-    assert done.stderr.endswith(advice + "\n")
-    assert "Traceback" not in done.stderr
+def test_the_advice_for_a_missing_requirement(name, advice):
+    error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+    assert launcher._missing("train_v2.py", error) == f"train_v2.py: No module named {name!r}: {advice}"
 
 
 def test_a_script_that_is_not_there_is_named(python):

@@ -352,7 +352,8 @@ launcher.main(sys.argv[2:])
 
 def test_the_evaluators_score_every_pair_with_ida(python, checkout, arcface_torch, model, protocol):
     anchors, k, tau = np.random.default_rng(3).normal(size=(50, 512)).astype(np.float32), 5, 2.0
-    write_embeddings(model / "anchors.npz", Embeddings([str(n) for n in range(50)], torch.from_numpy(anchors)))
+    names, encoder = [str(n) for n in range(50)], fingerprint(model / "model.pt")  # the .onnx file is of the same
+    write_embeddings(model / "anchors.npz", Embeddings(names, torch.from_numpy(anchors), encoder=encoder))
     ijb_evals = arcface_torch.resolve().parent / "_evaluation_" / "ijb" / "ijb_evals.py"
     (model / "ida").mkdir()
     weights = ("--model-prefix", model / "model.pt", "--network", "mbf", "--result-dir", model / "ida")
