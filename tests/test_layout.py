@@ -17,9 +17,10 @@ PACKAGES = {
 
 # What each room of the core may import of the others; "base" is _checks and _sharding, "" the package itself.
 ROOMS = {
-    "": {"losses", "head", "kappa", "scoring", "metrics"},
+    "": {"losses", "head", "kappa", "scoring", "metrics", "sharded_state"},
     "base": set(),
     "metrics": {"base"},
+    "sharded_state": {"base"},
     "losses": {"base"},
     "head": {"losses", "base"},
     "kappa": {"base"},

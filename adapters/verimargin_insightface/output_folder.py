@@ -12,7 +12,7 @@ import torch.distributed as dist
 import verimargin as vm
 from verimargin.files.run_record import differences, read_record, settings_of, write_record
 
-from .rank_files import rank_files, settle
+from . import rank_files
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,7 @@ def prepare(config: Any, loss: vm.MarginLoss) -> None:
     With config.resume and no checkpoint in the folder, as after a kill in the first epoch, the run starts anew.
 
     Raises:
-        ValueError: the folder holds the run of another loss or of other settings, or checkpoints that cannot be
-            resumed from.
+        ValueError: the folder holds the run of another loss or of other settings.
     """
     config = running_config(config)
     if not config.get("output"):
@@ -51,7 +50,7 @@ def run_settings(config: Any, loss: vm.MarginLoss) -> dict[str, Any]:
 
 def _check(folder: Path, settings: Mapping[str, Any], resume: bool) -> bool:
     """Whether there is something to resume, if the run is to be resumed."""
-    results = [*rank_files(folder).values(), *folder.glob("model.pt")]
+    results = [*rank_files.saved(folder), *folder.glob("model.pt")]
     saved = read_record(folder)
     if results and saved is not None and (found := differences(saved, settings)):
         raise ValueError(
@@ -66,11 +65,9 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool) -> bool:
             results[0].name,
             "continued with this loss" if resume else "overwritten after the first epoch",
         )
-    if resume:
-        settle(folder)
-        if not rank_files(folder):
-            logger.warning("%s has no checkpoint to resume from: the training starts from its beginning", folder)
-            resume = False
+    if resume and not rank_files.resumable(folder):
+        logger.warning("%s has no checkpoint to resume from: the training starts from its beginning", folder)
+        resume = False
     folder.mkdir(parents=True, exist_ok=True)
     if saved != settings:
         write_record(folder, settings)

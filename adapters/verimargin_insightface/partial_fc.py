@@ -14,10 +14,10 @@ from verimargin.files.run_record import differences, settings_of
 from verimargin.kappa.tracker import current_key
 
 from .kappa import KappaFace, TrainingScript
+from .rank_files import METADATA
 
 logger = logging.getLogger(__name__)
 
-METADATA = "verimargin"
 KAPPA = "kappa."  # the prefix of KappaFace's keys in the state dict
 
 
@@ -49,7 +49,7 @@ class PartialFC(vm.PrototypeHead):
     the random generators, which a resumed run continues with.
 
     Raises:
-        RuntimeError: there is no process group yet, or a checkpoint has another number of ranks or classes, or comes
+        RuntimeError: there is no process group yet, or a state dict is of another number of ranks or classes, or comes
             from a run with another loss, another config.kappa or other data.
         ValueError: as for `vm.PrototypeHead`; on a CPU also for labels outside 0..C-1, including -1.
 
@@ -115,8 +115,9 @@ class PartialFC(vm.PrototypeHead):
         layout = saved.get("layout", {**self._layout(), "rows": rows})  # an upstream checkpoint has only its shape
         if layout != self._layout() or rows != len(self.weight):
             raise RuntimeError(
-                f"the checkpoint's head has {_describe(layout)}, this one {_describe(self._layout())}: resume with the "
-                "number of ranks and classes that it was saved with, or train a new head on the backbone's model.pt"
+                f"the checkpoint's head has {_describe(layout)}, this one {_describe(self._layout())}: config.resume "
+                "and `verimargin reshard` cut a checkpoint for another number of ranks; for other classes, train a new "
+                "head on the backbone's model.pt"
             )
         self._check_loss(saved.get("settings", {}))
         self._check_kappa(own, state_dict)
@@ -167,7 +168,10 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 
 
-def _set_random_state(state: dict[str, Tensor]) -> None:
+def _set_random_state(state: dict[str, Any]) -> None:
+    if "seed" in state:  # the checkpoint is of fewer ranks, and none had this number
+        torch.manual_seed(state["seed"])
+        return
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())

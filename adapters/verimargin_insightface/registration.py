@@ -12,6 +12,7 @@ from typing import Any
 
 import verimargin as vm
 
+from .checkpointing import ScriptTorch
 from .image_folder import check_class_folders
 from .kappa import TrainingScript
 from .output_folder import prepare
@@ -30,7 +31,8 @@ def register(config: Any) -> None:
         register(config)
 
     In the script's namespace, ``PartialFC_V2`` becomes `PartialFC`, and ``CombinedMarginLoss(...)`` returns
-    ``config.loss``, so that `margin_list` has no effect. No file of upstream is changed.
+    ``config.loss``, so that `margin_list` has no effect. Its ``torch.save`` and ``torch.load`` leave a whole checkpoint
+    at any moment, and open it on another number of ranks. No file of upstream is changed.
 
     With ``config.kappa``, a dict, the margin of each class is adapted once per epoch (KappaFace), for any margin::
 
@@ -79,6 +81,7 @@ def register(config: Any) -> None:
     script = _running_script()
     names = {**script.__dict__, "get_model": _named(script.__dict__["get_model"])}
     ours = {"PartialFC_V2": PartialFC, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
+    ours["torch"] = ScriptTorch(config)
     if observed is not None:
         ours |= {**observed.replacements(names), "PartialFC_V2": partial(PartialFC, script=observed)}
     script.__dict__.update(ours)

@@ -10,6 +10,7 @@ from .losses.margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
 from .scoring.ida import IDAScorer
 from .scoring.regressor import SupportSetRegressor
 from .scoring.score_norm import ScoreNorm
+from .sharded_state import gather_state_dict, split_state_dict
 
 __version__ = "0.1.0"
 
@@ -30,7 +31,9 @@ __all__ = [
     "alpha_softargmax",
     "arcface",
     "cosface",
+    "gather_state_dict",
     "kappaface",
     "metrics",
     "q_margin",
+    "split_state_dict",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,11 +11,32 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
+def part_of(total: int, ranks: int, rank: int) -> tuple[int, int]:
+    """Where the entries of a rank begin, and how many there are: one more on the first `total % ranks` ranks."""
+    share, rest = divmod(total, ranks)
+    return share * rank + min(rank, rest), share + (rank < rest)
+
+
+def rows_of(parts: Sequence[Tensor], ranks: int, rank: int) -> Tensor:
+    """The rows that a rank of `ranks` holds, as a tensor of its own, from the parts of another number of ranks.
+
+    Only the rows that are needed are read, so that the parts may lie in files (`torch.load(..., mmap=True)`).
+    """
+    start, size = part_of(sum(map(len, parts)), ranks, rank)
+    slices, begin = [], 0
+    for part in parts:
+        low, high = max(start - begin, 0), min(start + size - begin, len(part))
+        if low < high:
+            slices.append(part[low:high])
+        begin += len(part)
+    return torch.cat(slices)
+
+
 class Shard:
     """This rank's part of `total` classes or samples: the entries from `start` up to `start + size`.
 
-    The first `total % ranks` ranks hold one entry more than the others, as in Partial FC. Without a group, this
-    process holds all entries, and every exchange below returns its input.
+    The first `total % ranks` ranks hold one entry more than the others, as in Partial FC (a DTensor splits otherwise).
+    Without a group, this process holds all entries, and every exchange below returns its input.
     """
 
     def __init__(self, total: int, group: dist.ProcessGroup | None):
@@ -25,9 +47,11 @@ class Shard:
         if total < self.ranks:
             raise ValueError(f"there are {total} classes or samples on {self.ranks} ranks: give each rank at least one")
         self.total = total
-        share, rest = divmod(total, self.ranks)
-        self.start = share * self.rank + min(self.rank, rest)
-        self.size = share + (self.rank < rest)
+        self.start, self.size = self.part(self.rank)
+
+    def part(self, rank: int) -> tuple[int, int]:
+        """Where the entries of another rank begin, and how many there are."""
+        return part_of(self.total, self.ranks, rank)
 
     def __deepcopy__(self, memo: dict) -> Shard:
         return self  # it never changes, and a process group cannot be copied

@@ -5,7 +5,7 @@ import pytest
 import torch
 import verimargin as vm
 from distributed import on_ranks
-from verimargin._sharding import Shard
+from verimargin._sharding import Shard, part_of, rows_of
 
 SIZES = [3, 0, 2]  # samples of each rank
 
@@ -46,6 +46,18 @@ def test_parts_lie_side_by_side_and_the_first_are_larger_by_one(ranks):
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[0] - sizes[-1] == (total % ranks > 0)
     assert all(f"there are {ranks - 1} classes or samples on {ranks} ranks" in message for _, message in results)
+
+
+@pytest.mark.parametrize("total", [8, 10, 301])
+@pytest.mark.parametrize("before", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("after", [1, 2, 3, 4, 8])
+def test_rows_move_from_any_number_of_ranks_to_any_other(total, before, after):
+    rows = torch.randn(total, 3)
+    parts = [rows[start : start + size] for start, size in (part_of(total, before, rank) for rank in range(before))]
+    moved = [rows_of(parts, after, rank) for rank in range(after)]
+    assert torch.equal(torch.cat(moved), rows)
+    assert [len(part) for part in moved] == [total // after + (rank < total % after) for rank in range(after)]
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in moved), "a view would be saved as a whole"
 
 
 def _outsider(rank):

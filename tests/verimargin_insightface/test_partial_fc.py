@@ -105,6 +105,15 @@ def test_state_dict_has_upstreams_key_and_restores_the_margin(one_rank, tmp_path
     assert torch.equal(torch.rand(3), expected), "the random generator goes on where it was saved"
 
 
+def test_an_additional_rank_begins_with_its_seed(one_rank):
+    """As `resharding` writes it for a rank that no old one corresponds to."""
+    head = PartialFC(vm.q_margin(), 4, 6)
+    state = head.state_dict()
+    state._metadata[""]["verimargin"]["random"] = {"seed": 14}
+    head.load_state_dict(state)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(14)))
+
+
 @pytest.mark.parametrize("loss", [vm.cosface(48.0, 0.1), vm.arcface(32.0, 0.1), vm.q_margin(1.25, 32.0, 0.1)])
 def test_the_head_of_another_loss_is_refused(one_rank, tmp_path, loss):
     """It was gone on with, wherever its file had been copied from."""

@@ -23,6 +23,7 @@ from verimargin.files.networks import fingerprint
 from verimargin.scoring import methods as scoring
 from verimargin_insightface import ida
 from verimargin_insightface.commands.pack import pack_folder
+from verimargin_insightface.commands.reshard import reshard
 from verimargin_insightface.recordio import RecordReader
 from verimargin_insightface.verification_set import write_bin
 
@@ -186,11 +187,40 @@ def test_kappaface_resumes_exactly(python, checkout, faces, tmp_path, ranks, dat
     assert torch.load(whole / "model.pt").keys() == backbone.keys()  # a plain backbone
 
 
-def test_another_number_of_ranks_is_refused(python, checkout, faces, resumed):
-    config = configure(checkout, "one", rec=str(faces / "rec"), output=str(checkout / "work" / "stopped"), resume=True)
-    done = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout, check=False)
-    assert done.returncode
-    assert "the checkpoint's head has 2 prototypes on rank 0 of 2, 4 classes in all, this one 4" in done.stderr
+def test_another_number_of_ranks_goes_on(python, checkout, faces, resumed):
+    """With half as many ranks there are twice as many steps; by the old ones the learning rate would end at 0."""
+    folder = checkout / "work" / "one"
+    shutil.copytree(checkout / "work" / "stopped", folder)
+    config = configure(checkout, "one", rec=str(faces / "rec"), output=str(folder), resume=True)
+    done = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout)
+    assert "is of 2 ranks, and is resumed on 1" in done.stderr
+    assert (
+        "1 ranks make 16 steps, those of the checkpoint made 8: the learning rate goes on from epoch 1" in done.stderr
+    )
+    assert [path.name for path in folder.glob("checkpoint*")] == ["checkpoint_gpu_0.pt"]
+    checkpoint = torch.load(folder / "checkpoint_gpu_0.pt")
+    assert checkpoint["epoch"] == 2
+    assert checkpoint["state_lr_scheduler"]["last_epoch"] == 16
+    assert len(checkpoint["state_dict_softmax_fc"]["weight"]) == 4
+
+
+@pytest.mark.slow
+def test_upstreams_own_head_goes_on_with_resharded_files(python, checkout, faces, tmp_path):
+    """Trained and resumed by PartialFC_V2: `verimargin reshard` cuts its files, which know nothing of ours."""
+    run, one = tmp_path / "run", tmp_path / "one"
+    for name, values in {"theirs": {"output": run, "stop": 5}, "go_on": {"output": one, "resume": True}}.items():
+        path = checkout / configure(
+            checkout, name, rec=str(faces / "rec"), **{**values, "output": str(values["output"])}
+        )
+        ours = ("config.loss =", "config.kappa =", "register(config)")
+        path.write_text("\n".join(line for line in path.read_text().splitlines() if not line.startswith(ours)))
+    python(*LAUNCHER, "train_v2.py", "configs/theirs.py", ranks=2, cwd=checkout)
+    weights = [torch.load(run / f"checkpoint_gpu_{rank}.pt")["state_dict_softmax_fc"]["weight"] for rank in (0, 1)]
+    reshard(run, one, 1)
+    checkpoint = torch.load(one / "checkpoint_gpu_0.pt")
+    assert torch.equal(checkpoint["state_dict_softmax_fc"]["weight"], torch.cat(weights))
+    python(*LAUNCHER, "train_v2.py", "configs/go_on.py", ranks=1, cwd=checkout)
+    assert torch.load(one / "checkpoint_gpu_0.pt")["epoch"] == 2
 
 
 def test_another_number_of_classes_is_refused(python, checkout, faces, resumed):

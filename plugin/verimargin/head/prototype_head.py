@@ -8,6 +8,7 @@ exact support (mathematics, section 1). For alpha = 1 every class counts, and th
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,8 @@ class PrototypeHead(torch.nn.Module):
     Raises:
         ValueError: a size is wrong, a label is out of range, or the embeddings hold nan, inf or an all-zero row.
     """
+
+    SHARDED: ClassVar[dict[str, str]] = {"weight": "shard"}
 
     def __init__(
         self,

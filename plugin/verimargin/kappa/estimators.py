@@ -7,6 +7,7 @@ each class.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class EpochSums(torch.nn.Module):
     Attributes: sums (local classes, d), in float64 if a class is large, and counts (local classes,).
     """
 
+    SHARDED: ClassVar[dict[str, str]] = {"sums": "classes", "counts": "classes"}
     sums: Tensor
     counts: Tensor
 
@@ -84,6 +86,7 @@ class SampleMemory(torch.nn.Module):
         memory_class: (local samples,), the class of each sample, or -1 if it was never seen.
     """
 
+    SHARDED: ClassVar[dict[str, str]] = {"memory": "samples", "memory_class": "samples"}
     memory: Tensor
     memory_class: Tensor
 

@@ -29,7 +29,7 @@ LARGEST_R = 0.999  # limits kappa to about 500 d; above it, float32 sums have no
 SMALLEST_SPREAD = 1e-4  # relative to the mean kappa: a smaller std is rounding error and must not be amplified
 ESTIMATORS = ("momentum", "memory")
 MEMORY_DEFAULTS = {"num_samples": None, "memory_momentum": 0.3, "memory_dtype": torch.float32, "memory_device": None}
-ESTIMATOR_STATE = ("sums", "counts", "memory", "memory_class")
+ESTIMATOR_STATE = (*EpochSums.SHARDED, *SampleMemory.SHARDED)
 
 
 def concentration(r: Tensor, embedding_size: int) -> Tensor:
