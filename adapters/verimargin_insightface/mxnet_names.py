@@ -34,7 +34,10 @@ def imdecode(buf: bytes | np.ndarray, flag: int = 1, to_rgb: bool = True) -> NDA
     import cv2
 
     data = np.frombuffer(buf, np.uint8) if isinstance(buf, bytes) else np.asarray(buf, np.uint8).ravel()
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR if flag else cv2.IMREAD_GRAYSCALE) if data.size else None
+    except cv2.error:  # such as more pixels than OpenCV takes
+        image = None
     if image is None:
         origin = getattr(buf, "origin", Record.origin)
         raise RecordError(f"{origin} holds {data.size} bytes that are not an image: it is damaged")

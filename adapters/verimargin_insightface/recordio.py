@@ -16,9 +16,11 @@ import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from verimargin.files.reading import check_regular
 from verimargin.files.whole import whole
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -51,6 +53,11 @@ class Record(bytes):
         record.origin = origin
         return record
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> Record:
+        check_regular(path)
+        return cls.from_bytes(Path(path).read_bytes(), os.fspath(path))
+
 
 class RecordReader:
     """A set that is open for reading, safe to use in threads and in forked or spawned worker processes.
@@ -62,8 +69,7 @@ class RecordReader:
         keys: the keys of the index in its order, int64. (Arrays and not a dict, so that forked workers share them.)
 
     Raises:
-        RecordError: the index is damaged; when a record is read, that record is damaged.
-        KeyError: the index does not have the key.
+        RecordError: the index is damaged; when a record is read, it is damaged or the index does not have its key.
     """
 
     def __init__(self, idx_path: str | os.PathLike, rec_path: str | os.PathLike):
@@ -74,6 +80,7 @@ class RecordReader:
         self._open()
 
     def _open(self) -> None:
+        check_regular(self.rec_path)
         with open(self.rec_path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise RecordError(f"{self.rec_path} is empty: it was not written completely")
@@ -83,7 +90,7 @@ class RecordReader:
         """The payload of the record with this key."""
         place = self._place(key)
         if place is None:
-            raise KeyError(f"{self.idx_path} has no record {key}")
+            raise RecordError(f"{self.idx_path} has no record {key}: the index is not whole, or belongs to another set")
         position = int(self._positions[place])
         origin = f"record {key} of {self.rec_path}"
         try:
@@ -105,7 +112,7 @@ class RecordReader:
                 part = keys[start : start + BLOCK]
                 labels[start : start + BLOCK] = self._labels(part)
                 bar.update(len(part))
-        bad = (labels != np.floor(labels)).nonzero()[0]
+        bad = (~np.isfinite(labels) | (labels != np.floor(labels))).nonzero()[0]
         if len(bad):
             raise RecordError(
                 f"record {keys[bad[0]]} of {self.rec_path} has the label {labels[bad[0]]:g}, which is no class"
@@ -128,6 +135,15 @@ class RecordReader:
         """The bytes (N, 36) at the positions: magic, kind and length, `IRHeader` and the first of several labels."""
         data = np.frombuffer(self._bytes, np.uint8)
         return data[(positions[:, None] + np.arange(36)).clip(max=len(data) - 1)]
+
+    def check_keys(self, keys: np.ndarray) -> None:
+        """Refuse an index that lost the line of one of these keys."""
+        missing = keys[~np.isin(keys, self._sorted)]
+        if len(missing):
+            raise RecordError(
+                f"{self.idx_path} has no record {missing[0]}, nor {len(missing) - 1} others that record 0 tells of: "
+                "the index is not whole, or belongs to another set"
+            )
 
     def __contains__(self, key: int) -> bool:
         return self._place(key) is not None
@@ -202,7 +218,10 @@ def class_count(records: RecordReader) -> int:
     if 0 not in records:
         return 0
     header, _ = unpack(records.read_idx(0))
-    return int(header.label[1]) - int(header.label[0]) if header.flag == 2 else 0  # type: ignore[index]
+    if header.flag != 2:
+        return 0
+    first, end = key_range(header, records.rec_path)
+    return end - first
 
 
 def image_keys(records: RecordReader) -> np.ndarray:
@@ -211,11 +230,24 @@ def image_keys(records: RecordReader) -> np.ndarray:
     If record 0 has several labels, the first is the key after the last image: the class ranges begin there.
     """
     header, _ = unpack(records.read_idx(0))
-    return np.arange(1, int(header.label[0])) if header.flag > 0 else records.keys  # type: ignore[index]
+    if not header.flag:
+        return records.keys
+    keys = np.arange(1, min(key_range(header, records.rec_path)[0], len(records.keys) + 2))
+    records.check_keys(keys)
+    return keys
+
+
+def key_range(header: IRHeader, origin: str) -> tuple[int, int]:
+    """The first key and the one after the last in the label of record 0, or of a class's record."""
+    numbers = np.ravel(header.label)[:2]
+    if len(numbers) < 2 or not np.isfinite(numbers).all() or not 0 <= numbers[0] <= numbers[1]:
+        raise RecordError(f"{origin} has a record whose range of keys is {numbers.tolist()}: it is damaged")
+    return int(numbers[0]), int(numbers[1])
 
 
 def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:
     """The keys and positions in an index."""
+    check_regular(path)
     with open(path, encoding="ascii", errors="replace") as file, warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # older NumPy only warns of text that is not a number
         text = file.read()
@@ -225,6 +257,8 @@ def _read_index(path: str) -> tuple[np.ndarray, np.ndarray]:
             table = np.empty((0, 2), np.int64)
     if len(table) == 0 or len(table) != text.rstrip().count("\n") + 1:
         raise RecordError(f"{path} is not an index of lines `key<tab>position`")
+    if (table < 0).any():
+        raise RecordError(f"{path} has a negative key or position: it is damaged")
     return table[:, 0].copy(), table[:, 1].copy()
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from verimargin.files import hparams as recipes
 
 from .corpus import Trial, read_trials, recordings, speaker_of, speakers
+from .overrides import as_yaml
 
 RECIPE = "train_ecapa_small.yaml"
 
@@ -90,11 +91,11 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
     values = {"data_folder": data, "output_folder": output, "seed": seed, "out_n_neurons": len(people), **overrides}
     values["compute_cost"] = f"!ref <costs[{cost}]>"
     recipe = recipes.path(f"speechbrain/{RECIPE}").read_text(encoding="utf-8")
-    batch_size = overrides.get("batch_size") or load_hyperpyyaml(recipe, _yaml(values))["batch_size"]
+    batch_size = overrides.get("batch_size") or load_hyperpyyaml(recipe, as_yaml(values))["batch_size"]
     if len(training) % batch_size == 1:
         training.pop()  # batch normalisation cannot train on one sample
     values["steps_per_epoch"] = -(-len(training) // batch_size)
-    hparams = load_hyperpyyaml(recipe, _yaml(values))
+    hparams = load_hyperpyyaml(recipe, as_yaml(values))
     brain = SpeakerBrain(
         hparams["modules"],
         hparams["opt_class"],
@@ -126,7 +127,10 @@ def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:
 def read_wav(path: Path) -> Tensor:
     if not path.is_file():
         raise ValueError(f"{path} does not exist: the trial list or the folder has changed; give both as they were")
-    return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    try:
+        return torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} is no recording that can be read: {error}") from error
 
 
 def _embed(brain: SpeakerBrain, samples: Tensor) -> Tensor:
@@ -139,7 +143,3 @@ def _split(data: Path, people: list[str]) -> tuple[list[str], list[str]]:
     wav = data / "wav"
     names = [path.relative_to(wav).as_posix() for who in people for path in sorted((wav / who).glob("*/*.wav"))]
     return [name for i, name in enumerate(names) if i % 10 != 9], names[9::10]
-
-
-def _yaml(values: dict) -> str:
-    return "\n".join(f"{key}: {value}" for key, value in values.items())

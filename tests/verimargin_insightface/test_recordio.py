@@ -1,3 +1,4 @@
+import os
 import pickle
 import struct
 
@@ -12,6 +13,7 @@ from verimargin_insightface.recordio import (
     RecordReader,
     RecordWriter,
     class_count,
+    image_keys,
     pack,
     unpack,
 )
@@ -116,11 +118,13 @@ def test_a_damaged_header_is_named(tmp_path, payload):
         unpack(reader.read_idx(0))
 
 
-@pytest.mark.parametrize("index", ["", "0\t0\n1", "0\tx\n", "0\t0\t5\n1\t8\t2\n", "0\t0\n\0\0\0", "0\t1.5\n"])
+@pytest.mark.parametrize(
+    "index", ["", "0\t0\n1", "0\tx\n", "0\t0\t5\n1\t8\t2\n", "0\t0\n\0\0\0", "0\t1.5\n", "0\t-8\n"]
+)
 def test_a_damaged_index_is_named(tmp_path, index):
     write(tmp_path, [b"a"])
     (tmp_path / "train.idx").write_text(index)
-    with pytest.raises(RecordError, match=r"train.idx is not an index"):
+    with pytest.raises(RecordError, match=r"train.idx (is not an index|has a negative)"):
         RecordReader(tmp_path / "train.idx", tmp_path / "train.rec")
 
 
@@ -145,7 +149,7 @@ def test_a_missing_key_is_named(tmp_path):
     write(tmp_path, [b"a"])
     with (
         RecordReader(tmp_path / "train.idx", tmp_path / "train.rec") as reader,
-        pytest.raises(KeyError, match=r"record 5"),
+        pytest.raises(RecordError, match=r"train.idx has no record 5: the index is not whole"),
     ):
         reader.read_idx(5)
 
@@ -162,3 +166,45 @@ def test_nothing_is_left_of_a_set_that_failed(tmp_path):
         writer.write_idx(0, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.idx", "train.rec"]
     assert read(tmp_path) == [b"before"]
+
+
+def face_set(folder, ranges=((1, 3), (3, 4)), first=4, end=6):
+    """Three images of two classes, with record 0 and the ranges of keys as upstream's sets have them."""
+    images = [pack(IRHeader(0, float(label), 0, 0), b"x") for label in (0, 0, 1)]
+    entries = [pack(IRHeader(2, np.array(span, float), 0, 0), b"") for span in ranges]
+    write(folder, [pack(IRHeader(2, np.array([first, end], float), 0, 0), b""), *images, *entries])
+    return RecordReader(folder / "train.idx", folder / "train.rec")
+
+
+def test_a_lost_line_of_the_index_is_named(tmp_path):
+    """It was a KeyError, in the middle of the computing."""
+    assert image_keys(face_set(tmp_path)).tolist() == [1, 2, 3]
+    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
+    (tmp_path / "train.idx").write_text("".join(lines[:2] + lines[3:]))
+    with pytest.raises(RecordError, match=r"train\.idx has no record 2, .*the index is not whole"):
+        image_keys(RecordReader(tmp_path / "train.idx", tmp_path / "train.rec"))
+
+
+@pytest.mark.parametrize(("first", "end"), [(np.nan, 6), (-1, 6), (6, 4), (4, np.inf), (1e30, 2e30)])
+def test_a_record_0_that_tells_of_impossible_keys_is_named(tmp_path, first, end):
+    with pytest.raises(RecordError, match=r"train\.(rec has a record whose range of keys|idx has no record)"):
+        image_keys(face_set(tmp_path, first=first, end=end))
+
+
+@pytest.mark.parametrize("label", [np.nan, np.inf, -np.inf, 0.5])
+def test_a_label_that_is_no_class_is_named(tmp_path, label):
+    write(tmp_path, [pack(IRHeader(0, label, 0, 0), b"x")])
+    with (
+        RecordReader(tmp_path / "train.idx", tmp_path / "train.rec") as reader,
+        pytest.raises(RecordError, match=r"record 0 of .*train\.rec has the label .*, which is no class"),
+    ):
+        reader.labels(reader.keys)
+
+
+@pytest.mark.parametrize("name", ["train.idx", "train.rec"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    write(tmp_path, [b"a"])
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is a pipe or a device"):
+        RecordReader(tmp_path / "train.idx", tmp_path / "train.rec")

@@ -16,10 +16,12 @@ from verimargin.commands.progress import progress
 from verimargin.files.choice import choose
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import TORCH_FILES, fingerprint, load_network
+from verimargin.files.onnx import read_graph
+from verimargin.files.reading import read_tensors
 from verimargin.files.whole import new_file
 
 from ..image_folder import check_class_folders
-from ..recordio import Record, RecordReader, unpack
+from ..recordio import Record, RecordError, RecordReader, key_range, unpack
 
 SIDE = 112  # pixels
 
@@ -90,7 +92,7 @@ def open_images(data: Path) -> Images:
         np.array(folder.classes),
         np.array(folder.targets),
         [path.relative_to(data).as_posix() for path in paths],
-        lambda n: Record.from_bytes(paths[n].read_bytes(), str(paths[n])),
+        lambda n: Record.from_file(paths[n]),
     )
 
 
@@ -98,21 +100,20 @@ def _labels(records: RecordReader) -> tuple[np.ndarray, np.ndarray]:
     """The key and the class number of each image, taken from the class ranges if the set has them."""
     head = unpack(records.read_idx(0))[0] if 0 in records else None
     if head is None or not head.flag:
-        return records.keys, np.array([_number(records, key) for key in records.keys])
-    first, end = (int(key) for key in np.ravel(head.label)[:2])
-    ranges = np.array([_label(records, key)[:2] for key in range(first, end)], np.int64)
-    ranges = ranges[ranges[:, 0] < ranges[:, 1]]
+        return records.keys, records.labels(records.keys)
+    number = len(records.keys)
+    first, end = key_range(head, records.rec_path)
+    records.check_keys(np.arange(first, min(end, first + number + 1)))
+    heads = (unpack(records.read_idx(key))[0] for key in range(first, end))
+    ranges = np.array([key_range(head, records.rec_path) for head in heads], np.int64).reshape(-1, 2)
+    counts = ranges[:, 1] - ranges[:, 0]
+    if not 0 < counts.sum() <= number:
+        raise RecordError(
+            f"{records.rec_path} has {number} records, and classes of {counts.sum()} images: it is damaged"
+        )
     keys = np.concatenate([np.arange(*span) for span in ranges])
-    return keys, np.repeat([_number(records, key) for key, _ in ranges], ranges[:, 1] - ranges[:, 0])
-
-
-def _number(records: RecordReader, key: int) -> int:
-    return int(_label(records, key)[0])
-
-
-def _label(records: RecordReader, key: int) -> np.ndarray:
-    """The numbers in a record's label: a class number, or the keys of a range."""
-    return np.ravel(unpack(records.read_idx(int(key)))[0].label)
+    records.check_keys(keys)
+    return keys, np.repeat(records.labels(ranges[counts > 0, 0]), counts[counts > 0])
 
 
 def decode(image: Record) -> np.ndarray:
@@ -154,9 +155,10 @@ def load_encoder(path: Path, network: str = "", device: str = "cpu") -> Callable
 def _backbone(path: Path, network: str, device: str) -> Callable[[Tensor], Tensor]:
     get_model: Callable[..., Any] = load_network("backbones:get_model")[0]
     backbone = get_model(network, dropout=0, fp16=False)
+    state = read_tensors(path, "the model.pt of the training")
     try:
-        backbone.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except RuntimeError as error:
+        backbone.load_state_dict(state)
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"{path} does not hold the weights of the network {network}: give the model.pt of the training, and its "
             "config.network"
@@ -166,7 +168,5 @@ def _backbone(path: Path, network: str, device: str) -> Callable[[Tensor], Tenso
 
 def _scales(path: Path) -> bool:
     """Whether an ONNX file scales its input, judged by the names of its first nodes, as upstream does."""
-    import onnx
-
-    first = [node.name for node in onnx.load(path, load_external_data=False).graph.node[:8]]
+    first = [node.name for node in read_graph(path, complete=False).graph.node[:8]]
     return all(any(name.startswith(kinds) for name in first) for kinds in (("Sub", "_minus"), ("Mul", "_mul", "Div")))

@@ -65,7 +65,7 @@ def _frame(labels: list[int]) -> tuple[int, list[bytes]]:
 def _image(path: str) -> bytes:
     from ..mxnet_names import imdecode
 
-    data = Record.from_bytes(Path(path).read_bytes(), path)
+    data = Record.from_file(path)
     height, width = imdecode(data).shape[:2]
     if (height, width) != (SIDE, SIDE):
         raise ValueError(f"{path} is {width} x {height}: align the faces to {SIDE} x {SIDE} first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -21,7 +22,10 @@ from verimargin.commands.progress import progress
 from verimargin.files.choice import choose
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
+from verimargin.files.reading import read_text
 from verimargin.files.whole import new_file
+
+from ..overrides import as_yaml
 
 COLUMNS = ("ID", "wav", "start", "stop", "spk_id")
 
@@ -51,7 +55,7 @@ def embed_speech(
     hparams = load(recipe, overrides or [], device)
     encoder = fingerprint(hparams["embedding_model"])
     ids = [row["ID"] for row in rows]
-    settings = [encoder, recipe.read_text(encoding="utf-8"), *(overrides or [])]
+    settings = [encoder, read_text(recipe), *(overrides or [])]
     work = hashlib.sha256(json.dumps([settings, rows]).encode()).hexdigest()[:12]  # all that an embedding depends on
     vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
     labels = [row["spk_id"] for row in rows]
@@ -77,26 +81,43 @@ def read_annotation(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV that SpeechBrain's data preparation wrote."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist: give a CSV that the recipe's preparation wrote")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file: {error}") from error
     missing = set(COLUMNS) - set(rows[0] if rows else ())
     if missing:
         raise ValueError(
             f"{path} has no column {', '.join(sorted(missing))}, or no rows: give train.csv or a file like it"
         )
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"row {number} of {path} has more or fewer values than the {len(rows[0])} columns: correct it"
+            )
+        if not (row["start"].isdecimal() and row["stop"].isdecimal() and int(row["start"]) < int(row["stop"])):
+            raise ValueError(
+                f"row {number} of {path} is samples {row['start']!r} to {row['stop']!r}: give two integers, the first "
+                "the smaller one"
+            )
     return rows
 
 
 def load(recipe: Path, overrides: list[str], device: str) -> dict[str, Any]:
     """The recipe, with the weights loaded by its pretrainer, ready to embed."""
+    import ruamel.yaml
+    import yaml
     from hyperpyyaml import load_hyperpyyaml
 
     if not recipe.is_file():
         raise ValueError(f"{recipe} does not exist: `verimargin hparams` lists recipes and copies one")
-    values = dict(text.partition("=")[::2] for text in overrides)
-    text = recipe.read_text(encoding="utf-8")
+    if wrong := [text for text in overrides if "=" not in text]:
+        raise ValueError(f"--set {wrong[0]} has no value: give KEY=VALUE")
+    values = as_yaml(dict(text.partition("=")[::2] for text in overrides))
     try:
-        hparams = load_hyperpyyaml(text, "\n".join(f"{key}: {value}" for key, value in values.items()) or None)
+        hparams = load_hyperpyyaml(read_text(recipe), values or None)
+    except (yaml.YAMLError, ruamel.yaml.error.YAMLError) as error:
+        raise ValueError(f"{recipe} is no YAML file: {' '.join(str(error).split())}") from error
     except KeyError as error:  # of an override
         raise ValueError(
             f"{recipe} has no key that one of the --set options names ({error}): give a verification recipe, such as "
@@ -150,7 +171,10 @@ def _embed(row: dict[str, str], hparams: dict[str, Any], device: str) -> np.ndar
     if not Path(path).is_file():
         raise ValueError(f"{path} of {row['ID']} does not exist: set data_folder to where the recordings are")
     start, stop = int(row["start"]), int(row["stop"])
-    samples, rate = soundfile.read(path, start=start, stop=stop, dtype="float32")
+    try:
+        samples, rate = soundfile.read(path, start=start, stop=stop, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path} of {row['ID']} is no recording that can be read: {error}") from error
     if len(samples) != stop - start:
         raise ValueError(
             f"{row['ID']} is samples {start} to {stop} of {path}, which ends at {start + len(samples)}: the recording "

@@ -12,6 +12,7 @@ from ..files.anchors import anchors_from_embeddings, anchors_from_generator, anc
 from ..files.class_names import read_class_names
 from ..files.embeddings import Embeddings, read_embeddings, write_embeddings
 from ..files.networks import FORMS, TORCH_FILES, fingerprint, load_network
+from ..files.reading import read_text
 from ..files.whole import new_file
 from .options import DeviceOption, SeedOption, TrainingArgument, sizes_of
 from .progress import progress
@@ -128,4 +129,4 @@ def _save(out: Path, made: Embeddings) -> None:
 
 
 def _lines(path: Path | None) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()] if path else []
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()] if path else []

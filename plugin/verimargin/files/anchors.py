@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from .choice import choose
 from .embeddings import Embeddings, check_encoder, read_embeddings
 from .networks import TORCH_FILES, fingerprint
 from .onnx_metadata import recorded_encoder
+from .reading import read_tensors
 
 ENCODER_FILES = ("embedding_model.ckpt", "model.pt")
 RANK_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt$")
@@ -218,13 +220,17 @@ def _in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
 def _prototypes(path: Path) -> tuple[Tensor, dict]:
     """The prototypes (C, d) of a checkpoint in float32 and, if our head wrote it, its rank and the number of ranks."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path, "a state dict saved by torch.save")
     except FileNotFoundError:
         raise ValueError(f"the checkpoint {path} does not exist: give a file of the classifier's state dict") from None
-    except Exception as error:  # of pickle, zipfile or torch
-        raise ValueError(f"{path} cannot be read as tensors: give a state dict saved by torch.save") from error
     state = state.get("state_dict_softmax_fc", state) if isinstance(state, dict) else {"weight": state}
-    matrices = {name: value for name, value in state.items() if isinstance(value, Tensor) and value.dim() == 2}
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds no state dict of a head: give the classifier's own checkpoint")
+    matrices = {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.dim() == 2 and value.is_floating_point()
+    }
     alone = len([value for value in state.values() if isinstance(value, Tensor)]) == 1
     named = [name for name in matrices if name in ("weight", "module.weight")] or (list(matrices) if alone else [])
     if len(named) != 1:
@@ -232,5 +238,10 @@ def _prototypes(path: Path) -> tuple[Tensor, dict]:
             f"{path} holds the matrices {sorted(matrices) or 'none'} and no head's: give the classifier's own "
             "checkpoint, with its prototypes (classes, embedding size) as `weight`"
         )
-    metadata = getattr(state, "_metadata", {}).get("", {})
-    return matrices[named[0]].float(), metadata.get("verimargin", {}).get("layout", {})
+    return matrices[named[0]].float(), _layout(getattr(state, "_metadata", {}))
+
+
+def _layout(found: Any) -> dict:
+    for key in ("", "verimargin", "layout"):
+        found = found.get(key, {}) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_norms
+from .reading import check_regular, read_array, read_arrays, read_tensors
 from .whole import new_file, whole
 
 FORMATS = "an .npz with `ids` and `embeddings`, a torch.save of {id: embedding}, or a folder of <id>.npy"
@@ -62,6 +61,7 @@ def read_embeddings(path: str | Path) -> Embeddings:
             all zero, or the embeddings have different sizes.
     """
     path = Path(path)
+    check_regular(path)
     if path.is_dir():
         return checked(path, *_from_folder(path))
     if not path.is_file():
@@ -126,17 +126,7 @@ def check_encoder(path: str | Path, found: str, wanted: str) -> None:
 
 
 def _from_npz(path: Path) -> Embeddings:
-    held: dict[str, np.ndarray] = {}
-    name = ""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = file.files
-            for name in ("ids", "embeddings", "labels", "encoder", "source"):
-                if name in names:
-                    held[name] = file[name]
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
-        advice = f"save `{name}` as strings or numbers, not as objects" if name else "give an .npz of np.savez"
-        raise ValueError(f"{path} cannot be read ({error}): {advice}") from error
+    held, names = read_arrays(path, ("ids", "embeddings", "labels", "encoder", "source"))
     if "embeddings" not in held or not {"ids", "labels"} & set(held):
         raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}: save it with `ids` and `embeddings`")
     ids, labels = (_strings(held[name]) if name in held else None for name in ("ids", "labels"))
@@ -151,7 +141,7 @@ def _described(source: str) -> dict[str, Any]:
     """What the package wrote as JSON; the text of anybody else's `source` as a description."""
     try:
         described = json.loads(source)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         described = None
     if isinstance(described, dict):
         return described
@@ -159,10 +149,7 @@ def _described(source: str) -> dict[str, Any]:
 
 
 def _from_torch(path: Path) -> tuple[list[str], np.ndarray]:
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read: give {FORMATS}") from error
+    held = read_tensors(path, FORMATS)
     if not isinstance(held, dict) or not held or not all(isinstance(v, Tensor) for v in held.values()):
         raise ValueError(f"{path} holds no dictionary of tensors: save it by torch.save({{id: embedding}}, path)")
     return list(map(str, held)), _stacked(path, [v.detach().float().reshape(-1).numpy() for v in held.values()])
@@ -173,7 +160,7 @@ def _from_folder(path: Path) -> tuple[list[str], np.ndarray]:
     if not files:
         raise ValueError(f"{path} holds no .npy: give {FORMATS}")
     ids = [file.relative_to(path).with_suffix("").as_posix() for file in files]
-    return ids, _stacked(path, [np.load(file).reshape(-1) for file in files])
+    return ids, _stacked(path, [read_array(file).reshape(-1) for file in files])
 
 
 def _stacked(path: Path, vectors: list[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from .onnx_metadata import recorded_encoder
+from .reading import check_regular, read_tensors
+from .torchscript import is_torchscript, scripted_state
 
 FORMS = "a TorchScript file (.pt, .ts), an .onnx file, or module:name of a Python callable"
 TORCH_FILES = (".pt", ".pth", ".ckpt", ".ts", ".jit")
@@ -25,6 +27,7 @@ def load_network(name: str, device: str | torch.device = "cpu") -> tuple[Callabl
     """
     path = Path(name)
     if path.suffix in (".onnx", *TORCH_FILES):
+        check_regular(path)
         if not path.is_file():
             raise ValueError(f"the network {path} does not exist: give {FORMS}")
         if path.suffix == ".onnx":
@@ -47,7 +50,8 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
     """The SHA-256 of an encoder's weights: of the names, dtypes, shapes and values in its state dict.
 
     It is the same for a module, for a file of its state dict and for its TorchScript file, and for an .onnx file that
-    was exported by this package or by its launcher. For any other file it is the SHA-256 of the bytes.
+    was exported by this package or by its launcher. For any other file it is the SHA-256 of the bytes. Nothing
+    that a file holds is run.
     """
     if not isinstance(encoder, torch.nn.Module) and Path(encoder).is_dir():
         raise ValueError(f"the encoder {encoder} is a folder: give its file, such as embedding_model.ckpt or model.pt")
@@ -56,6 +60,7 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
     digest = hashlib.sha256()
     state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
     if state is None:
+        check_regular(encoder)  # type: ignore[arg-type]
         with open(encoder, "rb") as file:  # type: ignore[arg-type]
             while block := file.read(2**20):
                 digest.update(block)
@@ -72,29 +77,34 @@ def _state_of(path: Path) -> dict | None:
     if path.suffix not in TORCH_FILES:
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:  # not a file of plain tensors
-        try:
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-        except RuntimeError:
-            return None
+        state = scripted_state(path) if is_torchscript(path) else read_tensors(path)
+    except ValueError:  # not a file of plain tensors
+        return None
     return state if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()) else None
 
 
 def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of onnxruntime, whose exceptions have only this class in common
+        raise ValueError(f"{path} is no ONNX file that can be run: {_first_line(error)}") from error
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != 1:
         raise ValueError(f"{path} has the inputs {names}: give a network with one input")
 
     def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {names[0]: x.detach().cpu().numpy()})[0])
+        try:
+            return torch.from_numpy(session.run(None, {names[0]: x.detach().cpu().numpy()})[0])
+        except Exception as error:
+            raise ValueError(f"{path} does not run on an input {tuple(x.shape)}: {_first_line(error)}") from error
 
     return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _from_python(module: str, attribute: str) -> Callable[[Tensor], Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..scoring.regressor import SupportSetRegressor
 from .networks import fingerprint
 from .onnx_metadata import record_encoder
+from .reading import check_regular
 from .whole import new_file, whole
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def export_with_density(
 
     path = new_file(path, ".onnx")
     regressor.check_fitted()
-    graph = onnx.load(encoder) if isinstance(encoder, (str, Path)) else _traced(encoder, input_shape)
+    graph = read_graph(encoder) if isinstance(encoder, (str, Path)) else _traced(encoder, input_shape)
     embedding = graph.graph.output[0]
     size = [dimension.dim_value for dimension in embedding.type.tensor_type.shape.dim][-1:]
     if size not in ([0], [], [regressor.embedding_size]):
@@ -74,6 +75,33 @@ def export_with_density(
     onnx.checker.check_model(merged)
     with whole(path) as partial:
         onnx.save(merged, partial)
+
+
+def read_graph(path: str | Path, complete: bool = True) -> onnx.ModelProto:
+    """The graph of an .onnx file.
+
+    Args:
+        complete: whether weights that lie in files of their own are read too, and the graph is checked.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it does not exist or cannot be opened.
+    """
+    import onnx
+
+    check_regular(path)
+    try:
+        graph = onnx.load(path, load_external_data=complete)
+        if complete:
+            onnx.checker.check_model(graph)
+        if not graph.graph.output:
+            raise ValueError("it has no output")
+    except OSError:
+        raise
+    except Exception as error:  # of protobuf or onnx
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is no whole ONNX file: {reason}") from error
+    return graph
 
 
 class _DensityGraph(torch.nn.Module):

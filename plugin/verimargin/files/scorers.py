@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..scoring.ida import DensityScorer, IDAScorer
 from ..scoring.regressor import SupportSetRegressor
 from .anchors import read_anchors
 from .embeddings import check_encoder
+from .reading import read_tensors
 from .whole import new_file, whole
 
 S = TypeVar("S", bound=DensityScorer, covariant=True)
@@ -56,23 +58,29 @@ def holds_regressor(path: str | Path) -> bool:
     if Path(path).suffix != ".pt":
         return False
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever it is, another reader says what is wrong with it
+        saved = read_tensors(path)
+    except (ValueError, OSError):  # another reader says what is wrong with it
         return False
     return isinstance(saved, dict) and {"embedding_size", "hidden", "state_dict"} <= set(saved)
 
 
 def read_regressor(path: str | Path) -> ScorerFile[SupportSetRegressor]:
     """The regressor in a file that `write_regressor` wrote."""
+    saved = read_tensors(path, "a file that verimargin train-ssr wrote")
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        regressor = SupportSetRegressor(saved["embedding_size"], saved["hidden"])
-        regressor.load_state_dict(saved["state_dict"])
-    except OSError:
-        raise
-    except Exception as error:  # of pickle, zipfile or torch
+        state, sizes = saved["state_dict"], (saved["hidden"], saved["embedding_size"])
+        if state["linear1.weight"].shape != sizes or not all(_is_finite(value) for value in state.values()):
+            raise ValueError("a size or a number in it is wrong")
+        regressor = SupportSetRegressor(sizes[1], sizes[0])
+        regressor.load_state_dict(state)
+        encoder = str(saved["encoder"])
+    except Exception as error:  # of torch, or because it has another structure
         raise ValueError(f"{path} holds no regressor: give a file that verimargin train-ssr wrote") from error
-    return ScorerFile(Path(path), regressor, saved["encoder"])
+    return ScorerFile(Path(path), regressor, encoder)
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or bool(value.isfinite().all())
 
 
 def write_regressor(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
+import io
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from .embeddings import Embeddings, checked
+from .reading import read_arrays, read_text
 
 ENDING = "_template_pair_label.txt"
 QUALITY = 11  # the column of the detector's score, behind the name and five landmarks: a cut line has none
@@ -16,10 +17,12 @@ QUALITY = 11  # the column of the detector's score, behind the name and five lan
 
 def holds_images(path: Path) -> bool:
     """Whether the file is an `.npz` written by `ijb_evals.py --save_embeddings`."""
-    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+    if path.suffix != ".npz" or not path.is_file():
         return False
-    with zipfile.ZipFile(path) as file:
-        return "embs.npy" in file.namelist()
+    try:
+        return "embs" in read_arrays(path, ())[1]
+    except (ValueError, OSError):  # the reader of embeddings says what is wrong with it
+        return False
 
 
 def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
@@ -44,13 +47,9 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
             f"{path} holds embeddings of images: give the protocol's own list as TRIALS (meta/ijbc{ENDING}), in the "
             "folder that also holds its _face_tid_mid.txt and _name_5pts_score.txt"
         )
-    with np.load(path) as file:
-        images = file["embs"] + (file["embs_f"] if "embs_f" in file.files and len(file["embs_f"]) else 0.0)
-    template, medium = np.loadtxt(lists[0], dtype=np.int64, usecols=(1, 2), ndmin=2, comments=None).T
-    try:
-        quality = np.loadtxt(lists[1], usecols=QUALITY, ndmin=1, comments=None)
-    except ValueError as error:
-        raise ValueError(f"{lists[1]} is not '<name> <10 landmarks> <score>' on every line: {error}") from error
+    images = _images(path)
+    template, medium = _columns(lists[0], (1, 2), "<name> <template> <medium>", np.int64).T
+    quality = _columns(lists[1], (QUALITY,), "<name> <10 landmarks> <score>", np.float64)[:, 0]
     if not len(images) == len(template) == len(quality):
         raise ValueError(
             f"{path} has {len(images)} embeddings, {lists[0]} {len(template)} and {lists[1]} {len(quality)} lines: "
@@ -60,6 +59,25 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
     templates, of_template = np.unique(media[0], return_inverse=True)
     means = _summed(images * quality[:, None], of_medium.reshape(-1), len(count)) / torch.from_numpy(count)[:, None]
     return checked(path, [str(t) for t in templates], _summed(means, of_template, len(templates)).numpy())
+
+
+def _images(path: Path) -> np.ndarray:
+    """The embedding (N, d) of each image, with that of its mirror image if there is one."""
+    held, _ = read_arrays(path, ("embs", "embs_f"))
+    flipped = [held["embs_f"]] if "embs_f" in held and len(np.atleast_1d(held["embs_f"])) else []
+    for rows in (held["embs"], *flipped):
+        if rows.ndim != 2 or rows.shape != held["embs"].shape or rows.dtype.kind not in "fiu":
+            raise ValueError(f"{path} holds {rows.dtype} of the shape {rows.shape}: give one row of numbers per image")
+    return sum(flipped, held["embs"])
+
+
+def _columns(path: Path, which: tuple[int, ...], line: str, dtype: type) -> np.ndarray:
+    """These columns of a list, (lines, columns)."""
+    text = io.StringIO(read_text(path))
+    try:
+        return np.loadtxt(text, dtype=dtype, usecols=which, ndmin=2, comments=None)
+    except ValueError as error:
+        raise ValueError(f"{path} is not '{line}' on every line: {error}") from error
 
 
 def _summed(rows: np.ndarray | torch.Tensor, group: np.ndarray, groups: int) -> torch.Tensor:

@@ -68,7 +68,7 @@ class TestPrototypes:
         with pytest.raises(ValueError, match="does not exist"):
             core.anchors_from_prototypes([path])
         path.write_bytes(b"\x80nothing")
-        with pytest.raises(ValueError, match="cannot be read as tensors"):
+        with pytest.raises(ValueError, match="is damaged, or holds more than tensors"):
             core.anchors_from_prototypes([path])
         torch.save({"a": seeded(2, 2), "b": seeded(2, 2)}, path)
         with pytest.raises(ValueError, match=r"holds the matrices \['a', 'b'\] and no head's"):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -57,7 +59,7 @@ def changed(value):
         (saved([1.0]), "holds no dictionary of tensors"),
         (saved({}), "holds no dictionary of tensors"),
         (saved({"a": torch.ones(2), "b": torch.ones(3)}), r"embeddings of the sizes \[2, 3\]"),
-        (("e.pt", lambda path: path.write_bytes(b"no")), "cannot be read: give an .npz"),
+        (("e.pt", lambda path: path.write_bytes(b"no")), "is damaged, or holds more than tensors: give an .npz"),
         (("e.npz", lambda path: path.write_bytes(b"no")), "cannot be read"),
         (("e.npy", lambda path: np.save(path, ROWS)), "has no known format of embeddings: give an .npz"),
         (("e", lambda path: path.mkdir()), "holds no .npy"),
@@ -99,3 +101,10 @@ def test_embeddings_that_contradict_themselves_are_refused():
         with pytest.raises(ValueError, match="give one id per embedding, and one label per embedding or none"):
             Embeddings(ids, torch.from_numpy(ROWS), labels)
     assert Embeddings(IDS, torch.from_numpy(ROWS)) != Embeddings(IDS, torch.from_numpy(ROWS))
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS[0])
+    os.mkfifo(tmp_path / "b.npy")
+    with pytest.raises(ValueError, match=r"b\.npy is a pipe or a device"):
+        read_embeddings(tmp_path)

@@ -12,7 +12,7 @@ def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="there are 2 names"):
         read_kappa(saved(tmp_path, tracker().state_dict()), ["a", "b"])
     (tmp_path / "text").write_text("no checkpoint")
-    with pytest.raises(ValueError, match="is not a checkpoint"):
+    with pytest.raises(ValueError, match="is damaged, or holds more than tensors: give a checkpoint"):
         read_kappa(tmp_path / "text")
 
 
@@ -39,3 +39,22 @@ def test_the_folder_of_a_checkpoint_will_do(tmp_path):
         read_kappa(tmp_path)
     torch.save(tracker().state_dict(), tmp_path / "kappa.ckpt")
     assert read_kappa(tmp_path) == read_kappa(tmp_path / "kappa.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"psi": torch.ones(3)}, {"kappa": torch.ones(4, 1)}, {"epoch": torch.ones(2)}, {"psi": torch.tensor(1.0)}],
+)
+def test_a_damaged_state_is_named(tmp_path, change):
+    with pytest.raises(ValueError, match=r"kappa\.ckpt has a damaged KappaFace state: epoch .*, psi .*"):
+        read_kappa(saved(tmp_path, {**tracker().state_dict(), **change}))
+
+
+def test_a_checkpoint_that_holds_itself_is_no_endless_search(tmp_path):
+    content = {"a": {}, "b": tracker().state_dict()}
+    content["a"]["back"] = content
+    deep = {}
+    for _ in range(60):
+        deep = {"one": deep, "other": deep}
+    content["deep"] = deep
+    assert len(read_kappa(saved(tmp_path, content))) == 4

@@ -1,3 +1,4 @@
+import os
 import sys
 from itertools import pairwise
 
@@ -96,3 +97,27 @@ def test_an_onnx_file_of_two_inputs_is_refused(tmp_path):
 def test_a_folder_is_no_encoder(tmp_path):
     with pytest.raises(ValueError, match="is a folder: give its file"):
         fingerprint(tmp_path)
+
+
+def test_damaged_onnx_files_are_named(tmp_path):
+    """They gave the traceback of onnxruntime."""
+    pytest.importorskip("onnxruntime")
+    for content in (b"", b"no graph", b"\x08\x07\x12"):
+        (tmp_path / "a.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.onnx is no ONNX file that can be run: .+"):
+            load_network(str(tmp_path / "a.onnx"))
+    axes = {"x": {0: "n"}}
+    torch.onnx.export(
+        ENCODER, (seeded(1, 2, 4),), tmp_path / "a.onnx", input_names=["x"], dynamic_axes=axes, dynamo=False
+    )
+    network, _ = load_network(str(tmp_path / "a.onnx"))
+    with pytest.raises(ValueError, match=r"a\.onnx does not run on an input \(3, 2, 5\): .+"):
+        network(seeded(3, 2, 5))
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.onnx", "a"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for read in (fingerprint, load_network) if "." in name else (fingerprint,):
+        with pytest.raises(ValueError, match=f"{name} is a pipe or a device"):
+            read(str(tmp_path / name))

@@ -52,3 +52,11 @@ def test_a_regressor_that_is_not_fitted_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"to be an \.onnx file"):
         density_graph.export_with_density(Net(), fitted(), tmp_path / "both.pt", (3, 9, 9))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_graph_is_named(tmp_path):
+    for content in (b"", b"no graph", b"\x08\x07"):
+        (tmp_path / "a.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.onnx is no whole ONNX file: .+"):
+            density_graph.export_with_density(tmp_path / "a.onnx", fitted(), tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()

@@ -53,7 +53,10 @@ def test_another_size_or_encoder_is_refused_where_it_is_known(tmp_path):
 
 def test_what_is_no_scorer_is_refused_and_nothing_is_overwritten(tmp_path):
     (tmp_path / "text.pt").write_text("no")
-    with pytest.raises(ValueError, match=r"text\.pt holds no regressor: give a file that verimargin train-ssr wrote"):
+    with pytest.raises(
+        ValueError,
+        match=r"text\.pt is damaged, or holds more than tensors: give a file that verimargin train-ssr wrote",
+    ):
         read_scorer(tmp_path / "text.pt")
     with pytest.raises(FileNotFoundError):
         read_scorer(tmp_path / "none.pt")
@@ -63,3 +66,20 @@ def test_what_is_no_scorer_is_refused_and_nothing_is_overwritten(tmp_path):
         write_regressor(tmp_path / "text.pt", fitted())
     with pytest.raises(ValueError, match=r"to be an \.pt"):
         write_regressor(tmp_path / "r.npz", fitted())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"embedding_size": 10**7}, {"hidden": 10**9}, {"state_dict": {}}, {"state_dict": 3}, {"encoder": None}, {}],
+)
+def test_a_damaged_regressor_is_refused_before_its_layers_are_made(tmp_path, change):
+    """An embedding_size of 10**7 took 20 GB before it was compared with the weights."""
+    write_regressor(tmp_path / "whole.pt", fitted())
+    held = torch.load(tmp_path / "whole.pt")
+    if not change:
+        held["state_dict"]["linear2.weight"][0] = torch.nan
+    if change.get("encoder", "") is None:
+        del held["encoder"]
+    torch.save({**held, **change} if "encoder" not in change else held, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"a\.pt holds no regressor: give a file that verimargin train-ssr wrote"):
+        read_regressor(tmp_path / "a.pt")

@@ -59,3 +59,21 @@ def test_a_cut_line_is_named(protocol):
     scores.write_text(scores.read_text().rstrip().rpartition(" ")[0] + "\n")
     with pytest.raises(ValueError, match=r"5pts_score.txt is not '<name> <10 landmarks> <score>' on every line"):
         read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")
+
+
+@pytest.mark.parametrize("embs", [np.ones(5), np.ones((5, 3, 1)), np.full((5, 3), "a"), np.ones((5, 3), complex)])
+def test_images_that_are_no_rows_of_numbers_are_named(protocol, embs):
+    folder, _ = protocol
+    np.savez(folder / "result.npz", embs=embs)
+    with pytest.raises(ValueError, match=r"result\.npz holds .* of the shape .*: give one row of numbers per image"):
+        read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")
+    np.savez(folder / "result.npz", embs=np.ones((5, 3)), embs_f=np.ones((5, 2)))
+    with pytest.raises(ValueError, match=r"result\.npz holds float64 of the shape \(5, 2\)"):
+        read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")
+
+
+def test_a_damaged_list_is_named(protocol):
+    folder, _ = protocol
+    (folder / "ijbc_face_tid_mid.txt").write_text("1.jpg 4\n")
+    with pytest.raises(ValueError, match=r"ijbc_face_tid_mid\.txt is not '<name> <template> <medium>' on every line"):
+        read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")

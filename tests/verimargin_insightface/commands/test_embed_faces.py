@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 import sys
 
 import cv2
@@ -133,3 +135,24 @@ def test_weights_of_another_network_are_refused(data, tmp_path, monkeypatch):
     torch.save({"other": torch.ones(2)}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"does not hold the weights of the network r50: give the model\.pt"):
         embed_faces(data / "folder", tmp_path / "model.pt", tmp_path / "out.npz", network="r50")
+
+
+def test_damaged_input_is_named(data, tmp_path):
+    """Damaged .onnx files gave the traceback of onnx or of onnxruntime; a pipe among the images was waited for."""
+    (tmp_path / "a.onnx").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match=r"a\.onnx is no whole ONNX file"):
+        module._scales(tmp_path / "a.onnx")
+    shutil.copytree(data / "folder", tmp_path / "folder")
+    (tmp_path / "folder" / "bea" / "0.png").unlink()
+    os.mkfifo(tmp_path / "folder" / "bea" / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png is a pipe or a device"):
+        embed_faces(tmp_path / "folder", data / "mean.pt", tmp_path / "out.npz")
+    with pytest.raises(ValueError, match=r"0\.png is a pipe or a device"):
+        pack_folder(tmp_path / "folder", tmp_path / "packed")
+    shutil.copytree(data / "rec", tmp_path / "rec")
+    lines = (tmp_path / "rec" / "train.idx").read_text().splitlines(keepends=True)
+    for lost in (4, len(lines) - 1):
+        (tmp_path / "rec" / "train.idx").write_text("".join(lines[:lost] + lines[lost + 1 :]))
+        with pytest.raises(ValueError, match=r"train\.idx has no record \d+, .*the index is not whole"):
+            open_images(tmp_path / "rec")
+    assert not (tmp_path / "out.npz").exists()

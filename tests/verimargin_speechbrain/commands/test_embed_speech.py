@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import typer
 from hyperpyyaml import load_hyperpyyaml
 from typer.testing import CliRunner
 from verimargin.files.networks import fingerprint
@@ -44,8 +45,6 @@ def corpus(tmp_path):
 
 
 def run(corpus, *options, annotations=("train.csv",), out="out.npz"):
-    import typer
-
     app = typer.Typer()
     app.command()(embed.embed_speech)
     files = [corpus / name for name in ("recipe.yaml", *annotations, out)]
@@ -207,3 +206,44 @@ def test_a_misspelt_key_is_named(corpus):
     assert isinstance(refused, ValueError)
     assert "data_foldr" in str(refused)
     assert "give a verification recipe" in str(refused)
+
+
+def test_paths_that_mean_something_in_yaml(corpus, tmp_path):
+    """`data_folder=/a/b #1` was cut before the #, and `: ` made it a key."""
+    odd = tmp_path / "run #1: 'it'"
+    odd.mkdir()
+    for file in [*corpus.glob("*.wav"), corpus / "model.ckpt"]:
+        file.rename(odd / file.name)
+    app = typer.Typer()
+    app.command()(embed.embed_speech)
+    arguments = [corpus / "recipe.yaml", corpus / "train.csv", odd / "out.npz", "--set", f"data_folder={odd}"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert len(np.load(odd / "out.npz")["ids"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ID,wav,start,stop,spk_id\na,a.wav,0\n", "row 1 of .*bad.csv has more or fewer values"),
+        ("ID,wav,start,stop,spk_id\na,a,b.wav,0,9,x\n", "row 1 of .*bad.csv has more or fewer values"),
+        ("ID,wav,start,stop,spk_id\na,a.wav,0,9,x\nb,b.wav,0.5,9,x\n", "row 2 of .*bad.csv is samples '0.5' to '9'"),
+        ("ID,wav,start,stop,spk_id\na,a.wav,9,9,x\n", "row 1 of .*bad.csv is samples '9' to '9'"),
+        ("ID,wav,start,stop,spk_id\na," + "a" * 200_000 + ",0,9,x\n", "bad.csv is no CSV file: field larger"),
+        ("ID,wav,start,stop,spk_id\na,\udcff,0,9,x\n", "bad.csv is not a text file"),
+    ],
+)
+def test_a_damaged_annotation_is_named(tmp_path, text, message):
+    (tmp_path / "bad.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=message):
+        embed.read_annotation(tmp_path / "bad.csv")
+
+
+def test_a_damaged_recipe_or_recording_is_named(corpus):
+    (corpus / "bad.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(ValueError, match=r"bad\.yaml is no YAML file"):
+        embed.load(corpus / "bad.yaml", [], "cpu")
+    with pytest.raises(ValueError, match=r"--set data_folder has no value: give KEY=VALUE"):
+        embed.load(corpus / "recipe.yaml", ["data_folder"], "cpu")
+    (corpus / "3.wav").write_bytes(b"no recording")
+    assert "3.wav of b-3 is no recording that can be read" in str(run(corpus).exception)

@@ -1,0 +1,149 @@
+"""Reads text, arrays and tensors of files that may be damaged, or made to do harm: nothing in them is run."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGEST_RATIO = 50  # the numbers of embeddings hardly compress: float64 that holds small integers comes to some 10
+SMALL = 2**26  # bytes that any file may unpack to
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuse a pipe or a device, which would be read for ever. A file that does not exist passes."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is a pipe or a device: give a file; what a program prints has to be saved first")
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        ValueError: the file is not text.
+        OSError: it does not exist or cannot be opened.
+    """
+    check_regular(path)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8: byte {error.start} is no part of a letter") from error
+
+
+def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays of an `.npz` that have one of these names, and the names of all its arrays.
+
+    Raises:
+        ValueError: the file is damaged, an array holds objects, or the arrays are far larger than the file.
+        OSError: it does not exist or cannot be opened.
+    """
+    check_regular(path)
+    held: dict[str, np.ndarray] = {}
+    name = ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            wanted = [name for name in names if name in members]
+            check_unpacked(path, sum(members[name].file_size for name in wanted))
+            for name in wanted:
+                with archive.open(members[name]) as file:
+                    held[name] = _read_array(file, members[name].file_size)
+    except OSError:
+        raise
+    except Exception as error:  # of zipfile, of its decompressors or of NumPy
+        advice = f"save `{name}` as strings or numbers, not as objects" if name else "give an .npz of np.savez"
+        raise ValueError(f"{path} cannot be read ({error or type(error).__name__}): {advice}") from error
+    return held, list(members)
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of an `.npy`; raises as `read_arrays` does."""
+    check_regular(path)
+    try:
+        with open(path, "rb") as file:
+            return _read_array(file, path.stat().st_size)
+    except OSError:
+        raise
+    except Exception as error:  # of NumPy
+        raise ValueError(f"{path} cannot be read ({error}): give an .npy of np.save") from error
+
+
+def read_tensors(path: str | os.PathLike, wanted: str = "a whole file that torch.save wrote") -> Any:
+    """What `torch.save` wrote, if it consists of tensors on the CPU and plain values.
+
+    Args:
+        wanted: what an error asks for.
+
+    Raises:
+        ValueError: the file is damaged, holds anything else, or is far smaller than the tensors in it.
+        OSError: it does not exist or cannot be opened.
+    """
+    path = Path(path)
+    check_regular(path)
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, sum(member.file_size for member in archive.infolist()))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_unpacked(path, sum(map(_size, _tensors(content))))
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is damaged, or holds more than tensors: give {wanted}") from error
+    except Exception as error:  # of zipfile or torch
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read ({reason}): give {wanted}") from error
+    return content
+
+
+def check_unpacked(path: str | os.PathLike, size: int) -> None:
+    """Refuse a small file that would fill the memory with this many bytes."""
+    packed = os.stat(path).st_size
+    if size > SMALL + LARGEST_RATIO * packed:
+        raise ValueError(
+            f"its {packed:,} bytes would become {size:,}, more than {LARGEST_RATIO} times as many, which numbers of "
+            "embeddings or weights never do"
+        )
+
+
+def _read_array(file: IO[bytes], size: int) -> np.ndarray:
+    """The array in an `.npy` of this many bytes, all of which its header has to account for."""
+    version = np.lib.format.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError(f"an .npy of version {version[0]}.{version[1]} is not one of numbers or strings")
+    shape, _, dtype = HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds objects")
+    number, left = math.prod(shape), size - file.tell()
+    if min(shape, default=0) < 0 or number * dtype.itemsize != left or number > left:
+        raise ValueError(f"the header tells of {dtype} in the shape {shape}, but {left} bytes follow it")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _size(tensor: Tensor) -> int:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise ValueError("a tensor is sparse, quantised or without values")
+    return tensor.numel() * tensor.element_size()
+
+
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers, each as often as it stands in one. Containers may hold themselves."""
+    seen, left = set(), [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, Mapping) else value)
