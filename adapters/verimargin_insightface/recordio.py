@@ -181,13 +181,18 @@ class RecordWriter:
             self._rec.write(frame)
 
     def close(self) -> None:
-        self._files.close()
+        with self._files:  # on a full disk, neither file takes its name
+            self._rec.flush()
+            self._idx.flush()
 
     def __enter__(self) -> RecordWriter:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._files.__exit__(*error)
+        if error[0] is None:
+            self.close()
+        else:
+            self._files.__exit__(*error)
 
 
 def pack(header: IRHeader | tuple, image: bytes) -> bytes:

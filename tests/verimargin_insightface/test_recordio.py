@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_disk import files_up_to
 from verimargin_insightface.recordio import (
     MAGIC,
     IRHeader,
@@ -208,3 +209,17 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises(ValueError, match=f"{name} is a pipe or a device"):
         RecordReader(tmp_path / "train.idx", tmp_path / "train.rec")
+
+
+@pytest.mark.parametrize("size", [40, 400])
+def test_on_a_full_disk_neither_file_is_left(tmp_path, size):
+    """The records had their name already when the index could not be written."""
+    with files_up_to(size), pytest.raises(OSError, match=r"File too large: '.*train\.(rec|idx)'"):
+        write(tmp_path, [b"abc"] * 40)
+    assert not list(tmp_path.iterdir())
+    writer = RecordWriter(tmp_path / "train.idx", tmp_path / "train.rec")
+    for key in range(50):
+        writer.write_idx(10**15 + key, b"")  # 8 bytes of records, and more of their index
+    with files_up_to(500), pytest.raises(OSError, match=r"File too large: '.*train\.idx'"):
+        writer.close()
+    assert not list(tmp_path.iterdir())

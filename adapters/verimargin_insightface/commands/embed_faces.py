@@ -12,13 +12,14 @@ import torch
 import typer
 from torch import Tensor
 from verimargin.commands.options import DeviceOption, SeedOption
+from verimargin.commands.output import new_output
 from verimargin.commands.progress import progress
 from verimargin.files.choice import choose
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import TORCH_FILES, fingerprint, load_network
 from verimargin.files.onnx import read_graph
 from verimargin.files.reading import read_tensors
-from verimargin.files.whole import new_file
+from verimargin.files.whole import check_room
 
 from ..image_folder import check_class_folders
 from ..recordio import Record, RecordError, RecordReader, key_range, unpack
@@ -26,6 +27,7 @@ from ..recordio import Record, RecordError, RecordReader, key_range, unpack
 SIDE = 112  # pixels
 
 
+@new_output(".npz")
 def embed_faces(
     data: Annotated[Path, typer.Argument(help="a folder with train.rec and train.idx, or with one folder per class")],
     encoder: Annotated[Path, typer.Argument(help="the model.pt or .onnx file that is to be evaluated")],
@@ -45,13 +47,14 @@ def embed_faces(
     The embeddings of an image and of its mirror image are added, as in the evaluators. The identities are those of the
     training: class numbers for a RecordIO set, folder names for an image folder.
     """
-    new_file(out, ".npz")
     images = open_images(data)
     chosen = choose(images.labels, per_identity, seed)
     embed = load_encoder(encoder, network, device)
     parts = []
     for batch in progress(np.array_split(chosen, -(-len(chosen) // batch_size)), "embedding", "batch"):
         parts.append(embed(np.stack([decode(images.read(int(n))) for n in batch])).float().cpu())
+        if len(parts) == 1:
+            check_room(out, 4 * len(chosen) * parts[0].shape[1])
     labels = images.names[images.labels[chosen]].tolist()
     ids = [images.ids[n] for n in chosen]
     source = {"data": data.resolve().name, "per_identity": per_identity, "seed": seed}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from verimargin.commands.progress import progress
+from verimargin.files.whole import alone, check_room
 
 from ..image_folder import check_class_folders
 from ..recordio import IRHeader, Record, RecordWriter, pack
@@ -21,17 +23,30 @@ def pack_folder(folder: Path, out: Path) -> None:
     Classes and images keep the order, and therefore the labels, that arcface_torch gives them when it reads the
     folder. The images are copied byte by byte. The two files appear when everything has been written.
     """
-    from torchvision.datasets import ImageFolder
-
     for path in (out / "train.rec", out / "train.idx"):
         if path.exists():
             raise FileExistsError(f"{path} exists already: move it, or give another folder")
     check_class_folders(folder)
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(out / "train.rec"):
+            _pack(folder, out)
+    except BaseException:
+        if is_new:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+
+
+def _pack(folder: Path, out: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
     samples = ImageFolder(str(folder)).samples
     labels = [label for _, label in samples]
     num_classes = labels[-1] + 1
     first, frame = _frame(labels)
-    out.mkdir(parents=True, exist_ok=True)
+    check_room(out / "train.rec", sum(Path(path).stat().st_size for path, _ in samples))
     with RecordWriter(out / "train.idx", out / "train.rec") as writer:
         if first == 1:
             writer.write_idx(0, frame[0])

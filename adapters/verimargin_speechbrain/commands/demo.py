@@ -14,7 +14,8 @@ from verimargin.commands import plots, report
 from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
 from verimargin.files.embeddings import save_npz
-from verimargin.files.whole import whole
+from verimargin.files.reading import read_arrays, read_text
+from verimargin.files.whole import alone, whole
 
 from ..corpus import Trial, speaker_of
 
@@ -45,14 +46,20 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[
     """The demo, with the sizes of the corpus (`synthesis.make_corpus`) and further values of the recipe."""
     from rich.console import Console
 
-    from .. import experiment, synthesis  # if one of them cannot be imported, nothing has been written yet
-
     if seed < 0:
         raise ValueError(f"seed is {seed}: give an integer >= 0")
     console = Console()
     settings = {"seed": seed, "corpus": corpus, "recipe": recipe}
     _same_settings(output, settings)
+    with alone(output / "settings.json"):
+        return _run(output, settings, console)
+
+
+def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[str, report.Result]:
+    from .. import experiment, synthesis
+
     _remove_leftovers(output)
+    seed, corpus, recipe = settings["seed"], settings["corpus"], settings["recipe"]
     data = output / "corpus"
     if not data.is_dir():
         people = corpus["train_speakers"] + corpus["test_speakers"]
@@ -67,9 +74,7 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[
             scores, trials = experiment.score(experiment.train(data, output / loss, loss, seed, **recipe), data)
             _save(finished, scores, trials)
         results[title] = _evaluate(finished, title)
-    with np.load(finished) as saved:
-        same = saved["same"]
-    _report(output, results, same, settings, console)
+    _report(output, results, read_arrays(finished, ["same"])[0]["same"], settings, console)
     return results
 
 
@@ -77,12 +82,16 @@ def _same_settings(output: Path, settings: dict) -> None:
     """Refuse a folder with a demo of other settings, which would mix old results with new ones."""
     path = output / "settings.json"
     if path.exists():
-        if json.loads(path.read_text()) != settings:
+        try:
+            known = json.loads(read_text(path))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged ({error}): give another folder") from error
+        if known != settings:
             raise ValueError(f"{output} holds a demo with other settings ({path}): give another folder")
         return
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file: give a folder")
-    if output.exists() and any(not path.match(LEFTOVER) for path in output.iterdir()):
+    if output.exists() and any(not path.name.startswith(".") for path in output.iterdir()):
         raise ValueError(f"{output} is not empty and holds no demo: give another folder")
     output.mkdir(parents=True, exist_ok=True)
     with whole(path) as partial:
@@ -106,8 +115,11 @@ def _save(finished: Path, scores: np.ndarray, trials: list[Trial]) -> None:
 
 
 def _evaluate(finished: Path, title: str) -> report.Result:
-    with np.load(finished) as saved:
-        scores, same, enrol, test = (saved[key] for key in ("scores", "same", "enrol", "test"))
+    names = ("scores", "same", "enrol", "test")
+    saved, _ = read_arrays(finished, names)
+    if len(saved) < len(names):
+        raise ValueError(f"{finished} is damaged: remove it, and the demo makes it again")
+    scores, same, enrol, test = (saved[name] for name in names)
     shown = partial(progress, title=f"Intervals, {title}")
     return report.evaluate(scores, same, (enrol, test), True, progress=shown)
 

@@ -18,18 +18,20 @@ import torch
 import typer
 from verimargin._checks import check_norms
 from verimargin.commands.options import DeviceOption, SeedOption
+from verimargin.commands.output import new_output
 from verimargin.commands.progress import progress
 from verimargin.files.choice import choose
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
 from verimargin.files.reading import read_text
-from verimargin.files.whole import new_file
+from verimargin.files.whole import check_room, naming
 
 from ..overrides import as_yaml
 
 COLUMNS = ("ID", "wav", "start", "stop", "spk_id")
 
 
+@new_output(".npz")
 def embed_speech(
     recipe: Annotated[Path, typer.Argument(help="a verification YAML, such as verification_ecapa.yaml")],
     annotations: Annotated[
@@ -49,7 +51,6 @@ def embed_speech(
     OUT is meant for `verimargin anchors real`, `train-ssr` and `score`. After an interruption, the same command
     continues where it stopped.
     """
-    new_file(out, ".npz")
     rows = read_recordings(annotations)
     rows = [rows[n] for n in choose([row["spk_id"] for row in rows], per_speaker, seed)]
     hparams = load(recipe, overrides or [], device)
@@ -150,7 +151,7 @@ def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str,
         kept = np.fromfile(partial, np.float32)
         vectors = list(kept[: len(kept) // size * size].reshape(-1, size))[: len(rows)]
         os.truncate(partial, 4 * size * len(vectors))
-    with partial.open("ab") as file:
+    with naming(partial), partial.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -159,6 +160,8 @@ def _resumable(rows: list[dict[str, str]], hparams: dict[str, Any], device: str,
             ) from None
         for row in progress(rows[len(vectors) :], "embedding", "recording", initial=len(vectors), total=len(rows)):
             vectors.append(_embed(row, hparams, device))
+            if len(vectors) == 1:
+                check_room(partial, 2 * vectors[0].nbytes * len(rows))  # also for the file that is made of this one
             file.write(vectors[-1].tobytes())
     partial.unlink()
     return np.stack(vectors)

@@ -13,8 +13,9 @@ from ..files.class_names import read_class_names
 from ..files.embeddings import Embeddings, read_embeddings, write_embeddings
 from ..files.networks import FORMS, TORCH_FILES, fingerprint, load_network
 from ..files.reading import read_text
-from ..files.whole import new_file
+from ..files.whole import writing
 from .options import DeviceOption, SeedOption, TrainingArgument, sizes_of
+from .output import new_output
 from .progress import progress
 
 anchors = typer.Typer(no_args_is_help=True, help="Make a file of anchors for IDA, in one of three ways.")
@@ -56,19 +57,20 @@ def fc(
         raise ValueError(
             f"OUT is missing, the last argument is {out}: give the classifier's files or folder, and then a new .npz"
         )
-    new_file(out, ".npz")
-    excluded = _lines(exclude)
-    if named := [line for line in excluded if not names and not line.isdecimal()]:
-        raise ValueError(f"{exclude} names {named[0]}, but prototypes are known by number only: give --names too")
-    trained_with = encoder_beside(checkpoints, encoder)
-    known = fingerprint(trained_with) if trained_with else ""
-    made = anchors_from_prototypes(checkpoints, read_class_names(names) if names else [], excluded, known)
-    if trained_with:
-        made = replace(made, source={**made.source, "encoder": trained_with.name})
-    _save(out, made)
+    with writing(out, ".npz"):
+        excluded = _lines(exclude)
+        if named := [line for line in excluded if not names and not line.isdecimal()]:
+            raise ValueError(f"{exclude} names {named[0]}, but prototypes are known by number only: give --names too")
+        trained_with = encoder_beside(checkpoints, encoder)
+        known = fingerprint(trained_with) if trained_with else ""
+        made = anchors_from_prototypes(checkpoints, read_class_names(names) if names else [], excluded, known)
+        if trained_with:
+            made = replace(made, source={**made.source, "encoder": trained_with.name})
+        _save(out, made)
 
 
 @anchors.command()
+@new_output(".npz")
 def real(
     embeddings: TrainingArgument,
     out: OutArgument,
@@ -77,7 +79,6 @@ def real(
     encoder: EncoderOption = None,
 ) -> None:
     """Write one random embedding of each identity in the training EMBEDDINGS as an anchor."""
-    new_file(out, ".npz")
     given = read_embeddings(embeddings)
     if not given.labels:
         raise ValueError(
@@ -90,6 +91,7 @@ def real(
 
 
 @anchors.command()
+@new_output(".npz")
 def fake(
     generator: Annotated[str, typer.Argument(help=f"the network from latents to samples: {FORMS}")],
     encoder: Annotated[str, typer.Argument(help="the network from samples to embeddings, in one of the same forms")],
@@ -104,7 +106,6 @@ def fake(
     device: DeviceOption = "cpu",
 ) -> None:
     """Write embeddings of generated samples as anchors, made by the ENCODER whose embeddings are to be scored."""
-    new_file(out, ".npz")
     sampler, _ = load_network(generator, device)
     network, known = load_network(encoder, device)
     made = anchors_from_generator(

@@ -11,10 +11,11 @@ import typer
 from ..files.networks import load_network
 from ..files.onnx import export_with_density
 from ..files.scorers import read_regressor
-from ..files.whole import new_file
 from .options import sizes_of
+from .output import new_output
 
 
+@new_output(".onnx")
 def export_onnx(
     encoder: Annotated[str, typer.Argument(help="an .onnx file, a TorchScript file or module:name of a torch module")],
     regressor: Annotated[Path, typer.Argument(help="a file that verimargin train-ssr wrote")],
@@ -24,7 +25,6 @@ def export_onnx(
     ] = "",
 ) -> None:
     """Join the ENCODER and the REGRESSOR in one ONNX graph that outputs the embedding and its log density."""
-    new_file(out, ".onnx")
     network, _ = load_network(encoder)
     density = read_regressor(regressor).scorer
     if encoder.endswith(".onnx"):

@@ -11,12 +11,13 @@ import typer
 from ..files.anchors import read_anchors
 from ..files.embeddings import read_embeddings
 from ..files.scorers import write_regressor
-from ..files.whole import new_file
 from ..scoring.ida import IDAScorer
 from ..scoring.regressor import SupportSetRegressor
 from .options import DeviceOption, KOption, SeedOption, TauOption, TrainingArgument
+from .output import new_output
 
 
+@new_output(".pt")
 def train_ssr(
     embeddings: TrainingArgument,
     anchors: Annotated[Path, typer.Argument(help="a file that verimargin anchors wrote")],
@@ -35,7 +36,6 @@ def train_ssr(
     """
     from tqdm import tqdm
 
-    new_file(out, ".pt")
     given = read_embeddings(embeddings)
     if given.source.get("kind") in ("fc", "real", "fake"):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -102,5 +103,7 @@ def write_regressor(
         "encoder": encoder,
         "source": source or {},
     }
+    content = io.BytesIO()  # of an error in writing, torch.save says neither the file nor the reason
+    torch.save(saved, content)
     with whole(path) as partial:
-        torch.save(saved, partial)
+        partial.write_bytes(content.getbuffer())

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import verimargin as vm
+from small_disk import files_up_to
 from small_networks import SIZE, fitted, seeded
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.scorers import read_regressor, read_scorer, write_regressor
@@ -83,3 +84,10 @@ def test_a_damaged_regressor_is_refused_before_its_layers_are_made(tmp_path, cha
     torch.save({**held, **change} if "encoder" not in change else held, tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a\.pt holds no regressor: give a file that verimargin train-ssr wrote"):
         read_regressor(tmp_path / "a.pt")
+
+
+def test_a_regressor_on_a_full_disk_is_named(tmp_path):
+    """torch.save said "file write failed" in a traceback."""
+    with files_up_to(1000), pytest.raises(OSError, match=r"File too large: '.*a\.pt'"):
+        write_regressor(tmp_path / "a.pt", fitted())
+    assert not list(tmp_path.iterdir())

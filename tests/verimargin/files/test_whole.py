@@ -1,5 +1,47 @@
+import contextlib
+import errno
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
 import pytest
-from verimargin.files.whole import new_file, whole, whole_folder
+from small_disk import files_up_to
+from verimargin.files import whole as module
+from verimargin.files.embeddings import save_npz
+from verimargin.files.whole import alone, check_room, new_file, whole, whole_folder, writing
+
+WRITERS = {"whole": whole, "whole_folder": whole_folder, "alone": alone}
+
+
+FORK = multiprocessing.get_context("fork")  # no import again in each process
+
+
+def hold(kind, path, connection):
+    with WRITERS[kind](path) as partial:
+        if partial:
+            (partial / "a.txt" if partial.is_dir() else partial).write_text("half")
+        connection.send("inside")
+        time.sleep(100)
+
+
+@pytest.fixture
+def another():
+    """Start a process that holds one of these functions on a path; it can be killed."""
+    begun = []
+
+    def start(kind, path):
+        here, there = FORK.Pipe()
+        begun.append(FORK.Process(target=hold, args=(kind, path, there)))
+        begun[-1].start()
+        assert here.recv() == "inside"
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        process.kill()
+        process.join()
 
 
 def test_a_file_takes_its_name_when_it_is_written(tmp_path):
@@ -123,3 +165,115 @@ def test_the_working_directory_is_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileExistsError, match="give another folder"), whole_folder("."):
         raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path, another, kind):
+    """Hidden files and folders stayed for ever."""
+    process = another(kind, tmp_path / "out.txt")
+    assert len(list(tmp_path.iterdir())) == {"whole": 1, "whole_folder": 2, "alone": 1}[kind]
+    process.kill()
+    process.join()
+    (tmp_path / ".out.12345678.partial.csv").write_text("another output's")
+    with WRITERS[kind](tmp_path / "out.txt") as partial:
+        if partial:
+            (partial / "a.txt" if partial.is_dir() else partial).write_text("all")
+    left = {path.name for path in tmp_path.iterdir()} - {"out.txt"}
+    assert left == {".out.12345678.partial.csv"}
+
+
+@pytest.mark.parametrize("kind", ["whole_folder", "alone"])
+def test_a_second_process_is_refused_at_once(tmp_path, another, kind):
+    """Both computed, and the second one's result replaced the first one's, or failed at the end."""
+    process = another(kind, tmp_path / "out.txt")
+    before = sorted(tmp_path.iterdir())
+    for writer in (whole_folder, alone) if kind == "alone" else (whole_folder,):
+        refused = pytest.raises(ValueError, match=r"another process is writing .*out\.txt: wait until it has finished")
+        with refused, writer(tmp_path / "out.txt"):
+            raise AssertionError("not reached")
+    with alone(tmp_path / "other.txt"):
+        pass
+    assert sorted(tmp_path.iterdir()) == before
+    process.kill()
+    process.join()
+    with alone(tmp_path / "out.txt"):
+        pass
+
+
+def test_what_a_living_process_writes_is_not_removed(tmp_path, another):
+    another("whole", tmp_path / "out.txt")
+    (partial,) = tmp_path.iterdir()
+    with whole(tmp_path / "out.txt") as mine:
+        mine.write_text("mine")
+    assert partial.read_text() == "half"
+    assert (tmp_path / "out.txt").read_text() == "mine"
+
+
+def take_turns(path):
+    for _ in range(300):
+        with contextlib.suppress(ValueError), alone(path):
+            path.touch(exist_ok=False)
+            path.unlink()
+
+
+def test_one_of_many_gets_the_lock(tmp_path):
+    """Also when its holder removes the file of the lock while others wait to open it."""
+    others = [FORK.Process(target=take_turns, args=(tmp_path / "out",)) for _ in range(3)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join()
+    assert [other.exitcode for other in others] == [0, 0, 0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_new_file_is_written_by_one_command(tmp_path):
+    with writing(tmp_path / "a.npz", ".npz"), whole(tmp_path / "a.npz") as partial:
+        partial.write_text("a")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+    with pytest.raises(FileExistsError), writing(tmp_path / "a.npz", ".npz"):
+        raise AssertionError("not reached")
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+def test_a_place_where_nothing_can_be_written_is_found_first(tmp_path, monkeypatch, error):
+    """The errors are made here: the tests may run as root, who may write anywhere, and cannot mount a full disk."""
+
+    def refuse(path, flags, mode=0o777):
+        raise OSError(error, os.strerror(error), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    for writer in (alone, whole_folder):
+        with pytest.raises(OSError, match=f"nothing can be written there: '{tmp_path}'"), writer(tmp_path / "out"):
+            raise AssertionError("not reached")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_found_first(tmp_path, monkeypatch):
+    check_room(tmp_path / "a")
+    with pytest.raises(OSError, match=r"/a needs 1,000,000,000,000,000 bytes, but its disk has only [\d,]+ left"):
+        check_room(tmp_path / "a", 10**15)
+    disk = type("Disk", (), {"free": 1000, "total": 10**12})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: disk)
+    for writer in (alone, whole_folder):
+        full = pytest.raises(OSError, match=r"out needs 1,048,576 bytes, but its disk has only 1,000 left")
+        with full, writer(tmp_path / "out"):
+            raise AssertionError("not reached")
+    disk.free = disk.total = 0  # a drive that tells nothing
+    with alone(tmp_path / "out"):
+        pass
+
+
+def test_an_error_in_the_middle_names_the_file_and_leaves_nothing(tmp_path):
+    with files_up_to(10_000):
+        write_too_much(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def write_too_much(tmp_path):
+    with pytest.raises(OSError, match=r"File too large: '.*/a\.npz'"):
+        save_npz(tmp_path / "a.npz", embeddings=np.ones(10_000))
+    with pytest.raises(OSError, match=r"File too large: '.*/a\.txt'"), whole(tmp_path / "a.txt") as partial:
+        partial.write_bytes(bytes(20_000))
+    with pytest.raises(OSError, match=r"File too large: '.*/out'"), whole_folder(tmp_path / "out") as folder:
+        Path(folder, "a.txt").write_bytes(bytes(20_000))

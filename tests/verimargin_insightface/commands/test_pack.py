@@ -2,6 +2,8 @@ import cv2
 import numpy as np
 import pytest
 import verimargin_insightface.commands.pack as packing
+from verimargin.files import whole
+from verimargin.files.whole import alone
 from verimargin_insightface.commands.pack import pack_folder
 from verimargin_insightface.mxnet_names import imdecode
 from verimargin_insightface.recordio import RecordError, RecordReader, class_count, unpack
@@ -49,7 +51,7 @@ def test_another_size_is_refused(folder, tmp_path):
     assert cv2.imwrite(str(folder / "a" / "9.png"), np.zeros((100, 90, 3), np.uint8))
     with pytest.raises(ValueError, match=r"9.png is 90 x 100: align"):
         pack_folder(folder, tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_is_no_image_is_named(folder, tmp_path):
@@ -77,3 +79,17 @@ def test_it_is_a_command(folder, tmp_path):
     done = testing.CliRunner().invoke(app, [str(folder), str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert read(tmp_path / "out")[1] == 3
+
+
+def test_what_cannot_be_packed_leaves_nothing(folder, tmp_path, monkeypatch):
+    with alone(tmp_path / "train.rec"), pytest.raises(ValueError, match=r"another process is writing .*train\.rec"):
+        pack_folder(folder, tmp_path)
+    with pytest.raises(FileNotFoundError, match="none"):
+        pack_folder(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(whole.shutil, "disk_usage", lambda path: type("Disk", (), {"free": 2**21, "total": 2**40}))
+    monkeypatch.setattr(packing.Path, "stat", lambda path: type("Stat", (), {"st_size": 2**20}))
+    with monkeypatch.context() as context:
+        context.setattr(packing, "RecordWriter", None)  # refused before it writes
+        with pytest.raises(OSError, match=r"train\.rec needs 6,291,456 bytes, but its disk has only 2,097,152 left"):
+            packing._pack(folder, tmp_path)

@@ -7,8 +7,11 @@ import soundfile
 import torch
 import typer
 from hyperpyyaml import load_hyperpyyaml
+from small_disk import files_up_to
 from typer.testing import CliRunner
+from verimargin.files import whole
 from verimargin.files.networks import fingerprint
+from verimargin.files.whole import alone
 from verimargin_speechbrain.commands import embed_speech as embed
 
 RECIPE = """
@@ -247,3 +250,23 @@ def test_a_damaged_recipe_or_recording_is_named(corpus):
         embed.load(corpus / "recipe.yaml", ["data_folder"], "cpu")
     (corpus / "3.wav").write_bytes(b"no recording")
     assert "3.wav of b-3 is no recording that can be read" in str(run(corpus).exception)
+
+
+def test_a_second_run_and_a_full_disk_are_found_before_the_computing(corpus, monkeypatch):
+    monkeypatch.setattr(embed, "load", lambda *_: pytest.fail("it computes"))
+    with alone(corpus / "out.npz"):
+        assert "another process is writing" in str(run(corpus).exception)
+    disk = type("Disk", (), {"free": 1000, "total": 2**40})
+    monkeypatch.setattr(whole.shutil, "disk_usage", lambda path: disk)
+    assert "out.npz needs 1,048,576 bytes, but its disk has only 1,000 left" in str(run(corpus).exception)
+    assert not list(corpus.glob("*out*"))
+
+
+def test_a_disk_that_fills_up_is_named_and_the_run_goes_on_later(corpus):
+    with files_up_to(20):
+        failed = run(corpus)
+    assert isinstance(failed.exception, OSError)
+    assert re.search(r"File too large: '.*/out\.[0-9a-f]+\.partial'", str(failed.exception))
+    assert not list(corpus.glob(".*"))
+    assert run(corpus).exit_code == 0
+    assert len(np.load(corpus / "out.npz")["ids"]) == 6
