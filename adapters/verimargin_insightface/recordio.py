@@ -134,7 +134,7 @@ class RecordReader:
     def _heads(self, positions: np.ndarray) -> np.ndarray:
         """The bytes (N, 36) at the positions: magic, kind and length, `IRHeader` and the first of several labels."""
         data = np.frombuffer(self._bytes, np.uint8)
-        return data[(positions[:, None] + np.arange(36)).clip(max=len(data) - 1)]
+        return data[(positions[:, None] + np.arange(36)).clip(0, len(data) - 1)]
 
     def check_keys(self, keys: np.ndarray) -> None:
         """Refuse an index that lost the line of one of these keys."""

@@ -6,11 +6,10 @@ import io
 import os
 import pickle
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from verimargin.files.pickles import check_pickle
-from verimargin.files.reading import check_regular
+from verimargin.files.reading import opened, reason
 from verimargin.files.whole import whole
 
 
@@ -90,17 +89,15 @@ def read_bin(path: str | os.PathLike) -> tuple[list[bytes], list[bool]]:
         ValueError: the file is damaged, or is not such a set.
     """
     path = os.fspath(path)
-    check_regular(path)
+    with opened(path) as file:
+        content = file.read()
     try:
-        content = Path(path).read_bytes()
         check_pickle(content)
         images, same = _Unpickler(io.BytesIO(content), encoding="bytes").load()
         images = [_image(image) for image in images]
         same = [_label(label) for label in (same.content if isinstance(same, _Array) else same)]
-    except OSError:
-        raise
     except Exception as error:  # whatever a damaged pickle calls a stand-in with
-        raise ValueError(f"{path} is damaged or not a verification set: {error or type(error).__name__}") from error
+        raise ValueError(f"{path} is damaged or not a verification set: {reason(error)}") from error
     _check(path, images, same)
     return images, same
 

@@ -223,3 +223,14 @@ def test_on_a_full_disk_neither_file_is_left(tmp_path, size):
     with files_up_to(500), pytest.raises(OSError, match=r"File too large: '.*train\.idx'"):
         writer.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_position_that_no_file_has_is_named(tmp_path):
+    """The sum of it and the length of a header wrapped, which was an IndexError."""
+    write(tmp_path, [pack(IRHeader(0, 1.0, 1, 0), b"x")])
+    (tmp_path / "train.idx").write_text(f"0\t{2**63 - 1}\n")
+    with (
+        RecordReader(tmp_path / "train.idx", tmp_path / "train.rec") as reader,
+        pytest.raises(RecordError, match=r"record 0 of .*train\.rec, at byte 9223372036854775807: the file ends"),
+    ):
+        reader.labels(reader.keys)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .onnx_metadata import recorded_encoder
-from .reading import check_regular, read_tensors
+from .reading import check_regular, opened, read_tensors, reason
 from .torchscript import is_torchscript, scripted_state
 
 FORMS = "a TorchScript file (.pt, .ts), an .onnx file, or module:name of a Python callable"
@@ -60,8 +60,7 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
     digest = hashlib.sha256()
     state = encoder.state_dict() if isinstance(encoder, torch.nn.Module) else _state_of(Path(encoder))
     if state is None:
-        check_regular(encoder)  # type: ignore[arg-type]
-        with open(encoder, "rb") as file:  # type: ignore[arg-type]
+        with opened(encoder) as file:  # type: ignore[arg-type]
             while block := file.read(2**20):
                 digest.update(block)
         return digest.hexdigest()
@@ -89,7 +88,7 @@ def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # of onnxruntime, whose exceptions have only this class in common
-        raise ValueError(f"{path} is no ONNX file that can be run: {_first_line(error)}") from error
+        raise ValueError(f"{path} is no ONNX file that can be run: {reason(error)}") from error
     names = [entry.name for entry in session.get_inputs()]
     if len(names) != 1:
         raise ValueError(f"{path} has the inputs {names}: give a network with one input")
@@ -98,13 +97,9 @@ def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:
         try:
             return torch.from_numpy(session.run(None, {names[0]: x.detach().cpu().numpy()})[0])
         except Exception as error:
-            raise ValueError(f"{path} does not run on an input {tuple(x.shape)}: {_first_line(error)}") from error
+            raise ValueError(f"{path} does not run on an input {tuple(x.shape)}: {reason(error)}") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _from_python(module: str, attribute: str) -> Callable[[Tensor], Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..scoring.regressor import SupportSetRegressor
 from .networks import fingerprint
 from .onnx_metadata import record_encoder
-from .reading import check_regular
+from .reading import opened, reason
 from .whole import new_file, whole
 
 if TYPE_CHECKING:
@@ -89,18 +89,15 @@ def read_graph(path: str | Path, complete: bool = True) -> onnx.ModelProto:
     """
     import onnx
 
-    check_regular(path)
+    opened(path).close()
     try:
         graph = onnx.load(path, load_external_data=complete)
         if complete:
             onnx.checker.check_model(graph)
         if not graph.graph.output:
             raise ValueError("it has no output")
-    except OSError:
-        raise
     except Exception as error:  # of protobuf or onnx
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is no whole ONNX file: {reason}") from error
+        raise ValueError(f"{path} is no whole ONNX file: {reason(error)}") from error
     return graph
 
 

@@ -26,6 +26,17 @@ def check_regular(path: str | os.PathLike) -> None:
         raise ValueError(f"{path} is a pipe or a device: give a file; what a program prints has to be saved first")
 
 
+def opened(path: str | os.PathLike) -> IO[bytes]:
+    """The file, open for reading; only this raises the OSError of a file that is not there."""
+    check_regular(path)
+    return open(path, "rb")
+
+
+def reason(error: Exception) -> str:
+    """An error of a library in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def read_text(path: str | os.PathLike) -> str:
     """The text of a UTF-8 file.
 
@@ -47,35 +58,30 @@ def read_arrays(path: Path, names: Collection[str]) -> tuple[dict[str, np.ndarra
         ValueError: the file is damaged, an array holds objects, or the arrays are far larger than the file.
         OSError: it does not exist or cannot be opened.
     """
-    check_regular(path)
     held: dict[str, np.ndarray] = {}
     name = ""
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with opened(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
             wanted = [name for name in names if name in members]
             check_unpacked(path, sum(members[name].file_size for name in wanted))
             for name in wanted:
-                with archive.open(members[name]) as file:
-                    held[name] = _read_array(file, members[name].file_size)
-    except OSError:
-        raise
-    except Exception as error:  # of zipfile, of its decompressors or of NumPy
-        advice = f"save `{name}` as strings or numbers, not as objects" if name else "give an .npz of np.savez"
-        raise ValueError(f"{path} cannot be read ({error or type(error).__name__}): {advice}") from error
-    return held, list(members)
+                with archive.open(members[name]) as member:
+                    held[name] = _read_array(member, members[name].file_size)
+        except Exception as error:  # of zipfile, of its decompressors or of NumPy
+            advice = f"save `{name}` as strings or numbers, not as objects" if name else "give an .npz of np.savez"
+            raise ValueError(f"{path} cannot be read ({reason(error)}): {advice}") from error
+    return held, [name if name.isprintable() else repr(name) for name in members]
 
 
 def read_array(path: Path) -> np.ndarray:
     """The array of an `.npy`; raises as `read_arrays` does."""
-    check_regular(path)
-    try:
-        with open(path, "rb") as file:
+    with opened(path) as file:
+        try:
             return _read_array(file, path.stat().st_size)
-    except OSError:
-        raise
-    except Exception as error:  # of NumPy
-        raise ValueError(f"{path} cannot be read ({error}): give an .npy of np.save") from error
+        except Exception as error:  # of NumPy
+            raise ValueError(f"{path} cannot be read ({reason(error)}): give an .npy of np.save") from error
 
 
 def read_tensors(path: str | os.PathLike, wanted: str = "a whole file that torch.save wrote") -> Any:
@@ -89,20 +95,17 @@ def read_tensors(path: str | os.PathLike, wanted: str = "a whole file that torch
         OSError: it does not exist or cannot be opened.
     """
     path = Path(path)
-    check_regular(path)
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                check_unpacked(path, sum(member.file_size for member in archive.infolist()))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        check_unpacked(path, sum(map(_size, _tensors(content))))
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is damaged, or holds more than tensors: give {wanted}") from error
-    except Exception as error:  # of zipfile or torch
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read ({reason}): give {wanted}") from error
+    with opened(path) as file:
+        try:
+            if zipfile.is_zipfile(file):
+                check_unpacked(path, sum(member.file_size for member in zipfile.ZipFile(file).infolist()))
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            check_unpacked(path, sum(map(_size, _tensors(content))))
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{path} is damaged, or holds more than tensors: give {wanted}") from error
+        except Exception as error:  # of zipfile or torch
+            raise ValueError(f"{path} cannot be read ({reason(error)}): give {wanted}") from error
     return content
 
 

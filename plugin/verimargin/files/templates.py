@@ -63,7 +63,9 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
 
 def _images(path: Path) -> np.ndarray:
     """The embedding (N, d) of each image, with that of its mirror image if there is one."""
-    held, _ = read_arrays(path, ("embs", "embs_f"))
+    held, names = read_arrays(path, ("embs", "embs_f"))
+    if "embs" not in held:
+        raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}, and no embeddings of images as `embs`")
     flipped = [held["embs_f"]] if "embs_f" in held and len(np.atleast_1d(held["embs_f"])) else []
     for rows in (held["embs"], *flipped):
         if rows.ndim != 2 or rows.shape != held["embs"].shape or rows.dtype.kind not in "fiu":

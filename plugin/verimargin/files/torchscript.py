@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .pickles import DEEPEST, PLAIN, check_pickle
-from .reading import check_regular, check_unpacked
+from .reading import check_unpacked, opened, reason
 
 INSTRUCTIONS = PLAIN | {"EMPTY_DICT", "SETITEM", "SETITEMS", "NEWOBJ", "BINPERSID"}
 DTYPES = {
@@ -38,12 +38,11 @@ DTYPES = {
 
 
 def is_torchscript(path: str | Path) -> bool:
-    check_regular(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
-        return False
+    with opened(path) as file:
+        try:
+            return any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file).namelist())
+        except Exception:  # of zipfile, from another file
+            return False
 
 
 def scripted_state(path: str | Path) -> dict[str, Tensor]:
@@ -52,16 +51,15 @@ def scripted_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is damaged, or the weights of a module are not its attributes, as if it is quantised.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
+    with opened(path) as file:
+        try:
+            archive = zipfile.ZipFile(file)
             check_unpacked(path, sum(member.file_size for member in archive.infolist()))
             state = _Archive(archive).state()
-        check_unpacked(path, sum(value.numel() * value.element_size() for value in state.values()))
-        return state
-    except OSError:
-        raise
-    except Exception as error:  # of zipfile, pickle or torch, from a damaged file
-        raise ValueError(f"{path} cannot be read without running it ({error or type(error).__name__})") from error
+            check_unpacked(path, sum(value.numel() * value.element_size() for value in state.values()))
+        except Exception as error:  # of zipfile, pickle or torch, from a damaged file
+            raise ValueError(f"{path} cannot be read without running it ({reason(error)})") from error
+    return state
 
 
 class _Object:
