@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_disk import files_up_to
 from verimargin_insightface.recordio import (
@@ -33,6 +33,7 @@ def read(folder):
         return [bytes(reader.read_idx(key)) for key in reader.keys]
 
 
+@settings(deadline=None)
 @given(st.lists(PAYLOADS, min_size=1, max_size=5))
 def test_round_trip(tmp_path_factory, payloads):
     folder = tmp_path_factory.mktemp("set")
