@@ -8,6 +8,7 @@ import random
 import numpy as np
 import torch
 from speechbrain.utils.checkpoints import mark_as_loader, mark_as_saver, register_checkpoint_hooks
+from verimargin.files.reading import read_tensors
 
 from .run_guard import watch_brains
 
@@ -39,7 +40,7 @@ class RandomState:
 
     @mark_as_loader
     def load(self, path: str | os.PathLike, end_of_epoch: bool = True) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path, "the checkpoint of a run")
         random.setstate(state["python"])
         kind, keys, *rest = state["numpy"]
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))

@@ -46,6 +46,8 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[
     """The demo, with the sizes of the corpus (`synthesis.make_corpus`) and further values of the recipe."""
     from rich.console import Console
 
+    from .. import experiment, synthesis  # noqa: F401 (if one cannot be imported, nothing has been written yet)
+
     if seed < 0:
         raise ValueError(f"seed is {seed}: give an integer >= 0")
     console = Console()

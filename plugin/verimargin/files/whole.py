@@ -154,7 +154,10 @@ def _remove_abandoned(path: Path, ending: str) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(partial, ignore_errors=True) if is_folder else partial.unlink(missing_ok=True)
+            if is_folder:
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
         except OSError:  # in use, or there are no locks here
             pass
         finally:
@@ -180,24 +183,37 @@ def _wait_for(lock: int) -> None:
 def _lock_of(file: Path, place: Path) -> int | None:
     """A descriptor that locks the file, which is made; None if another process has locked it."""
     while True:
-        try:
+        with _refusing(place):
             lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-            os.write(lock, f"process {os.getpid()}\n".encode())  # a full disk has no room for it
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: nothing can be written there", str(place.parent)) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_there = os.fstat(lock).st_ino == os.stat(file).st_ino
         except BlockingIOError:
             os.close(lock)
             return None
-        except OSError:  # there are no locks here
-            return lock
-        try:
-            if os.fstat(lock).st_ino == os.stat(file).st_ino:
-                return lock
         except FileNotFoundError:
-            pass
+            is_there = False
+        except OSError:  # there are no locks here
+            is_there = True
+        if is_there:
+            break
         os.close(lock)  # its owner has removed it in the meantime
+    try:
+        with _refusing(place):
+            os.write(lock, f"process {os.getpid()}\n".encode())  # for which a full disk or quota has no room
+    except OSError:
+        file.unlink(missing_ok=True)
+        os.close(lock)
+        raise
+    return lock
+
+
+@contextmanager
+def _refusing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: nothing can be written there", str(place.parent)) from error
 
 
 @contextmanager

@@ -249,6 +249,14 @@ def test_a_place_where_nothing_can_be_written_is_found_first(tmp_path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_quota_that_is_used_up_is_found_first(tmp_path):
+    """The disk has room, but not for us. The kernel's limit stands for the quota."""
+    refused = pytest.raises(OSError, match=f"nothing can be written there: '{tmp_path}'")
+    with files_up_to(0), refused, alone(tmp_path / "out"):
+        raise AssertionError("not reached")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_found_first(tmp_path, monkeypatch):
     check_room(tmp_path / "a")
     with pytest.raises(OSError, match=r"/a needs 1,000,000,000,000,000 bytes, but its disk has only [\d,]+ left"):
@@ -277,3 +285,37 @@ def write_too_much(tmp_path):
         partial.write_bytes(bytes(20_000))
     with pytest.raises(OSError, match=r"File too large: '.*/out'"), whole_folder(tmp_path / "out") as folder:
         Path(folder, "a.txt").write_bytes(bytes(20_000))
+
+
+def write_again_and_again(folder):
+    for n in range(10**6):
+        with whole(folder / "a.txt") as partial:
+            partial.write_text(f"{n:06}\n" * 2000)
+        with whole_folder(folder / f"out{n}") as made:
+            (made / "b.txt").write_text(f"{n:06}\n" * 2000)
+        (folder / f"out{n}" / "b.txt").unlink()
+        (folder / f"out{n}").rmdir()
+
+
+def test_a_hundred_kills_lose_nothing_and_leave_nothing(tmp_path):
+    pauses = np.random.default_rng(0).uniform(0.001, 0.02, 100)
+    for pause in pauses:
+        process = FORK.Process(target=write_again_and_again, args=(tmp_path,))
+        process.start()
+        time.sleep(pause)
+        process.kill()
+        process.join()
+        if (tmp_path / "a.txt").exists():
+            (line,) = set((tmp_path / "a.txt").read_text().splitlines())  # one of the texts, and all of it
+            assert (tmp_path / "a.txt").stat().st_size == 7 * 2000
+            assert len(line) == 6
+    for folder in [path for path in tmp_path.iterdir() if not path.name.startswith(".") and path.is_dir()]:
+        for file in folder.iterdir():  # killed before it was emptied
+            file.unlink()
+    left = {path.name.split(".")[1] for path in tmp_path.iterdir() if path.name.startswith(".")}
+    for name in left - {"a"} | {path.name for path in tmp_path.glob("out*")}:
+        with whole_folder(tmp_path / name):
+            pass
+    with whole(tmp_path / "a.txt") as partial:
+        partial.write_text("all")
+    assert not list(tmp_path.glob(".*"))
