@@ -166,8 +166,9 @@ def eer(
 ) -> tuple[float, float]:
     """The equal error rate, as a fraction, and its threshold.
 
-    The threshold is the score at which the false accept and false reject rates are closest, the lower one if two are
-    equally close; the EER is the mean of the two rates there. Equals `speechbrain.utils.metric_stats.EER`.
+    The threshold is the score at which the false accept and false reject rates are closest; the EER is the mean of the
+    two rates there. Equals `speechbrain.utils.metric_stats.EER`, also where two scores are equally close: the rates are
+    compared in float32, in which rounding may prefer either, and the lower score is taken if they are equal there too.
 
     >>> eer([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.55])
     (0.25, 0.5)
@@ -187,8 +188,10 @@ def min_dcf(
 ) -> tuple[float, float]:
     """The smallest detection cost c_miss p_miss p_target + c_fa p_fa (1 - p_target), and its threshold.
 
-    It equals `speechbrain.utils.metric_stats.minDCF` and is, like that, not normalised. NIST's minDCF is this value
-    divided by ``min(c_miss * p_target, c_fa * (1 - p_target))``, the cost of the better constant decision.
+    It equals `speechbrain.utils.metric_stats.minDCF` if ``c_miss * p_target <= c_fa * (1 - p_target)``, and is, like
+    that, not normalised. With other costs the best decision may be to accept every trial, at the threshold -inf, which
+    SpeechBrain does not try. NIST's minDCF is this value divided by ``min(c_miss * p_target, c_fa * (1 - p_target))``,
+    the cost of the better constant decision.
 
     >>> min_dcf([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.1])
     (0.0, 0.4)

@@ -157,6 +157,28 @@ def test_tensors_and_shapes():
     assert metrics.eer(positive, negative) == pytest.approx(metrics.eer([0.9, 0.2], [0.1, 0.3]))
 
 
+def test_accepting_every_trial_is_a_decision_too():
+    """SpeechBrain's minDCF is 0.7 here: its lowest threshold is a score, which refuses the trials that have it."""
+    positive, negative = [0.1, 0.2, 0.3, 0.3], [0.9]
+    assert metrics.min_dcf(positive, negative, p_target=0.7) == (pytest.approx(0.3), -math.inf)
+    assert metrics.min_dcf(positive, negative, p_target=0.2) == (pytest.approx(0.2), 0.9)
+    assert metrics.min_dcf(positive, negative, p_target=0.5, c_miss=9, c_fa=2) == (pytest.approx(1.0), -math.inf)
+    speechbrain = pytest.importorskip("speechbrain.utils.metric_stats")
+    theirs = speechbrain.minDCF(torch.tensor(positive), torch.tensor(negative), p_target=0.7)
+    assert theirs[0] > 0.3
+
+
+def test_equally_close_thresholds_are_decided_as_by_speechbrain():
+    """With few trials the rates are often equally close, and the two means of the rates then differ."""
+    speechbrain, random = pytest.importorskip("speechbrain.utils.metric_stats"), np.random.default_rng(0)
+    for _ in range(150):
+        positive, negative = (random.integers(0, 30, random.integers(1, 14)) for _ in range(2))
+        theirs = speechbrain.EER(torch.tensor(positive).float(), torch.tensor(negative).float())
+        rate, threshold = metrics.eer(positive, negative)
+        assert rate == pytest.approx(theirs[0], abs=1e-6)
+        assert int(threshold) == int(theirs[1])  # theirs may lie between two scores
+
+
 def test_half_a_million_trials():
     """A quadratic method would need terabytes here."""
     random = np.random.default_rng(0)
