@@ -131,7 +131,17 @@ def _read_array(file: IO[bytes], size: int) -> np.ndarray:
     if min(shape, default=0) < 0 or number * dtype.itemsize != left or number > left:
         raise ValueError(f"the header tells of {dtype} in the shape {shape}, but {left} bytes follow it")
     file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
+    array = np.lib.format.read_array(file, allow_pickle=False)
+    if dtype.kind == "U" and number:
+        _check_letters(np.ascontiguousarray(array).reshape(-1))
+    return array
+
+
+def _check_letters(strings: np.ndarray) -> None:
+    """Refuse numbers that are no code points: Python fails with a SystemError when it makes strings of them."""
+    points = strings.view(np.dtype(np.uint32).newbyteorder(strings.dtype.byteorder))  # type: ignore[arg-type]
+    if bool(((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any()):
+        raise ValueError("its strings are no text")
 
 
 def _size(tensor: Tensor) -> int:
