@@ -20,6 +20,7 @@ from verimargin.files.networks import fingerprint, load_network
 from verimargin.files.scorers import read_regressor, write_regressor
 from verimargin.files.templates import holds_images, read_templates
 from verimargin.files.torchscript import is_torchscript, scripted_state
+from verimargin.files.trials import identities, read_trials
 
 IDS = ["a/1", "a/2", "b/1", "c/1"]
 
@@ -118,6 +119,25 @@ def read_kappa_rows(folder: Path) -> None:
         assert row.class_id == number
         assert isinstance(row.name, str)
         assert math.isfinite(row.kappa + row.psi + row.samples)
+
+
+def make_voxceleb(folder: Path) -> list[Path]:
+    (folder / "trials.txt").write_text("1 a/1 a/2\n0 a/1 b/1\n0 c/1.wav a/2.wav\n")
+    return [folder / "trials.txt"]
+
+
+def make_ijb(folder: Path) -> list[Path]:
+    (folder / "trials.txt").write_text("1 2 1\n1 3 0\n12 3 0\n")
+    return [folder / "trials.txt"]
+
+
+def read_list(folder: Path, ids: list[str]) -> None:
+    trials = read_trials(folder / "trials.txt", ids)
+    assert len(trials.enrol) == len(trials.test) == len(trials.same) > 1
+    for side in trials[:2]:
+        assert 0 <= side.min() <= side.max() < len(ids)
+    assert trials.same.dtype == bool
+    assert len(identities(trials, ids)) == len(ids)
 
 
 def make_names(folder: Path) -> list[Path]:
@@ -239,6 +259,8 @@ TARGETS = {
     "classifier": Target(make_classifier, read_classifier),
     "regressor": Target(make_regressor, read_and_use_regressor),
     "kappa": Target(make_kappa, read_kappa_rows),
+    "trials by name": Target(make_voxceleb, lambda folder: read_list(folder, IDS)),
+    "trials by number": Target(make_ijb, lambda folder: read_list(folder, ["1", "2", "3", "12"])),
     "class names": Target(make_names, read_names),
     "torchscript": Target(make_scripted, read_scripted),
     "onnx graph": Target(make_onnx, read_onnx, ("onnx",)),

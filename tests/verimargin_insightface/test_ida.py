@@ -198,7 +198,7 @@ def test_a_template_without_a_direction_is_named(flaw, message):
 
 
 def test_templates_without_images_and_other_sizes_are_named():
-    for missing in (4, 90, 10**6, -1):
+    for missing in (4, 90, 10**6, -1, -2, -92):  # from the end of a table, -2 is template 89
         with pytest.raises(ValueError, match=f"names template {missing}, but there is no image of it .1 such pairs"):
             comparison().verification(FEATURES, TEMPLATE_IDS, np.append(P1, 2), np.append(P2, missing))
     with pytest.raises(ValueError, match="features have 6 numbers, the scorer's 12"):

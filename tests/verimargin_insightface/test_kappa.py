@@ -334,3 +334,17 @@ def test_a_loader_that_shows_no_batches_is_named(script, tmp_path):
     run = small.prepare(script, small.configuration(tmp_path, {}))
     with pytest.raises(RuntimeError, match=r"took no batch from get_dataloader"):
         run.head(torch.randn(2, small.SIZE), torch.tensor([0, 1]))
+
+
+def test_in_evaluation_mode_the_head_takes_nothing_in(script, tmp_path):
+    """A validation loss asks the head without a batch of the loader's, and must not move the momentum encoder."""
+    (tmp_path / "a").mkdir()
+    run = small.prepare(script, small.configuration(tmp_path, {"momentum": 0.6}))
+    before = small.checkpoint(run)
+    run.head.eval()
+    assert torch.isfinite(run.head(torch.randn(3, small.SIZE), torch.tensor([0, 1, 2])))
+    after = small.checkpoint(run)
+    assert all(torch.equal(after["head"][key], value) for key, value in before["head"].items())
+    run.head.train()
+    with pytest.raises(RuntimeError, match="took no batch from get_dataloader"):
+        run.head(torch.randn(3, small.SIZE), torch.tensor([0, 1, 2]))

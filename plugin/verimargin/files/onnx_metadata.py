@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+from .reading import opened
 
 KEY = "verimargin.encoder"
 METADATA_PROPS = 14
@@ -25,7 +27,7 @@ def record_encoder(file: BinaryIO, fingerprint: str) -> None:
 
 def recorded_encoder(path: str | Path) -> str | None:
     """The fingerprint in an .onnx file; None if it has none, or is no such file."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         try:
             for number, data in _fields(file, os.path.getsize(path)):
                 if number == METADATA_PROPS and data.startswith(_field(1, KEY.encode())):
@@ -35,7 +37,7 @@ def recorded_encoder(path: str | Path) -> str | None:
     return None
 
 
-def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
+def _fields(file: IO[bytes], size: int) -> Iterator[tuple[int, bytes]]:
     """The number of each field of the message in a file and, for metadata, its bytes; other fields are skipped."""
     while file.tell() < size:
         number, kind = divmod(_varint(file), 8)
@@ -51,7 +53,7 @@ def _fields(file: BinaryIO, size: int) -> Iterator[tuple[int, bytes]]:
             file.seek(length, os.SEEK_CUR)
 
 
-def _varint(file: BinaryIO) -> int:
+def _varint(file: IO[bytes]) -> int:
     value = 0
     for shift in range(0, 70, 7):
         byte = file.read(1)

@@ -182,3 +182,11 @@ def test_a_long_list_of_templates(tmp_path):
     trials = read_trials(tmp_path / "trials.txt", [str(k) for k in range(2000)])
     assert (trials.enrol == columns[:, 0]).all()
     assert (trials.same == label).all()
+
+
+@pytest.mark.parametrize("stranger", [-1, -2, 3, 10**9])
+def test_a_number_outside_the_table_of_templates_is_no_template(tmp_path, stranger):
+    """From the end of a table, -2 would be template 2."""
+    (tmp_path / "trials.txt").write_text(f"1 2 1\n1 {stranger} 0\n")
+    with pytest.raises(ValueError, match=f"names {stranger}, for which there is no embedding"):
+        read_trials(tmp_path / "trials.txt", ["0", "1", "2"])

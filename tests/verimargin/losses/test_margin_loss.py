@@ -45,6 +45,10 @@ def test_q_margin_tends_to_cosface(alpha):
 
 def test_rounding_past_one_and_half_precision_are_harmless():
     cosine = torch.tensor([[1.0000002, -1.0000002, 0.3]])
+    past, exact = torch.tensor([[1.005, -1.005, 0.3]]), torch.tensor([[1.0, -1.0, 0.3]])  # half precision rounds so far
+    for loss in (vm.q_margin(1.5, 10, 0.2), vm.cosface(30, 0.2)):
+        for target in range(3):
+            assert loss(past, torch.tensor([target])) == loss(exact, torch.tensor([target]))
     for loss in (vm.q_margin(1.5, 10, 0.2), vm.arcface(30, 0.2)):
         assert bool(torch.isfinite(loss(cosine, torch.tensor([0]))))
         assert loss(cosine.half(), torch.tensor([2])).dtype == torch.float32

@@ -22,6 +22,16 @@ class TestRegressor:
         assert fit.held_out_error == min(error for *_, error in history)
         assert history[fit.best_epoch - 1][2] == fit.held_out_error
 
+    def test_is_scaled_by_the_training_part_alone(self):
+        """What is held out measures the fit, and must not take part in it."""
+        densities = torch.linspace(0.5, 2.0, 10)
+        regressor = vm.SupportSetRegressor(SIZE, 4)
+        regressor.fit(rows(10, 5).float(), densities, held_out=0.4, epochs=1, seed=3)
+        train = torch.randperm(10, generator=torch.Generator().manual_seed(3))[4:]
+        logs = densities.double().log()[train]
+        assert float(regressor.mean) == pytest.approx(float(logs.mean()), abs=1e-6)
+        assert float(regressor.std) == pytest.approx(float(logs.std(correction=0)), abs=1e-6)
+
     def test_stops_early_and_keeps_the_best_epoch(self):
         """Densities that nothing predicts: the held-out error soon rises."""
         noise = torch.rand(60, generator=torch.Generator().manual_seed(0)) + 0.5
