@@ -96,7 +96,7 @@ def bayesian(trials: Trials, random: np.random.Generator) -> dict[str, Interval]
 
 def symmetric(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
     """The value and its jackknife variance, with Student's t."""
-    grouped = metrics._grouped(*trials, 0.95, metrics.GROUPS)
+    grouped = metrics._grouped(*trials, 0.95)
     value, left_out = metrics._jackknife(METRICS, grouped, iter)
     intervals = {}
     for name, v in value.items():

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 Weights = ArrayLike | None  # one per trial
 BLOCK = 2**20  # scores that are treated at once
 Progress = Callable[[range], Iterable[int]]
-GROUPS = 10  # of speakers: more and smaller ones find a worse variance of the EER, which is not smooth
+GROUPS = 10  # of speakers; of more and smaller ones, a figure such as the EER jumps between few values
+DIVISIONS = 4  # into groups, so that little depends on who is with whom
 
 
 class DetCurve(NamedTuple):
@@ -255,7 +256,7 @@ class Interval(NamedTuple):
 
 
 class TooFewSpeakers(ValueError):
-    """There is no interval: too few speakers can be left out with target and non-target trials remaining."""
+    """There is no interval: without some of the speakers, no target or no non-target trials remain."""
 
 
 def confidence_interval(
@@ -266,40 +267,39 @@ def confidence_interval(
     test_speaker: Sequence | np.ndarray,
     *,
     level: float = 0.95,
-    groups: int = GROUPS,
     **options: Any,
 ) -> Interval:
     """An interval for the value of a metric on all speakers of this kind, of which the trials hold a sample.
 
     Trials share speakers, so intervals from the number of trials would be far too narrow. The speakers are divided
-    into groups, at random but always in the same way, and the metric is computed again without the trials of each
-    group in turn (the delete-a-group jackknife). Its variance v gives a metric of value p the effective number of
-    trials n = p (1 - p) / v, as Korn and Graubard (1998) do for surveys, and the interval is Wilson's with continuity
-    correction for n trials and with the quantile of Student's t distribution. Its degrees of freedom are
-    Satterthwaite's, fewer if a few speakers determine the value. For a p of 0 or 1, n is the number of speakers.
+    into ten groups, at random but always in the same way, and the metric is computed again without the trials of each
+    group in turn: the delete-a-group jackknife, of which four divisions are averaged. Its variance v gives a metric of
+    value p the effective number of trials n = p (1 - p) / v, as Korn and Graubard (1998) do for surveys. The interval
+    is Wilson's for n trials, with the quantile of Student's t distribution. Its degrees of freedom are Satterthwaite's,
+    fewer if a few speakers determine the value. For a p of 0 or 1, n is the number of speakers.
 
-    With 40 speakers and more, the 95 % intervals of the EER, the minDCF and the TAR hold the true value in 92 % to
-    98 % of simulated cases. With ten speakers it is 86 % to 99 % (`benchmarks/intervals.py`).
+    COVERAGE (`benchmarks/intervals.py`).
 
     Args:
         metric: a function (positive, negative, **options) of this module; if it returns a tuple, the first entry is
             used.
         scores, same, enrol_speaker, test_speaker: for each trial its score, whether it is a target trial, and its two
             speakers (for faces, identities).
-        groups: how many groups of speakers are left out in turn; each speaker is one if there are fewer.
         options: passed on to the metric, e.g. ``far=1e-3``.
 
     Raises:
         ValueError: the sizes differ, the level is outside (0, 1), or `same` and the speakers contradict each other.
-        TooFewSpeakers: fewer than three groups can be left out with both kinds of trials remaining.
+        TooFewSpeakers: without some group of speakers, no target or no non-target trials remain.
     """
 
     def value(positive: ArrayLike, negative: ArrayLike) -> float:
         result = metric(positive, negative, **options)
         return result[0] if isinstance(result, tuple) else result
 
-    trials = _grouped(scores, same, enrol_speaker, test_speaker, level, groups)
-    left_out = [value(s[t], s[~t]) for s, t in trials.without_each_group(iter)]
+    trials = _grouped(scores, same, enrol_speaker, test_speaker, level)
+    left_out: list[list[float]] = [[] for _ in trials.groups]
+    for division, scores, same in trials.without_each_group(iter):
+        left_out[division].append(value(scores[same], scores[~same]))
     ends = value([np.inf], [-np.inf]), value([-np.inf], [np.inf])
     scores, same = trials.scores, trials.same
     return _wilson(value(scores[same], scores[~same]), np.array(left_out), ends, trials.speakers, level)
@@ -313,21 +313,20 @@ def confidence_intervals(
     test_speaker: Sequence | np.ndarray,
     *,
     level: float = 0.95,
-    groups: int = GROUPS,
     progress: Progress = iter,
 ) -> dict[str, Interval]:
     """`confidence_interval` for several metrics of the DET curve at once, in the time of one.
 
     Args:
         metrics: functions of a `DetCurve` by name, e.g. ``{"EER": DetCurve.eer}``.
-        progress: wraps the range of groups, as tqdm does.
+        progress: wraps the range of groups that are left out, as tqdm does.
 
     >>> speaker = np.arange(40)
     >>> enrol, test = np.repeat(speaker, 40), np.tile(speaker, 40)
     >>> confidence_intervals({"EER": DetCurve.eer}, enrol == test, enrol == test, enrol, test)["EER"].low
     0.0
     """
-    trials = _grouped(scores, same, enrol_speaker, test_speaker, level, groups)
+    trials = _grouped(scores, same, enrol_speaker, test_speaker, level)
     value, left_out = _jackknife(metrics, trials, progress)
     ends = {name: (metric(PERFECT)[0], metric(INVERTED)[0]) for name, metric in metrics.items()}
     return {name: _wilson(value[name], left_out[name], ends[name], trials.speakers, level) for name in metrics}
@@ -342,7 +341,6 @@ def difference_intervals(
     test_speaker: Sequence | np.ndarray,
     *,
     level: float = 0.95,
-    groups: int = GROUPS,
     progress: Progress = iter,
 ) -> dict[str, Interval]:
     """Intervals for what each metric gains from `other_scores` to `scores` of the same trials: a paired comparison.
@@ -358,7 +356,7 @@ def difference_intervals(
     >>> difference_intervals({"EER": DetCurve.eer}, good, bad, enrol == test, enrol, test)["EER"].high < 0
     True
     """
-    sides = [_grouped(s, same, enrol_speaker, test_speaker, level, groups) for s in (scores, other_scores)]
+    sides = [_grouped(s, same, enrol_speaker, test_speaker, level) for s in (scores, other_scores)]
     (value, left_out), (other, other_left_out) = (_jackknife(metrics, trials, progress) for trials in sides)
     intervals = {}
     for name, metric in metrics.items():
@@ -367,35 +365,42 @@ def difference_intervals(
         if variance > 0:
             half = _student(level, freedom) * variance**0.5
         else:  # no speaker makes a difference, of those that were seen
-            half = spread * _wilson(0.0, np.zeros(len(left_out[name])), (0.0, 1.0), sides[0].speakers, level).high
+            half = spread * _wilson(0.0, left_out[name] * 0.0, (0.0, 1.0), sides[0].speakers, level).high
         intervals[name] = Interval(max(d - half, -spread), min(d + half, spread))
     return intervals
 
 
 class _Trials(NamedTuple):
-    """Trials in increasing order of their scores, with the groups of their speakers."""
+    """Trials in increasing order of their scores, with speakers numbered from 0."""
 
     scores: np.ndarray
     same: np.ndarray
     enrol: np.ndarray
     test: np.ndarray
-    groups: int
-    speakers: int
+    groups: np.ndarray  # (divisions, speakers): the group of each speaker
 
-    def without_each_group(self, progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The scores and labels that remain without each group, if both kinds of trials remain."""
-        remaining = 0
-        for group in progress(range(self.groups)):
-            kept = (self.enrol != group) & (self.test != group)
+    @property
+    def speakers(self) -> int:
+        return self.groups.shape[1]
+
+    def without_each_group(self, progress: Progress) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Division, scores and labels: what remains without each group of each division.
+
+        Raises:
+            TooFewSpeakers: without some group there are no target or no non-target trials.
+        """
+        number = int(self.groups.max()) + 1
+        for step in progress(range(len(self.groups) * number)):
+            division, group = divmod(step, number)
+            left = self.groups[division] == group
+            kept = ~(left[self.enrol] | left[self.test])
             same = self.same[kept]
-            if same.any() and not same.all():
-                remaining += 1
-                yield self.scores[kept], same
-        if remaining < 3:
-            raise TooFewSpeakers(
-                f"only {remaining} of {self.groups} groups of speakers can be left out with both target and non-target "
-                "trials remaining: use more speakers"
-            )
+            if same.all() or not same.any():
+                raise TooFewSpeakers(
+                    f"{self.speakers} speakers are too few for an interval: without {int(left.sum())} of them there "
+                    f"are no {'non-target' if len(same) and same[0] else 'target'} trials"
+                )
+            yield division, self.scores[kept], same
 
 
 def _grouped(
@@ -404,13 +409,10 @@ def _grouped(
     enrol_speaker: Sequence | np.ndarray,
     test_speaker: Sequence | np.ndarray,
     level: float,
-    groups: int,
 ) -> _Trials:
     scores, same = _flat(scores), _flat(same).astype(bool)
     if not 0.0 < level < 1.0:
         raise ValueError(f"level is {level}: give a share between 0 and 1, such as 0.95")
-    if groups < 3:
-        raise ValueError(f"groups is {groups}: give at least 3, preferably {GROUPS}")
     if not len(scores) == len(same) == len(enrol_speaker) == len(test_speaker):
         raise ValueError(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
@@ -426,8 +428,9 @@ def _grouped(
             f"trial {i} is labelled {int(same[i])} but compares {enrol_speaker[i]!r} with {test_speaker[i]!r}"
         )
     order = np.argsort(scores, kind="stable")  # once: what is left of sorted scores is sorted
-    group = np.random.default_rng(0).permutation(speakers) % groups
-    return _Trials(scores[order], same[order], group[enrol[order]], group[test[order]], min(groups, speakers), speakers)
+    random, divisions = np.random.default_rng(0), DIVISIONS if speakers > GROUPS else 1
+    groups = np.array([random.permutation(speakers) % GROUPS for _ in range(divisions)])
+    return _Trials(scores[order], same[order], enrol[order], test[order], groups)
 
 
 def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
@@ -443,21 +446,29 @@ def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
 def _jackknife(
     metrics: Mapping[str, CurveMetric], trials: _Trials, progress: Progress
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The value of each metric, and its values without each of the groups."""
+    """The value of each metric, and its values without each of the groups, (divisions, groups)."""
 
     def values(scores: np.ndarray, same: np.ndarray) -> list[float]:
         curve = _curve(scores, same, None)
         return [metric(curve)[0] for metric in metrics.values()]
 
-    left_out = np.array([values(scores, same) for scores, same in trials.without_each_group(progress)])
-    return dict(zip(metrics, values(trials.scores, trials.same))), dict(zip(metrics, left_out.T))
+    left_out = [values(scores, same) for _, scores, same in trials.without_each_group(progress)]
+    by_metric = np.array(left_out).T.reshape(len(metrics), len(trials.groups), -1)
+    return dict(zip(metrics, values(trials.scores, trials.same))), dict(zip(metrics, by_metric))
 
 
 def _variance(left_out: np.ndarray) -> tuple[float, float]:
-    """The jackknife's variance, and its degrees of freedom by Satterthwaite's rule: 2 v^2 / var(v)."""
-    groups, squares = len(left_out), (left_out - left_out.mean()) ** 2
-    total = float(squares.sum())
-    spread = float((squares**2).sum()) - total**2 / groups
+    """The jackknife's variance, averaged over the divisions, and its degrees of freedom.
+
+    These are 2 v^2 / var(v), Satterthwaite's rule, as for one division.
+
+    Args:
+        left_out: (divisions, groups), the values without each group.
+    """
+    groups = left_out.shape[1]
+    squares = (left_out - left_out.mean(1, keepdims=True)) ** 2
+    total = float(squares.sum(1).mean())
+    spread = float((squares**2).sum(1).mean()) - total**2 / groups
     freedom = 2.0 * total**2 / spread if spread > 0 else groups
     return (groups - 1) / groups * total, min(max(freedom, 3.0), groups - 1.0)
 
@@ -472,12 +483,11 @@ def _wilson(value: float, left_out: np.ndarray, ends: tuple[float, float], speak
     n = p * (1.0 - p) / variance if variance > 0 and 0 < p < 1 else float(speakers)
     t = _student(level, freedom)
 
-    def bound(p: float, sign: float) -> float:
+    def bound(sign: float) -> float:
         centre, half = p + t**2 / (2.0 * n), t * (p * (1.0 - p) / n + t**2 / (4.0 * n**2)) ** 0.5
         return (centre + sign * half) / (1.0 + t**2 / n)
 
-    low = bound(max(p - 0.5 / n, 0.0), -1.0) if p > 0 else 0.0
-    high = bound(min(p + 0.5 / n, 1.0), 1.0) if p < 1 else 1.0
+    low, high = bound(-1.0) if p > 0 else 0.0, bound(1.0) if p < 1 else 1.0
     return Interval(*sorted((best + low * (worst - best), best + high * (worst - best))))
 
 
