@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from verimargin import metrics
@@ -29,7 +30,28 @@ METRICS: dict[str, metrics.CurveMetric] = {
 RESAMPLES = 200
 NON_TARGETS = 300_000
 
-Trials = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # scores, same, and the speakers of both sides
+
+class Trials(NamedTuple):
+    """Pairs i, j of unit embeddings x, and their speakers."""
+
+    x: np.ndarray
+    i: np.ndarray
+    j: np.ndarray
+    enrol: np.ndarray
+    test: np.ndarray
+
+    @property
+    def same(self) -> np.ndarray:
+        return self.enrol == self.test
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """The cosines of the pairs, with these embeddings in the place of x."""
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return (x[self.i] * x[self.j]).sum(1)
+
+    def judged(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Scores, labels and speakers, as the functions of `metrics` take them."""
+        return self.scores(self.x), self.same, self.enrol, self.test
 
 
 def embeddings(kind: str, speakers: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +72,7 @@ def trials_of(speaker: np.ndarray, x: np.ndarray, random: np.random.Generator) -
     same = speaker[i] == speaker[j]
     kept = np.flatnonzero(same | (random.random(len(same)) < NON_TARGETS / len(same)))
     i, j = i[kept], j[kept]
-    return (x[i] * x[j]).sum(1), same[kept], speaker[i], speaker[j]
+    return Trials(x, i, j, speaker[i], speaker[j])
 
 
 def true_curve(kind: str, random: np.random.Generator) -> DetCurve:
@@ -69,7 +91,7 @@ def true_curve(kind: str, random: np.random.Generator) -> DetCurve:
 
 def resampled(trials: Trials, draw: Callable[[int], np.ndarray]) -> dict[str, np.ndarray]:
     """The values of the metrics for drawn weights of the speakers; a trial's weight is the product of its two."""
-    scores, same, enrol, test = trials
+    scores, same, enrol, test = trials.judged()
     values = []
     for _ in range(RESAMPLES):
         count = draw(int(enrol.max()) + 1)
@@ -96,7 +118,7 @@ def bayesian(trials: Trials, random: np.random.Generator) -> dict[str, Interval]
 
 def symmetric(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
     """The value and its jackknife variance, with Student's t."""
-    grouped = metrics._grouped(*trials, 0.95)
+    grouped = metrics._grouped(*trials.judged(), 0.95)
     value, left_out = metrics._jackknife(METRICS, grouped, iter)
     intervals = {}
     for name, v in value.items():
@@ -108,14 +130,13 @@ def symmetric(trials: Trials, random: np.random.Generator) -> dict[str, Interval
 
 def ours(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
     """`confidence_intervals`."""
-    return metrics.confidence_intervals(METRICS, *trials)
+    return metrics.confidence_intervals(METRICS, *trials.judged())
 
 
 def difference(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
-    """`difference_intervals` of two systems with noise of their own, whose true difference is 0."""
-    scores, *rest = trials
-    one, other = (scores + 0.05 * random.standard_normal(len(scores)) for _ in range(2))
-    return metrics.difference_intervals(METRICS, one, other, *rest)
+    """`difference_intervals` of two systems, whose embeddings have noise of their own: the true difference is 0."""
+    one, other = (trials.scores(trials.x + 0.1 * random.standard_normal(trials.x.shape)) for _ in range(2))
+    return metrics.difference_intervals(METRICS, one, other, trials.same, trials.enrol, trials.test)
 
 
 METHODS = {"bootstrap": bootstrap, "Bayesian": bayesian, "symmetric": symmetric, "ours": ours, "difference": difference}

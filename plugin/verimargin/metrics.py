@@ -278,7 +278,8 @@ def confidence_interval(
     is Wilson's for n trials, with the quantile of Student's t distribution. Its degrees of freedom are Satterthwaite's,
     fewer if a few speakers determine the value. For a p of 0 or 1, n is the number of speakers.
 
-    COVERAGE (`benchmarks/intervals.py`).
+    95 % intervals of the EER, the minDCF and the TAR hold the true value in 92 % to 99 % of simulated cases with 40 and
+    with 150 speakers, and in 84 % to 99 % with ten (`benchmarks/intervals.py`).
 
     Args:
         metric: a function (positive, negative, **options) of this module; if it returns a tuple, the first entry is
@@ -347,7 +348,8 @@ def difference_intervals(
 
     The interval is d +- t sqrt(v), for the difference d of the two values and its jackknife variance v as in
     `confidence_interval`. One that does not hold 0 tells the two systems apart. It is much narrower than the two
-    systems' own intervals suggest, because both find the same speakers hard.
+    systems' own intervals suggest, because both find the same speakers hard, and still wider than it has to be: two
+    equally good systems are told apart in fewer than 5 % of the cases.
 
     >>> speaker = np.arange(40)
     >>> enrol, test = np.repeat(speaker, 40), np.tile(speaker, 40)
