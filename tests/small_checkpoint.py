@@ -37,7 +37,14 @@ def whole(optimizer="sgd", kappa=None, classes=CLASSES):
         "state_dict_backbone": backbone.state_dict(),
         "state_dict_softmax_fc": state,
         "state_optimizer": opt.state_dict(),
-        "state_lr_scheduler": {"total_iters": 40, "warmup_iters": 0, "last_epoch": 12, "base_lrs": [0.1, 0.1]},
+        "state_lr_scheduler": {
+            "total_iters": 40,
+            "warmup_iters": 0,
+            "last_epoch": 12,
+            "power": 2.0,
+            "base_lrs": [0.1, 0.1],
+            "_last_lr": [0.049, 0.049],
+        },
     }
 
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from . import rank_files
 from .output_folder import running_config
-from .resharding import ShardedCheckpoint
+from .resharding import OPTIMIZER, ShardedCheckpoint
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,21 @@ def _on_the_schedule(checkpoint: dict[str, Any], config: Mapping[str, Any], rank
             *(ranks, steps * epochs, schedule["total_iters"], checkpoint["epoch"]),
         )
     moved = {"total_iters": steps * epochs, "warmup_iters": steps * warmup, "last_epoch": steps * checkpoint["epoch"]}
-    return {**checkpoint, SCHEDULE: {**schedule, **moved}}
+    moved["_last_lr"] = _learning_rates(**{**schedule, **moved})
+    optimizer = checkpoint[OPTIMIZER]  # each step of the schedule multiplies the learning rate that it finds here
+    groups = [{**group, "lr": lr} for group, lr in zip(optimizer["param_groups"], moved["_last_lr"])]
+    return {**checkpoint, SCHEDULE: {**schedule, **moved}, OPTIMIZER: {**optimizer, "param_groups": groups}}
+
+
+def _learning_rates(
+    base_lrs: list[float], last_epoch: int, warmup_iters: int, total_iters: int, power: float, **_: Any
+) -> list[float]:
+    """The learning rates after `last_epoch` steps: a linear rise, then a polynomial fall to 0."""
+    if last_epoch <= warmup_iters:
+        share = last_epoch / warmup_iters if warmup_iters else 1.0
+    else:
+        share = (1.0 - (min(total_iters, last_epoch) - warmup_iters) / (total_iters - warmup_iters)) ** power
+    return [lr * share for lr in base_lrs]
 
 
 def _is_rank_file(f: Any) -> bool:

@@ -52,11 +52,15 @@ def main(argv: list[str]) -> None:
 
 
 def _missing(script: str, error: ModuleNotFoundError) -> str:
-    """What to install for an import of the script that failed."""
+    """What to do about an import of the script that failed."""
     name = (error.name or "").partition(".")[0]
-    package = {"insightface": "insightface, or keep the script in a whole checkout, beside python-package"}.get(name)
-    ours = "'verimargin[insightface]', which has what the scripts need"
-    return f"{script}: {error}: pip install {package or (ours if name in IN_EXTRA else name)}"
+    if name in IN_EXTRA:
+        advice = "pip install 'verimargin[insightface]', which has what the scripts need"
+    elif name == "insightface":
+        advice = "pip install insightface, or keep the script in a whole checkout, beside python-package"
+    else:  # not "pip install": a package of that name may be anything
+        advice = f"the script needs {name}, which is neither beside it nor installed"
+    return f"{script}: {error}: {advice}"
 
 
 def _options(argv: list[str]) -> argparse.Namespace:

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch.distributed as dist
 import verimargin as vm
-from verimargin.files.run_record import differences, read_record, settings_of, write_record
+from verimargin.files.run_record import NAME, differences, read_record, settings_of, write_record
+from verimargin.files.whole import hold
 
 from . import rank_files
 
 logger = logging.getLogger(__name__)
+
+STORAGE = ("memory_device", "memory_dtype")  # of config.kappa: where its memory is kept may change
 
 
 def prepare(config: Any, loss: vm.MarginLoss) -> None:
@@ -23,7 +26,7 @@ def prepare(config: Any, loss: vm.MarginLoss) -> None:
     With config.resume and no checkpoint in the folder, as after a kill in the first epoch, the run starts anew.
 
     Raises:
-        ValueError: the folder holds the run of another loss or of other settings.
+        ValueError: the folder holds the run of another loss or of other settings, or another process trains in it.
     """
     config = running_config(config)
     if not config.get("output"):
@@ -40,10 +43,11 @@ def running_config(config: Any) -> Any:
 
 def run_settings(config: Any, loss: vm.MarginLoss) -> dict[str, Any]:
     """What must not change within a run: the loss, KappaFace's settings and the number of classes."""
-    kappa = config.get("kappa") or {}
+    kappa = config.get("kappa")
     return {
         **settings_of(loss),
-        **{f"config.kappa.{name}": str(value) for name, value in kappa.items()},
+        **{f"config.kappa.{name}": value for name, value in (kappa or {}).items() if name not in STORAGE},
+        "config.kappa": kappa is not None,
         "config.num_classes": config.num_classes,
     }
 
@@ -69,6 +73,7 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool) -> bool:
         logger.warning("%s has no checkpoint to resume from: the training starts from its beginning", folder)
         resume = False
     folder.mkdir(parents=True, exist_ok=True)
+    hold(folder / NAME)
     if saved != settings:
         write_record(folder, settings)
     return resume

@@ -50,7 +50,7 @@ class PartialFC(vm.PrototypeHead):
 
     Raises:
         RuntimeError: there is no process group yet, or a state dict is of another number of ranks or classes, or comes
-            from a run with another loss, another config.kappa or other data.
+            from a run with another config.kappa or other data.
         ValueError: as for `vm.PrototypeHead`; on a CPU also for labels outside 0..C-1, including -1.
 
     Source: Partial FC, arXiv 2203.15565.
@@ -68,6 +68,7 @@ class PartialFC(vm.PrototypeHead):
         if not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group() first")
         super().__init__(embedding_size, num_classes, margin_loss, sample_rate, dist.group.WORLD)
+        self._settings = settings_of(margin_loss)  # now, because a schedule may change them
         self.kappa: KappaFace | None = None
         if script is not None:
             self.kappa = script.kappa = KappaFace(script, embedding_size, num_classes)
@@ -100,7 +101,7 @@ class PartialFC(vm.PrototypeHead):
             return state
         state._metadata[""][METADATA] = {
             "layout": self._layout(),
-            "settings": settings_of(self.loss),
+            "settings": self._settings,
             "random": _random_state(self.weight.device),
             "loss": {key: state.pop(key) for key in list(state) if key.endswith("_extra_state")},
         }
@@ -119,7 +120,7 @@ class PartialFC(vm.PrototypeHead):
                 "and `verimargin reshard` cut a checkpoint for another number of ranks; for other classes, train a new "
                 "head on the backbone's model.pt"
             )
-        self._check_loss(saved.get("settings", {}))
+        self._compare_loss(saved.get("settings", {}))
         self._check_kappa(own, state_dict)
         result = super().load_state_dict({**own, **saved.get("loss", {}), **state_dict}, strict, assign)
         self._tie_psi()
@@ -127,15 +128,10 @@ class PartialFC(vm.PrototypeHead):
             _set_random_state(saved["random"])
         return result
 
-    def _check_loss(self, saved: Mapping[str, Any]) -> None:
-        """Refuse the checkpoint of another loss. The margin's m may differ: it may be scheduled, and is restored."""
-        ours = settings_of(self.loss)
-        theirs = {name: ours.get(name, value) if name.endswith(".m") else value for name, value in saved.items()}
-        if saved and (found := differences(theirs, ours)):
-            raise RuntimeError(
-                f"the checkpoint's head was trained with another loss ({found}): resume with that one, or train a new "
-                "head on the backbone's model.pt"
-            )
+    def _compare_loss(self, saved: Mapping[str, Any]) -> None:
+        """Say so if a state dict is of another loss: a run is refused before, by its folder's record."""
+        if found := differences(saved, self._settings):
+            logger.warning("the checkpoint's head was trained with another loss (%s), and goes on with this one", found)
 
     def _check_kappa(self, own: Mapping, state_dict: Mapping) -> None:
         """Refuse a checkpoint with another KappaFace than ours. If it has none, KappaFace starts anew."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from verimargin._sharding import part_of
+from verimargin.files.whole import whole
 
 HEAD = "state_dict_softmax_fc"
 METADATA = "verimargin"  # what our head adds to the metadata of its state dict, and a save to the checkpoint
@@ -38,6 +39,10 @@ class RankFile(NamedTuple):
 def save_whole(save: Callable, obj: Any, path: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
     """`torch.save` to a file that replaces the old one when it is complete, and those of the other ranks are."""
     path = Path(os.path.realpath(path))
+    if not NAME.fullmatch(path.name):
+        with whole(path) as partial:
+            save(obj, partial, *args, **kwargs)
+        return
     partial = path.with_name(path.name + PARTIAL)
     try:
         with partial.open("wb") as file:
@@ -47,7 +52,7 @@ def save_whole(save: Callable, obj: Any, path: str | os.PathLike, *args: Any, **
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    if NAME.fullmatch(path.name) and dist.is_initialized():
+    if dist.is_initialized():
         dist.barrier()
     os.replace(partial, path)
 

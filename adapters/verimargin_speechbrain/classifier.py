@@ -63,7 +63,11 @@ class PrototypeCost(torch.nn.Module):
     def settings(self) -> dict[str, Any]:
         """What must not change between the checkpoints of a run."""
         kappa = self._kappa[0]
-        return {**settings_of(self._classifier[0].loss), **(kappa.settings() if kappa else {})}
+        return {
+            **settings_of(self._classifier[0].loss),
+            "KappaFace": kappa is not None,
+            **(kappa.settings() if kappa else {}),
+        }
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         classifier, kappa = self._classifier[0], self._kappa[0]

@@ -48,7 +48,7 @@ class MarginCost(torch.nn.Module):
     def settings(self) -> dict[str, Any]:
         """What must not change between the checkpoints of a run."""
         kappa = self._kappa[0]
-        return {**settings_of(self.loss), **(kappa.settings() if kappa else {})}
+        return {**settings_of(self.loss), "KappaFace": kappa is not None, **(kappa.settings() if kappa else {})}
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         kappa = self._kappa[0]

@@ -57,6 +57,7 @@ class IDAEmbeddingModel(torch.nn.Module):
         embeddings = self.model(*args, **kwargs)
         if not self._checked:  # not earlier, because the model has no weights yet when the recipe is loaded
             self._check(embeddings)
+        self._check_strangers(embeddings)
         return IDAEmbedding.wrap(embeddings, self.scorer, self.log)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -68,15 +69,19 @@ class IDAEmbeddingModel(torch.nn.Module):
     def _check(self, embeddings: Tensor) -> None:
         self._file.check_size(embeddings.shape[-1])
         self._file.check_encoder(fingerprint(self.model))
-        if isinstance(self.scorer, IDAScorer):
-            rows = torch.nn.functional.normalize(embeddings.detach().flatten(0, -2).float())
-            if bool((rows @ self.scorer.anchors.to(rows).T > SAME).any()):
-                raise ValueError(
-                    f"{self._file.path} holds an embedding that is to be scored, which would be its own nearest "
-                    "neighbour: make the anchors from identities that no trial is about"
-                )
         _warn_of_score_norm()
         self._checked = True
+
+    def _check_strangers(self, embeddings: Tensor) -> None:
+        """Refuse an embedding that is an anchor itself, which would be its own nearest neighbour."""
+        if not isinstance(self.scorer, IDAScorer):
+            return
+        rows = torch.nn.functional.normalize(embeddings.detach().flatten(0, -2).float())
+        if bool((rows @ self.scorer.anchors.to(rows).T > SAME).any()):
+            raise ValueError(
+                f"{self._file.path} holds an embedding that is to be scored, which would be its own nearest "
+                "neighbour: make the anchors from identities that no trial is about"
+            )
 
 
 class IDAEmbedding(Tensor):

@@ -89,10 +89,10 @@ class KappaFace(torch.nn.Module):
         """Register a margin. It gets the psi of each class once the training set is known, before checkpoints load."""
         self._margins.append(margin)
 
-    def settings(self) -> dict[str, str]:
-        """What must not change between the checkpoints of a run."""
+    def settings(self) -> dict[str, Any]:
+        """What must not change between the checkpoints of a run; where the memory is kept may."""
         options = {**self._options, **({"momentum": self.encoder.momentum} if self.encoder else {})}
-        return {f"KappaFace.{name}": str(value) for name, value in options.items()}
+        return {f"KappaFace.{name}": value for name, value in options.items() if not name.startswith("memory_d")}
 
     def observe(self, targets: Tensor, num_classes: int, margin: vm.Margin) -> None:
         """Add the batch that the embedding model has just embedded, and give the margin the psi of each class.

@@ -18,9 +18,13 @@ def drop_cut_files(save_folder: str | Path) -> None:
         (Path(save_folder, "label_encoder.txt"), _encoder_is_whole),
         (Path(save_folder, "opt_voxceleb_prepare.pkl"), _pickle_is_whole),
     ):
-        if path.is_file() and not whole(path):
+        try:
+            cut = not whole(path)
+        except FileNotFoundError:  # not there yet, or another process has removed it
+            continue
+        if cut:
             logger.warning("%s was interrupted while it was written: it is removed, and will be written anew", path)
-            path.unlink()
+            path.unlink(missing_ok=True)  # another process may have removed it
 
 
 def check_speakers_of(save_folder: str | Path, speakers: Collection[str]) -> None:

@@ -24,6 +24,8 @@ class RandomState:
     derives its own state from that, so that no two processes draw the same numbers.
     """
 
+    may_begin_anew = True  # when it is added to the recipe of a run that has checkpoints
+
     def __init__(self) -> None:
         watch_brains()  # also in a recipe without a loss of ours, whose killed runs go on then
 

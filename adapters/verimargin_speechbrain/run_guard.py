@@ -20,8 +20,12 @@ from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from verimargin.files.run_record import NAME, differences, read_record, settings_of, write_record
+from verimargin.files.whole import hold
 
 logger = get_logger(__name__)
+
+MARK = ".saved_completely"  # a file in a checkpoint
+MARKED = "checkpoints_are_marked"  # in the record of a run
 
 
 def watch_brains() -> None:
@@ -42,48 +46,77 @@ def watch_brains() -> None:
 def prepare(brain: Brain) -> None:
     """Set interrupted checkpoints aside, and record the settings of the run beside the others.
 
+    A Brain without a loss or a recoverable of ours is left alone.
+
     Raises:
         ValueError: the folder holds checkpoints of a run with another loss or other settings, for a loss of ours also
-            of a run that recorded none, or the newest lacks one of the recipe's recoverables.
+            of a run that recorded none, another process trains in it, or the newest checkpoint lacks one of the
+            recipe's recoverables.
     """
-    cost = getattr(getattr(brain, "hparams", None), "compute_cost", None)
-    if brain.checkpointer is None or not isinstance(cost, torch.nn.Module):
+    cost, checkpointer = getattr(getattr(brain, "hparams", None), "compute_cost", None), brain.checkpointer
+    if checkpointer is None or not any(map(_is_ours, [cost, *checkpointer.recoverables.values()])):
         return
-    folder = brain.checkpointer.checkpoints_dir
-    set_interrupted_aside(brain.checkpointer, "optimizer" if brain.opt_class else None)
+    folder = Path(checkpointer.checkpoints_dir)
+    hold(folder / NAME)
     settings, saved = _settings(cost, brain.modules), read_record(folder)
-    if brain.checkpointer.list_checkpoints():
-        _check(folder, saved, settings, ours=hasattr(cost, "settings"))
-        _check_recoverables(brain.checkpointer)
-    if saved != settings:
+    set_interrupted_aside(folder, marked=saved is not None and MARKED in saved)
+    if checkpointer.list_checkpoints():
+        _check(folder, saved, settings, ours=_is_ours(cost))
+        _check_recoverables(checkpointer)
+    _mark_what_is_saved(checkpointer)
+    if saved is None or differences(saved, settings) or MARKED not in saved:
         write_record(folder, settings)
 
 
-def set_interrupted_aside(checkpointer: Checkpointer, last: str | None) -> None:
+def set_interrupted_aside(folder: Path, marked: bool) -> None:
     """Rename the checkpoints whose saving was interrupted: SpeechBrain would choose the newest, and fail.
 
     Args:
-        last: the recoverable that is saved last. One that is missing elsewhere is left for SpeechBrain to name, because
-            the recipe may have got it later.
+        marked: whether the run marks a checkpoint when all of it has been saved.
     """
-    for folder in sorted(Path(checkpointer.checkpoints_dir).glob("CKPT*")):
-        if folder.is_dir() and not _is_whole(folder, last):
-            aside = folder.with_name(f"interrupted+{folder.name}")
-            folder.rename(aside)
-            logger.warning(
-                "%s was interrupted while it was saved: it is now %s, and may be removed", folder, aside.name
-            )
+    for checkpoint in sorted(folder.glob("CKPT*")):
+        if not checkpoint.is_dir():
+            continue
+        if _is_whole(checkpoint) and (not marked or (checkpoint / MARK).is_file()):
+            (checkpoint / MARK).touch()
+            continue
+        aside = checkpoint.with_name(f"interrupted+{checkpoint.name}")
+        checkpoint.rename(aside)
+        logger.warning(
+            "%s was interrupted while it was saved: it is now %s, and may be removed", checkpoint, aside.name
+        )
 
 
-def _is_whole(checkpoint: Path, last: str | None) -> bool:
+def _mark_what_is_saved(checkpointer: Checkpointer) -> None:
+    """Have each checkpoint marked from now on, by an empty file in it, when all of it has been saved."""
+    original = checkpointer.save_checkpoint
+    if hasattr(original, "marks"):
+        return
+
+    @functools.wraps(original)
+    def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        checkpoint = original(*args, **kwargs)
+        if checkpoint is not None:  # as it is in all processes but the first
+            (checkpoint.path / MARK).touch()
+        return checkpoint
+
+    save_checkpoint.marks = True  # type: ignore[attr-defined]
+    checkpointer.save_checkpoint = save_checkpoint
+
+
+def _is_ours(part: Any) -> bool:
+    return type(part).__module__.startswith("verimargin")
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether what is in it is whole; something may be missing."""
     try:
         meta = yaml.safe_load((checkpoint / "CKPT.yaml").read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return False
     if not isinstance(meta, dict) or not {"unixtime", "end-of-epoch"} <= set(meta):
         return False
-    files = list(checkpoint.glob("*.ckpt"))
-    return (last is None or last in [file.stem for file in files]) and not any(map(_is_cut, files))
+    return not any(map(_is_cut, checkpoint.glob("*.ckpt")))
 
 
 def _is_cut(file: Path) -> bool:
@@ -93,11 +126,17 @@ def _is_cut(file: Path) -> bool:
     return not begins or (begins == b"PK" and not zipfile.is_zipfile(file))
 
 
-def _settings(cost: torch.nn.Module, modules: Mapping[str, Any]) -> dict[str, Any]:
-    ours = getattr(cost, "settings", None)
-    settings = ours() if callable(ours) else settings_of(cost)
+def _settings(cost: Any, modules: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change within a run; of a loss that is not ours, only which one it is."""
+    if not _is_ours(cost):
+        found = {"loss": settings_of(cost)["loss"]} if isinstance(cost, torch.nn.Module) else {}
+        return {**found, MARKED: True}
     weight = getattr(modules["classifier"], "weight", None) if "classifier" in modules else None
-    return {**settings, **({"out_neurons": len(weight)} if isinstance(weight, torch.Tensor) else {})}
+    return {
+        **(cost.settings() if hasattr(cost, "settings") else settings_of(cost)),
+        **({"out_neurons": len(weight)} if isinstance(weight, torch.Tensor) else {}),
+        MARKED: True,
+    }
 
 
 def _check(folder: Path, saved: Mapping[str, Any] | None, settings: Mapping[str, Any], ours: bool) -> None:
@@ -105,19 +144,23 @@ def _check(folder: Path, saved: Mapping[str, Any] | None, settings: Mapping[str,
     if saved is None and ours:
         raise ValueError(
             f"{folder} holds the checkpoint of a run that did not record its loss in {NAME}, such as one with "
-            f"SpeechBrain's own loss, and this run would go on from it: {own}"
+            f"SpeechBrain's own loss, and this run would go on from it: {own}, or, if that run had this loss, write "
+            f"{{}} to {folder / NAME}"
         )
     if saved is not None and (found := differences(saved, settings)):
         raise ValueError(f"{folder} holds the checkpoint of a run with another loss or other settings ({found}): {own}")
 
 
 def _check_recoverables(checkpointer: Checkpointer) -> None:
-    """Name what the newest checkpoint lacks, where SpeechBrain would raise a KeyError."""
+    """Name what the newest checkpoint lacks, where SpeechBrain would raise a KeyError; let `RandomState` begin anew."""
     newest, optional = checkpointer.find_checkpoint(), checkpointer.optional_recoverables
-    wanted = [name for name in checkpointer.recoverables if "dataloader" not in name and not optional.get(name)]
-    missing = [name for name in wanted if name not in newest.paramfiles]
-    if missing and not checkpointer.allow_partial_load:
+    for name, part in checkpointer.recoverables.items():
+        if name in newest.paramfiles or "dataloader" in name or optional.get(name) or checkpointer.allow_partial_load:
+            continue
+        if getattr(part, "may_begin_anew", False):
+            optional[name] = True
+            continue
         raise ValueError(
-            f"{newest.path} has no {missing[0]}.ckpt, which is among the recipe's recoverables: it belongs to another "
+            f"{newest.path} has no {name}.ckpt, which is among the recipe's recoverables: it belongs to another "
             "recipe; resume with that one, or give this run an --output_folder of its own"
         )

@@ -115,10 +115,10 @@ def _fill(both: np.ndarray, same: np.ndarray, one: np.ndarray | float, other: np
     both[~same] = other
 
 
-def _curve(scores: np.ndarray, same: np.ndarray, weight: np.ndarray | None) -> DetCurve:
-    """The curve from scores in increasing order; without weights, each trial counts 1."""
+def _curve(scores: np.ndarray, same: np.ndarray) -> DetCurve:
+    """The curve from scores in increasing order."""
     last = _last_of_ties(scores)
-    return DetCurve(*_rates(same, weight, last), np.append(-np.inf, scores[last]))
+    return DetCurve(*_rates(same, None, last), np.append(-np.inf, scores[last]))
 
 
 def _last_of_ties(scores: np.ndarray) -> np.ndarray:
@@ -420,6 +420,8 @@ def _grouped(
             f"{len(scores)} scores, {len(same)} labels, {len(enrol_speaker)} and {len(test_speaker)} speakers: "
             "give one of each per trial"
         )
+    if (bad := np.isnan(scores)).any():
+        raise ValueError(f"score {int(np.argmax(bad))} is nan: look at that trial's embeddings")
     speakers, ids = _numbered(np.concatenate([np.asarray(enrol_speaker), np.asarray(test_speaker)]))
     enrol, test = ids.reshape(2, -1)
     if speakers < 2:
@@ -451,7 +453,7 @@ def _jackknife(
     """The value of each metric, and its values without each of the groups, (divisions, groups)."""
 
     def values(scores: np.ndarray, same: np.ndarray) -> list[float]:
-        curve = _curve(scores, same, None)
+        curve = _curve(scores, same)
         return [metric(curve)[0] for metric in metrics.values()]
 
     left_out = [values(scores, same) for _, scores, same in trials.without_each_group(progress)]
@@ -478,6 +480,8 @@ def _variance(left_out: np.ndarray) -> tuple[float, float]:
 def _wilson(value: float, left_out: np.ndarray, ends: tuple[float, float], speakers: int, level: float) -> Interval:
     """The interval of `confidence_interval`; `ends` are the metric's best and worst value."""
     best, worst = ends
+    if best == worst:  # such as the TAR at a FAR of 1
+        return Interval(best, best)
     variance, freedom = _variance(left_out)
     if not np.isfinite(worst):  # such as Cllr: a share of a very large whole, as the Poisson distribution is
         worst = best + 1e6 * max(value - best, variance**0.5, 1e-300)
@@ -500,6 +504,7 @@ def _student(level: float, freedom: float) -> float:
         (z**3 + z) / 4.0,
         (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0,
         (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / 384.0,
+        (79.0 * z**9 + 776.0 * z**7 + 1482.0 * z**5 - 1920.0 * z**3 - 945.0 * z) / 92160.0,
     )
     return z + sum(term / freedom**power for power, term in enumerate(terms, 1))
 

@@ -33,7 +33,7 @@ def gather_state_dict(module: torch.nn.Module) -> dict[str, Any]:
         if torch.distributed.get_rank() == 0:
             torch.save(state, "head.pt")
     """
-    state = module.state_dict()
+    state = module.state_dict(keep_vars=False)  # by name, at which `PartialFC` gives all of its state
     shards = dict(_shards(module))
     for key, shard in shards.items():
         state[key] = _gathered(state[key], shard)

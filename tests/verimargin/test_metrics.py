@@ -252,13 +252,20 @@ def test_no_error_among_few_speakers_is_no_proof():
     assert metrics.confidence_interval(metrics.min_dcf, same, same, enrol, test).high < 0.01 * 0.4
 
 
+def test_the_interval_of_a_metric_that_has_one_value():
+    score, same, enrol, test = trials()
+    assert metrics.confidence_interval(metrics.tar_at_far, score, same, enrol, test, far=1.0) == (1.0, 1.0)
+
+
 def test_the_interval_of_the_cllr_which_has_no_largest_value():
     score, same, enrol, test = trials()
     low, high = metrics.confidence_interval(metrics.cllr, score, same, enrol, test)
     assert 0 < low < metrics.cllr(score[same], score[~same]) < high < 2
 
 
-@pytest.mark.parametrize(("level", "freedom"), [(0.95, 9), (0.95, 39), (0.9, 5), (0.99, 20), (0.95, 3)])
+@pytest.mark.parametrize(
+    ("level", "freedom"), [(0.95, 9), (0.95, 39), (0.9, 5), (0.99, 20), (0.95, 3), (0.99, 9), (0.999, 9)]
+)
 def test_students_quantile(level, freedom):
     stats = pytest.importorskip("scipy.stats")
     assert metrics._student(level, freedom) == pytest.approx(stats.t.ppf(0.5 + level / 2, freedom), rel=0.01)
@@ -323,6 +330,7 @@ TRIALS = ([0.9, 0.1, 0.8], [True, False, True], ["a", "a", "b"], ["a", "b", "b"]
         (lambda: metrics.tar_at_far([0.1], [0.1], far=-0.1), "far is -0.1"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS, level=95), "level is 95"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS), "without 1 of them there are no non-target trials"),
+        (lambda: metrics.confidence_interval(metrics.eer, [0.9, math.nan, 0.8], *TRIALS[1:]), "score 1 is nan"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS[:3], ["a"]), "3 scores, 3 labels, 3 and 1 speakers"),
         (lambda: metrics.confidence_interval(metrics.eer, *TRIALS[:3], ["b", "b", "b"]), "trial 0 is labelled 1 but"),
         (lambda: metrics.confidence_interval(metrics.eer, [1.0], [True], ["a"], ["a"]), "1 speaker: an interval"),

@@ -203,8 +203,13 @@ def test_the_learning_rate_follows_the_steps_of_the_new_ranks(one_rank, tmp_path
     """By the steps of twice as many ranks, it was 0 from the middle of the training on."""
     small_checkpoint.write(tmp_path, small_checkpoint.whole(), 2, layout=True)
     config = {"num_classes": 10, "num_image": 400, "num_epoch": 10, "warmup_epoch": 1, **config}
-    found = checkpointing.load(tmp_path / "checkpoint_gpu_0.pt", config)["state_lr_scheduler"]
-    assert found == {**expected, "base_lrs": [0.1, 0.1]}
+    checkpoint = checkpointing.load(tmp_path / "checkpoint_gpu_0.pt", config)
+    schedule, groups = checkpoint["state_lr_scheduler"], checkpoint["state_optimizer"]["param_groups"]
+    assert schedule == {**expected, "power": 2.0, "base_lrs": [0.1, 0.1], "_last_lr": schedule["_last_lr"]}
+    if expected["total_iters"] != 40:  # the schedule multiplies the learning rate that it finds: it stayed near 0
+        done, all_steps = (expected[name] - expected["warmup_iters"] for name in ("last_epoch", "total_iters"))
+        wanted = [pytest.approx(0.1 * (1 - done / all_steps) ** 2)] * 2
+        assert schedule["_last_lr"] == [group["lr"] for group in groups] == wanted
     assert ("the learning rate goes on from epoch 3 of the new" in caplog.text) == (expected["total_iters"] != 40)
 
 

@@ -55,7 +55,7 @@ def test_a_missing_requirement_of_the_script_is_named(python, tmp_path):
     (tmp_path / "script.py").write_text("import nowhere_to_be_found.part\n")
     done = python("-m", "verimargin_insightface", tmp_path / "script.py", check=False)
     assert done.returncode == 1
-    assert done.stderr.endswith("No module named 'nowhere_to_be_found': pip install nowhere_to_be_found\n")
+    assert done.stderr.endswith("neither beside it nor installed\n")
     assert "Traceback" not in done.stderr
 
 

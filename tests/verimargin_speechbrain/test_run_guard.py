@@ -1,4 +1,8 @@
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import killed
 import pytest
@@ -43,11 +47,13 @@ def test_a_folder_belongs_to_one_loss(tmp_path):
     assert train(tmp_path) == 2
     with pytest.raises(ValueError, match=r"another loss or other settings \(MarginLoss.scale is 10.0 "):
         train(tmp_path, cost=QMarginLoss(scale=5))
-    with pytest.raises(ValueError, match=r"QMargin.m is 0.2 there only, .*give this run an --output_folder"):
+    with pytest.raises(
+        ValueError, match=r"loss is MarginLoss QMargin there and MarginLoss CosMargin here.*: give this run"
+    ):
         train(tmp_path, cost=MarginCost(vm.cosface(10.0, 0.2)))
     with pytest.raises(ValueError, match=r"\(out_neurons is 3 there and 5 here\)"):
         train(tmp_path, classes=5)
-    with pytest.raises(ValueError, match=r"AdditiveAngularMargin.margin is 0.2 here only"):
+    with pytest.raises(ValueError, match=r"loss is MarginLoss QMargin there and LogSoftmaxWrapper "):
         train(tmp_path, cost=LogSoftmaxWrapper(AdditiveAngularMargin(0.2, 30)))
     assert read_record(tmp_path)["MarginLoss.scale"] == 10.0
 
@@ -56,8 +62,12 @@ def test_a_run_of_the_stock_loss_is_not_gone_on_with(tmp_path):
     """The three-line change in the folder of the recipe that it was made in."""
     train(tmp_path)
     (tmp_path / NAME).unlink()
-    with pytest.raises(ValueError, match=r"did not record its loss in verimargin.json, such as one with SpeechBrain's"):
+    with pytest.raises(
+        ValueError, match=r"did not record its loss in verimargin.json, .* write {} to .*verimargin.json"
+    ):
         train(tmp_path)
+    (tmp_path / NAME).write_text("{}")
+    assert train(tmp_path) == 2
 
 
 def test_before_the_first_checkpoint_the_loss_may_change(tmp_path):
@@ -95,10 +105,8 @@ def test_after_a_kill_at_any_moment_the_next_run_goes_on(tmp_path, epochs_before
 
 
 def test_only_interrupted_checkpoints_are_set_aside(tmp_path):
-    """One that lacks a recoverable which the recipe has got since is whole, and named."""
     train(tmp_path)
     (good,) = tmp_path.glob("CKPT*")
-    (good / "random_state.ckpt").unlink()
     for name, harm in (
         ("no meta", lambda path: (path / "CKPT.yaml").unlink()),
         ("empty meta", lambda path: (path / "CKPT.yaml").write_bytes(b"")),
@@ -108,11 +116,56 @@ def test_only_interrupted_checkpoints_are_set_aside(tmp_path):
             "cut weights",
             lambda path: (path / "classifier.ckpt").write_bytes((good / "classifier.ckpt").read_bytes()[:9]),
         ),
-        ("no optimizer", lambda path: (path / "optimizer.ckpt").unlink()),
+        ("not saved completely", lambda path: (path / core.MARK).unlink()),
     ):
         shutil.copytree(good, tmp_path / f"CKPT+{name}")
         harm(tmp_path / f"CKPT+{name}")
-    with pytest.raises(ValueError, match=r"has no random_state.ckpt, which is among the recipe's recoverables"):
-        brain_in(tmp_path)  # SpeechBrain would raise KeyError: 'random_state'
+    brain_in(tmp_path)
     assert [path.name for path in tmp_path.glob("CKPT*")] == [good.name]
     assert len(list(tmp_path.glob("interrupted+CKPT+*"))) == 6
+
+
+def test_what_its_owner_removed_from_a_checkpoint_is_not_missing_by_interruption(tmp_path):
+    """Without its optimizer.ckpt, which some remove to save room, the only checkpoint was set aside."""
+    train(tmp_path)
+    (good,) = tmp_path.glob("CKPT*")
+    (good / "optimizer.ckpt").unlink()
+    brain_in(tmp_path)
+    assert good.is_dir()
+
+
+def test_what_a_checkpoint_lacks_is_named_unless_it_may_begin_anew(tmp_path):
+    train(tmp_path)
+    (good,) = tmp_path.glob("CKPT*")
+    (good / "random_state.ckpt").unlink()  # it is new in the recipe
+    assert train(tmp_path) == 2
+    (good,) = tmp_path.glob("CKPT*")
+    (good / "counter.ckpt").unlink()
+    with pytest.raises(ValueError, match=r"has no counter.ckpt, which is among the recipe's recoverables"):
+        brain_in(tmp_path)  # SpeechBrain would raise KeyError: 'counter'
+
+
+def test_a_brain_without_anything_of_ours_is_left_alone(tmp_path):
+    """Once a loss of ours existed in the process, each change of any loss was refused."""
+    QMarginLoss()
+    for smoothing in (0.0, 0.1):
+        classifier = torch.nn.Linear(4, 3)
+        cost = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+        checkpointer = Checkpointer(tmp_path, {"classifier": classifier})
+        sb.Brain({"classifier": classifier}, None, {"compute_cost": cost}, {"device": "cpu"}, checkpointer)
+        checkpointer.save_checkpoint()
+    assert not (tmp_path / NAME).exists()
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path):
+    """They removed each other's checkpoints."""
+    brain_in(tmp_path)
+    code = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from test_run_guard import brain_in
+brain_in({str(tmp_path)!r})
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert "another process is writing" in done.stderr

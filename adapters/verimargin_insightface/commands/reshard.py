@@ -10,7 +10,7 @@ import torch
 import typer
 from verimargin.commands.progress import progress
 from verimargin.files.run_record import NAME
-from verimargin.files.whole import whole_folder
+from verimargin.files.whole import check_room, whole_folder
 
 from .. import rank_files
 from ..resharding import ShardedCheckpoint
@@ -34,9 +34,7 @@ def reshard(
     checkpoint = ShardedCheckpoint([file.path for file in chosen])
     checkpoint.check_ranks(ranks)
     with whole_folder(out) as folder:
-        needed, free = checkpoint.size_on(ranks), shutil.disk_usage(folder).free
-        if free < needed:
-            raise OSError(f"{out} needs {needed:,} bytes, but its disk has only {free:,} left")
+        check_room(out, checkpoint.size_on(ranks))
         for rank in progress(range(ranks), "resharding", "rank"):
             torch.save(checkpoint.for_rank(rank, ranks), folder / f"checkpoint_gpu_{rank}.pt")
         for name in BESIDE:

@@ -51,7 +51,8 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
 
     It is the same for a module, for a file of its state dict and for its TorchScript file, and for an .onnx file that
     was exported by this package or by its launcher. For any other file it is the SHA-256 of the bytes. Nothing
-    that a file holds is run.
+    that a file holds is run. A module without weights has none (""). An .onnx file that was edited after the export
+    keeps the fingerprint that it was exported with.
     """
     if not isinstance(encoder, torch.nn.Module) and Path(encoder).is_dir():
         raise ValueError(f"the encoder {encoder} is a folder: give its file, such as embedding_model.ckpt or model.pt")
@@ -64,6 +65,8 @@ def fingerprint(encoder: torch.nn.Module | str | Path) -> str:
             while block := file.read(2**20):
                 digest.update(block)
         return digest.hexdigest()
+    if not state:
+        return ""
     for name, value in sorted(state.items()):
         if isinstance(value, Tensor):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
@@ -79,7 +82,8 @@ def _state_of(path: Path) -> dict | None:
         state = scripted_state(path) if is_torchscript(path) else read_tensors(path)
     except ValueError:  # not a file of plain tensors
         return None
-    return state if isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values()) else None
+    # a network that was frozen has its weights among its constants, and an empty state
+    return state if isinstance(state, dict) and state and all(isinstance(v, Tensor) for v in state.values()) else None
 
 
 def _from_onnx(path: Path) -> Callable[[Tensor], Tensor]:

@@ -12,17 +12,17 @@ import torch
 from .whole import whole
 
 NAME = "verimargin.json"
-SHOWN = 2  # differences of each kind in a message
 
 
 def settings_of(loss: torch.nn.Module) -> dict[str, Any]:
-    """The numbers and texts that a loss and its parts were made with, as ``{"QMargin.m": 0.2, ...}``.
+    """What a loss consists of, and the numbers and texts that its parts were made with.
 
     >>> from verimargin import q_margin
-    >>> settings_of(q_margin(alpha=1.5, scale=10.0))["MarginLoss.scale"]
-    10.0
+    >>> settings = settings_of(q_margin(alpha=1.5, scale=10.0))
+    >>> settings["loss"], settings["MarginLoss.scale"]
+    ('MarginLoss QMargin', 10.0)
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"loss": " ".join(type(part).__name__ for part in loss.modules())}
     for part in loss.modules():
         for name, value in vars(part).items():
             if isinstance(value, (int, float, str)) and name != "training":
@@ -53,17 +53,13 @@ def write_record(folder: str | Path, settings: Mapping[str, Any]) -> None:
 def differences(saved: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """The settings in which two runs differ, in words; "" if there are none.
 
+    One that only one of them names does not count: a later release may have it, or a user may write out a default.
+
     >>> differences({"QMargin.m": 0.2, "MarginLoss.scale": 10.0}, {"QMargin.m": 0.2, "MarginLoss.scale": 32.0})
     'MarginLoss.scale is 10.0 there and 32.0 here'
     """
     ours = json.loads(json.dumps(dict(ours)))  # as it would come back from a file
-    groups = (
-        [
-            f"{name} is {saved[name]} there and {ours[name]} here"
-            for name in saved
-            if ours.get(name, saved[name]) != saved[name]
-        ],
-        [f"{name} is {saved[name]} there only" for name in saved if name not in ours],
-        [f"{name} is {ours[name]} here only" for name in ours if name not in saved],
+    common = [name for name in saved if name in ours]
+    return ", ".join(
+        f"{name} is {saved[name]} there and {ours[name]} here" for name in common if ours[name] != saved[name]
     )
-    return ", ".join(word for group in groups for word in group[:SHOWN])

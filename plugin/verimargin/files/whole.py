@@ -8,6 +8,7 @@ refused and nothing of others is removed.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LEAST_ROOM = 2**20  # bytes that have to be free before anything is computed
+_HELD: set[str] = set()
 
 
 @contextmanager
@@ -97,6 +99,22 @@ def alone(path: str | os.PathLike) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         os.close(lock)
+
+
+def hold(path: str | os.PathLike) -> None:
+    """`alone` for as long as this process lives; a second call for the same path changes nothing.
+
+    Raises:
+        ValueError: another process holds it.
+        OSError: nothing can be written there, or the disk is full.
+    """
+    place = os.path.realpath(path)
+    if place in _HELD:
+        return
+    held, owner = contextlib.ExitStack(), os.getpid()
+    held.enter_context(alone(path))
+    _HELD.add(place)
+    atexit.register(lambda: held.close() if os.getpid() == owner else None)  # not where a fork of it ends
 
 
 @contextmanager

@@ -21,7 +21,7 @@ class _Count(NamedTuple):
     process: str
     pid: int
     steps: int
-    taken: torch.Tensor | None  # of the steps that a gradient scaler may have skipped, how many it did not; on a device
+    taken: torch.Tensor | None  # how many of them a gradient scaler did not skip, on a device; None means all
 
     def since(self, earlier: _Count | None) -> bool | torch.Tensor:
         """Whether any step has changed the weights; a tensor if only the device knows."""
@@ -29,7 +29,7 @@ class _Count(NamedTuple):
             return True
         if self.taken is None or earlier.steps == self.steps:
             return earlier.steps != self.steps
-        return self.taken > (0 if earlier.taken is None else earlier.taken.to(self.taken.device))
+        return self.taken > (earlier.steps if earlier.taken is None else earlier.taken.to(self.taken.device))
 
 
 class _OptimizerSteps:
@@ -48,7 +48,7 @@ class _OptimizerSteps:
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None:
             taken = (found_inf == 0).long().reshape(())
-            self.taken = taken if self.taken is None else self.taken.to(taken.device) + taken
+            self.taken = taken + (self.steps if self.taken is None else self.taken.to(taken.device))
         elif self.taken is not None:
             self.taken = self.taken + 1
         self.steps += 1

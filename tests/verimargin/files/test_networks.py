@@ -1,3 +1,4 @@
+import hashlib
 import os
 import sys
 from itertools import pairwise
@@ -70,6 +71,18 @@ def test_a_network_of_each_form_computes_as_itself_and_is_known_by_its_weights(n
     network, known = load_network(name)
     np.testing.assert_allclose(network(x).detach(), expected, atol=1e-6)  # without dropout
     assert known == (fingerprint(tmp_path / name) if name.endswith("onnx") else fingerprint(net))
+
+
+def test_networks_whose_weights_are_constants_have_fingerprints_of_their_own(tmp_path):
+    """A frozen TorchScript network has an empty state dict: all of them had the fingerprint of nothing."""
+    known = set()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        frozen = torch.jit.freeze(torch.jit.script(nn.Linear(3, 2).eval()))
+        torch.jit.save(frozen, tmp_path / f"{seed}.pt")
+        known |= {fingerprint(tmp_path / f"{seed}.pt"), load_network(str(tmp_path / f"{seed}.pt"))[1]}
+    assert len(known - {""}) >= 2
+    assert hashlib.sha256().hexdigest() not in known
 
 
 def test_a_callable_has_no_fingerprint_and_is_found_in_the_working_directory(tmp_path, monkeypatch):

@@ -153,3 +153,19 @@ def test_a_step_that_the_gradient_scaler_skips_moves_nothing(fused):
     before = copy.deepcopy(slow.encoder.state_dict())
     slow.follow(encoder)
     assert not torch.equal(slow.encoder.weight, before["weight"])
+
+
+def test_a_plain_step_beside_a_skipped_one_counts():
+    """Of two optimisers one makes a step, and a scaler skips that of the other."""
+    encoder, other, x = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.ones(1, 2)
+    plain = torch.optim.SGD(encoder.parameters(), lr=1.0)
+    fused, scaler = torch.optim.SGD(other.parameters(), lr=1.0, fused=True), torch.amp.GradScaler("cpu")
+    slow = vm.MomentumEncoder(encoder, momentum=0.9)
+    slow.follow(encoder)
+    before = slow.encoder.weight.clone()
+    encoder(x).sum().backward()
+    plain.step()
+    scaler.scale(float("inf") * other(x).sum()).backward()
+    scaler.step(fused)
+    slow.follow(encoder)
+    assert not torch.equal(slow.encoder.weight, before)

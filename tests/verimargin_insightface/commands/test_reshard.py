@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from verimargin.commands.main import make_app
 from verimargin.files.run_record import settings_of, write_record
 from verimargin_insightface.commands.reshard import BESIDE, reshard
+from verimargin_insightface.resharding import ShardedCheckpoint
 
 
 @pytest.mark.parametrize("layout", [True, False], ids=["ours", "upstream's"])
@@ -54,8 +55,9 @@ def test_wrong_input_leaves_nothing(tmp_path, monkeypatch):
         reshard(tmp_path / "nothing", out, 1)
     (tmp_path / "kept.pt").rename(run / "checkpoint_gpu_0.pt")
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=3000))
-        with pytest.raises(OSError, match=r"out needs \d+,\d+ bytes, but its disk has only 3,000 left"):
+        patch.setattr(ShardedCheckpoint, "size_on", lambda *_: 3 * 10**6)
+        patch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(total=10**9, free=2 * 10**6))
+        with pytest.raises(OSError, match=r"out needs 3,000,000 bytes, but its disk has only 2,000,000 left"):
             reshard(run, tmp_path / "out", 1)
     monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space left"):
