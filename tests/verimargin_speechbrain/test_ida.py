@@ -230,5 +230,7 @@ def test_anchors_that_hold_what_is_scored_are_refused(tmp_path, anchors):
         own = model(features)[:, 0]
     write_embeddings(tmp_path / "own.npz", Embeddings([str(i) for i in range(4)], 3 * own))
     wrapped = IDAEmbeddingModel(model, tmp_path / "own.npz", 2)
+    with torch.no_grad():
+        wrapped(torch.randn(1, 5, 3))  # the first recording may be a stranger
     with torch.no_grad(), pytest.raises(ValueError, match=r"own.npz holds an embedding that is to be scored"):
         wrapped(features[2:3])
