@@ -2,7 +2,7 @@ import pytest
 import reference
 import torch
 import verimargin as vm
-from small_head import batch, head_with
+from small_head import batch, head_with, plain_step, step
 from torch.utils._python_dispatch import TorchDispatchMode
 from verimargin._sharding import Shard
 from verimargin.head.gradient_memory import GradientMemory
@@ -43,7 +43,7 @@ def test_sums_over_nearly_all_classes_keep_their_digits():
     assert head.active_classes == classes
     cosines = head.cosine(embeddings)[:, 0].tolist()
     expected = [reference.loss(torch.full((classes,), 10.0 * c), 3, 1.1, -2.0) for c in cosines]
-    assert float(loss) == pytest.approx(sum(expected) / 2, rel=1e-6)
+    assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-6)
     # all prototypes have one direction, so a step in it changes nothing
     assert float(embeddings.grad.abs().max()) < 3e-5
 
@@ -98,3 +98,23 @@ def test_a_class_without_a_probability_has_no_gradient():
     assert 5 < int(touched.sum()) < 301
     assert not head.weight.grad[~touched].any()
     assert head.weight.grad[touched].any(1).all()
+
+
+def test_gradients_of_more_classes_than_a_block_holds():
+    """Nearly all of 2,500 classes are active, in three blocks."""
+    embeddings, weight, labels = batch(5, 2500, 6)
+    loss = vm.q_margin(1.1, 4.0, 0.2)
+    head = head_with(weight, loss)
+    for found, expected in zip(step(head, embeddings, labels), plain_step(loss, embeddings, weight, labels)):
+        torch.testing.assert_close(found, expected)
+    assert head.active_classes > 2000
+
+
+def test_autocast_changes_nothing():
+    embeddings, weight, labels = batch(5, 300, 16, torch.float32)
+    head = head_with(weight, vm.q_margin(1.25, 20.0, 0.2))
+    expected = step(head, embeddings, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = step(head, embeddings, labels)
+    for a, b in zip(found, expected):
+        assert torch.equal(a, b)

@@ -372,3 +372,10 @@ def test_kappas_that_are_all_equal_are_told(caplog):
     tracker.update(torch.ones(5, 4) + torch.eye(5, 4), torch.tensor([0, 0, 1, 1, 1]))
     tracker.end_epoch()
     assert not caplog.text
+
+
+def test_the_constants_are_the_papers_unless_others_are_given():
+    tracker = vm.KappaTracker([3, 4], 5, estimator="memory", num_samples=7)
+    assert (tracker.temperature, tracker.gamma, tracker.warmup_epochs) == (0.4, 0.7, 0)
+    assert tracker.estimator.memory_momentum == 0.3
+    assert vm.MomentumEncoder(torch.nn.Linear(1, 1)).momentum == 0.999

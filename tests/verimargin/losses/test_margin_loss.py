@@ -112,3 +112,14 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_presets_have_the_published_settings():
+    settings = {
+        preset.__name__: (loss.alpha, loss.scale, loss.margin.m)
+        for preset in (vm.q_margin, vm.arcface, vm.cosface)
+        for loss in [preset()]
+    }
+    assert settings == {"q_margin": (1.25, 32, 0.2), "arcface": (1, 64, 0.5), "cosface": (1, 64, 0.4)}
+    kappaface = vm.kappaface(3)
+    assert (kappaface.alpha, kappaface.scale, kappaface.margin.m) == (1, 64, 0.8)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import reference
 import torch
 import verimargin as vm
 from small_ida import LEFT, RIGHT, SIZE, A, F, M, N, expected, fitted
@@ -156,3 +157,15 @@ def test_state_dicts_hold_all_that_a_score_depends_on():
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_each_side_of_a_batch_has_variances_of_its_own():
+    scorer, generator = vm.IDAScorer(A, 4, 1.5), torch.Generator().manual_seed(5)
+    f1, f2 = F[:3], F[3:6]
+    v1, v2 = (torch.rand(3, SIZE, generator=generator, dtype=torch.float64) + low for low in (0.1, 1.0))
+    found = scorer.score(f1, f2, log=True, variance=(v1, v2))
+    density1, density2 = (reference.ida_density(f, A, 4, 1.5) for f in (f1, f2))
+    unit1, unit2 = (torch.nn.functional.normalize(f) for f in (f1, f2))
+    for n in range(3):
+        similarity = reference.mutual_likelihood(unit1[n].numpy(), v1[n].numpy(), unit2[n].numpy(), v2[n].numpy())
+        assert float(found[n]) == pytest.approx(1.5 * similarity + np.log(density1[n] + density2[n]), rel=1e-6)

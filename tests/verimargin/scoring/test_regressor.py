@@ -72,8 +72,19 @@ ONES = torch.ones(4)
         (lambda: vm.SupportSetRegressor(SIZE, 8).fit(F[:4], 0 * ONES), ValueError, "density 0 is 0: give positive"),
         (lambda: vm.SupportSetRegressor(SIZE, 8).fit(F[:4], ONES, held_out=1), ValueError, r"held_out is 1\.0"),
         (lambda: vm.SupportSetRegressor(SIZE, 8).fit(F[:4], ONES, patience=0), ValueError, "patience 0"),
+        (
+            lambda: vm.SupportSetRegressor(SIZE, 8).fit(F[:4], ONES, learning_rate=0),
+            ValueError,
+            r"learning_rate is 0\.0",
+        ),
+        (lambda: vm.SupportSetRegressor(SIZE, 8).fit(F[0], ONES), ValueError, "N at least 2"),
     ],
 )
 def test_bad_input_is_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_the_settings_are_the_papers_unless_others_are_given():
+    for scorer in (vm.SupportSetRegressor(SIZE, 8), vm.IDAScorer(A)):
+        assert (scorer.k, scorer.tau) == (10, 1.0)
