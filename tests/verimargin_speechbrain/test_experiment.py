@@ -7,6 +7,7 @@ import pytest
 from small_speech import TINY
 from verimargin import metrics
 from verimargin_speechbrain import experiment
+from verimargin_speechbrain.run_guard import MARK
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_a_checkpoint_that_was_not_finished_is_dropped(corpus, tmp_path, damage)
     (broken / "CKPT.yaml").write_text((good / "CKPT.yaml").read_text().replace("unixtime: 1", "unixtime: 4"))
     if damage == "missing":
         (broken / "optimizer.ckpt").unlink()
+        (broken / MARK).unlink()
     else:
         (broken / "classifier.ckpt").write_bytes((good / "classifier.ckpt").read_bytes()[:100])
     run(2)
