@@ -184,8 +184,8 @@ def _together(
     rows, known = [file.rows for file in chosen], first.classes or classes
     total = known or sum(rows)
     if rows != [part_of(total, ranks, rank)[1] for rank in range(ranks)]:
-        of = f" of {total} classes" if known else ""
-        return [], f"{', '.join(map(str, rows))} prototypes on {ranks} ranks are not the parts of one head{of}"
+        whole_head = f" of {total} classes" if known else ""
+        return [], f"{', '.join(map(str, rows))} prototypes on {ranks} ranks are not the parts of one head{whole_head}"
     return chosen, ""
 
 

@@ -55,7 +55,7 @@ def read_blocks(path: str | Path, number: Number, size: int = BLOCK) -> Iterator
         if edges is None:
             lines = list(named_lines(_decoded(block, path), path, first))
             same = np.array([label for label, *_ in lines], dtype=bool)
-            numbers = np.array([[names.of(name) for name in pair] for _, *pair in lines], dtype=np.int32)
+            numbers = np.array([[names.number(name) for name in pair] for _, *pair in lines], dtype=np.int32)
         else:
             same = text[edges[:, 0]] == ord("1")
             numbers = names.numbers(text, edges[:, 2::2].reshape(-1), edges[:, 3::2].reshape(-1)).reshape(-1, 2)
@@ -71,7 +71,7 @@ class _Names:
         self._hash, self._found = np.empty(0, np.uint64), np.empty(0, np.int32)  # sorted by the hash
         self._words = np.empty((0, 0), np.uint64)
 
-    def of(self, name: str) -> int:
+    def number(self, name: str) -> int:
         if name not in self._by_name:
             self._by_name[name] = self._number(name)
         return self._by_name[name]
@@ -93,7 +93,7 @@ class _Names:
         return found
 
     def _read(self, text: np.ndarray, start: int, end: int) -> int:
-        return self.of(text[start:end].tobytes().decode("ascii"))
+        return self.number(text[start:end].tobytes().decode("ascii"))
 
     def _look_up(self, words: np.ndarray, hashed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The numbers of the words, and which words are known."""
