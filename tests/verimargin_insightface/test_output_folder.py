@@ -5,6 +5,7 @@ import pytest
 import small_checkpoint
 import torch
 import verimargin as vm
+from distributed import on_ranks
 from easydict import EasyDict
 from verimargin.files.run_record import NAME, read_record
 from verimargin_insightface import output_folder as core
@@ -74,3 +75,25 @@ def test_the_scripts_own_settings_count(folder, monkeypatch):
 
 def test_without_an_output_there_is_nothing_to_check():
     core.prepare(EasyDict(num_classes=4), vm.q_margin())
+
+
+def _prepared_on(rank, folder):
+    found = [prepared(folder, resume=True).resume]
+    torch.distributed.barrier()
+    if rank == 0:
+        finish(folder)
+    torch.distributed.barrier()
+    found.append(prepared(folder, resume=True).resume)
+    try:
+        prepared(folder, vm.arcface(), resume=True)
+    except ValueError as error:
+        found.append(str(error))
+    return found
+
+
+def test_the_first_rank_looks_and_each_rank_knows(folder):
+    """The folder of a rank may be out of date, and one that goes on alone would wait for ever."""
+    one, other = on_ranks(2, _prepared_on, folder)
+    assert one == other
+    assert one[:2] == [False, True]
+    assert "holds the run of another loss" in one[2]

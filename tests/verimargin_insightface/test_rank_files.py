@@ -224,3 +224,22 @@ def test_a_file_of_an_older_format_opens(tmp_path):
     (path,) = small.write(tmp_path, STATE, 1)
     torch.save(STATE, path, _use_new_zipfile_serialization=False)
     small.assert_equal(rank_files.open_checkpoint(path), STATE)
+
+
+class Runs:
+    """Makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["of today", "of torch 1.5"])
+def test_nothing_in_a_checkpoint_is_run(tmp_path, zipped):
+    path = tmp_path / "checkpoint_gpu_0.pt"
+    torch.save({"epoch": Runs(str(tmp_path / "made"))}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        rank_files.open_checkpoint(path)
+    assert not (tmp_path / "made").exists()
