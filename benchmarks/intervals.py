@@ -119,10 +119,9 @@ def bayesian(trials: Trials, random: np.random.Generator) -> dict[str, Interval]
 def symmetric(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
     """The value and its jackknife variance, with Student's t."""
     grouped = metrics._grouped(*trials.judged(), 0.95)
-    value, left_out = metrics._jackknife(METRICS, grouped, iter)
     intervals = {}
-    for name, v in value.items():
-        variance, freedom = metrics._variance(left_out[name])
+    for name, v, left_out in zip(METRICS, *metrics._jackknife(metrics._values_of(METRICS), grouped, iter)):
+        variance, freedom = metrics._variance(left_out)
         half = metrics._student(0.95, freedom) * variance**0.5
         intervals[name] = Interval(v - half, v + half)
     return intervals

@@ -64,7 +64,7 @@ def prepare(brain: Brain) -> None:
         _check(folder, saved, settings, ours=_is_ours(cost))
         _check_recoverables(checkpointer)
     _mark_what_is_saved(checkpointer)
-    if saved is None or differences(saved, settings) or MARKED not in saved:
+    if saved != settings:
         write_record(folder, settings)
 
 

@@ -298,12 +298,9 @@ def confidence_interval(
         return result[0] if isinstance(result, tuple) else result
 
     trials = _grouped(scores, same, enrol_speaker, test_speaker, level)
-    left_out: list[list[float]] = [[] for _ in trials.groups]
-    for division, scores, same in trials.without_each_group(iter):
-        left_out[division].append(value(scores[same], scores[~same]))
+    (whole,), (left_out,) = _jackknife(lambda scores, same: [value(scores[same], scores[~same])], trials, iter)
     ends = value([np.inf], [-np.inf]), value([-np.inf], [np.inf])
-    scores, same = trials.scores, trials.same
-    return _wilson(value(scores[same], scores[~same]), np.array(left_out), ends, trials.speakers, level)
+    return _wilson(whole, left_out, ends, trials.speakers, level)
 
 
 def confidence_intervals(
@@ -328,9 +325,11 @@ def confidence_intervals(
     0.0
     """
     trials = _grouped(scores, same, enrol_speaker, test_speaker, level)
-    value, left_out = _jackknife(metrics, trials, progress)
-    ends = {name: (metric(PERFECT)[0], metric(INVERTED)[0]) for name, metric in metrics.items()}
-    return {name: _wilson(value[name], left_out[name], ends[name], trials.speakers, level) for name in metrics}
+    found = zip(*_jackknife(_values_of(metrics), trials, progress))
+    return {
+        name: _wilson(value, left_out, (metric(PERFECT)[0], metric(INVERTED)[0]), trials.speakers, level)
+        for (name, metric), (value, left_out) in zip(metrics.items(), found)
+    }
 
 
 def difference_intervals(
@@ -359,15 +358,15 @@ def difference_intervals(
     True
     """
     sides = [_grouped(s, same, enrol_speaker, test_speaker, level) for s in (scores, other_scores)]
-    (value, left_out), (other, other_left_out) = (_jackknife(metrics, trials, progress) for trials in sides)
+    (values, left_out), (others, others_left_out) = (_jackknife(_values_of(metrics), t, progress) for t in sides)
     intervals = {}
-    for name, metric in metrics.items():
-        d, spread = value[name] - other[name], abs(metric(PERFECT)[0] - metric(INVERTED)[0])
-        variance, freedom = _variance(left_out[name] - other_left_out[name])
+    for n, (name, metric) in enumerate(metrics.items()):
+        d, spread = values[n] - others[n], abs(metric(PERFECT)[0] - metric(INVERTED)[0])
+        variance, freedom = _variance(left_out[n] - others_left_out[n])
         if variance > 0:
             half = _student(level, freedom) * variance**0.5
         else:  # no speaker makes a difference, of those that were seen
-            half = spread * _wilson(0.0, left_out[name] * 0.0, (0.0, 1.0), sides[0].speakers, level).high
+            half = spread * _wilson(0.0, 0.0 * left_out[n], (0.0, 1.0), sides[0].speakers, level).high
         intervals[name] = Interval(max(d - half, -spread), min(d + half, spread))
     return intervals
 
@@ -385,8 +384,8 @@ class _Trials(NamedTuple):
     def speakers(self) -> int:
         return self.groups.shape[1]
 
-    def without_each_group(self, progress: Progress) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Division, scores and labels: what remains without each group of each division.
+    def without_each_group(self, progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The scores and labels that remain without each group of each division.
 
         Raises:
             TooFewSpeakers: without some group there are no target or no non-target trials.
@@ -402,7 +401,7 @@ class _Trials(NamedTuple):
                     f"{self.speakers} speakers are too few for an interval: without {int(left.sum())} of them there "
                     f"are no {'non-target' if len(same) and same[0] else 'target'} trials"
                 )
-            yield division, self.scores[kept], same
+            yield self.scores[kept], same
 
 
 def _grouped(
@@ -448,17 +447,21 @@ def _numbered(names: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def _jackknife(
-    metrics: Mapping[str, CurveMetric], trials: _Trials, progress: Progress
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The value of each metric, and its values without each of the groups, (divisions, groups)."""
+    values: Callable[[np.ndarray, np.ndarray], list[float]], trials: _Trials, progress: Progress
+) -> tuple[list[float], np.ndarray]:
+    """The values for the scores and labels of all trials, and those without each group, (values, divisions, groups)."""
+    left_out = np.array([values(scores, same) for scores, same in trials.without_each_group(progress)])
+    return values(trials.scores, trials.same), left_out.T.reshape(left_out.shape[1], len(trials.groups), -1)
+
+
+def _values_of(metrics: Mapping[str, CurveMetric]) -> Callable[[np.ndarray, np.ndarray], list[float]]:
+    """The values of the metrics as a function of scores, in increasing order, and labels."""
 
     def values(scores: np.ndarray, same: np.ndarray) -> list[float]:
         curve = _curve(scores, same)
         return [metric(curve)[0] for metric in metrics.values()]
 
-    left_out = [values(scores, same) for _, scores, same in trials.without_each_group(progress)]
-    by_metric = np.array(left_out).T.reshape(len(metrics), len(trials.groups), -1)
-    return dict(zip(metrics, values(trials.scores, trials.same))), dict(zip(metrics, by_metric))
+    return values
 
 
 def _variance(left_out: np.ndarray) -> tuple[float, float]:
