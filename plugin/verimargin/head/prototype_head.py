@@ -21,6 +21,7 @@ from ..losses.divergence import reduce_loss
 from ..losses.margin_loss import MarginLoss
 from .dense import DenseHead
 from .gradient_memory import GradientMemory
+from .screening import SCREENING, screening_type
 from .sparse import SparseHead
 from .step import BLOCK, Step
 
@@ -72,6 +73,7 @@ class PrototypeHead(torch.nn.Module):
         loss: MarginLoss,
         sample_rate: float = 1.0,
         process_group: dist.ProcessGroup | None = None,
+        screening: str = "auto",
     ):
         super().__init__()
         for name, value in (("embedding_size", embedding_size), ("num_classes", num_classes)):
@@ -79,13 +81,15 @@ class PrototypeHead(torch.nn.Module):
                 raise ValueError(f"{name} is {value}: give an integer >= 1")
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
+        if screening not in SCREENING:
+            raise ValueError(f"screening is {screening!r}: give one of {', '.join(map(repr, SCREENING))}")
         if not isinstance(loss, MarginLoss):
             raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
         psi = loss.margin.psi
         if psi is not None and len(psi) != num_classes:
             raise ValueError(f"the loss has psi for {len(psi)} classes, the head has {num_classes}: make them agree")
         self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
-        self.loss = loss
+        self.loss, self.screening = loss, screening
         self.shard = Shard(self.num_classes, process_group)
         self.shard.check_agreement(
             num_classes=self.num_classes,
@@ -107,7 +111,8 @@ class PrototypeHead(torch.nn.Module):
         weight: Tensor = self.weight
         if self.training and self.sample_rate < 1.0:
             weight, column = self._sample(column)
-        step = Step(labels, column, self.loss, self.shard, self._gradient_memory)
+        screening = screening_type(self.screening, unit, self.loss.scale)
+        step = Step(labels, column, self.loss, self.shard, self._gradient_memory, screening)
         if self.loss.alpha == 1.0:
             loss = DenseHead.apply(unit, weight, step)
         else:

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from ..losses.divergence import as_dtype, divergence_loss_value, q_logarithm
 from .step import BLOCK, Step, differentiates, remove_radial_part_
-from .streaming import Threshold, stream
+from .streaming import stream
 from .target import Target
+from .threshold import Threshold
 
 PIECE = 1024  # terms that are summed in one go
 

@@ -24,6 +24,7 @@ class Step:
     loss: MarginLoss
     shard: Shard  # this rank's part of the classes
     memory: GradientMemory
+    screening: torch.dtype | None = None  # the type in which the classes are screened, if they are
 
 
 def differentiates(ctx: Any) -> bool:

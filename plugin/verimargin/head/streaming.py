@@ -6,83 +6,84 @@ A list of (row, column, logit) candidates replaces the (B, C) logits; it shrinks
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .._checks import EPS, check_prototypes
 from .._sharding import Shard
-from ..losses.divergence import (
-    TargetMass,
-    mass_and_slope,
-    q_logarithm,
-    remove_residual,
-    solvable,
-    solve_threshold,
-    upper_threshold,
-)
+from .product import GROUP, Product, entries_above
+from .screening import SCREENS, Screen
 from .step import Step
 from .target import Target
+from .threshold import Candidates, Threshold, joined
 
-GROUP = 64  # columns
-
-
-@dataclass
-class Candidates:
-    """The sample, local class and logit of each entry whose probability may be above 0, as flat tensors."""
-
-    row: Tensor
-    column: Tensor
-    logit: Tensor
-
-    def above(self, bound: Tensor) -> Candidates:
-        keep = self.logit > bound[self.row]
-        return Candidates(self.row[keep], self.column[keep], self.logit[keep])
-
-    def __len__(self) -> int:
-        return len(self.row)
+FIRST = 1024  # classes in the first chunk, whose bound is weak
+SPARSE = 1 / 64  # above this share of candidates, computing them one by one costs more than screening saves
 
 
-class Threshold:
-    """The equation sum_j p_j = 1 for the candidates and the target, with `lower` (B,) as the origin of each row."""
+class Search:
+    """The candidates among the classes seen so far, and the lower bound (B,) of tau that follows from them.
 
-    def __init__(self, candidates: Candidates, target: Target, lower: Tensor, alpha: float):
-        self.row, self.alpha, self.log_q = candidates.row, alpha, solvable(target.log_q, alpha)
-        self.x = solvable(candidates.logit - lower[candidates.row], alpha)
-        self.x_y = solvable(target.logit - lower, alpha)
-        alone = target.logit + q_logarithm(target.log_q, alpha)
-        self.mass_y = TargetMass(self.x_y, self.log_q, alone >= lower, alpha)
-        self.rise = lower - alone  # of the origin above the threshold of the target alone
+    The threshold of the classes seen so far is a lower bound of the threshold of all classes. Whenever the list of
+    candidates has doubled, the threshold is therefore solved for again and the list is pruned.
 
-    def row_sum(self, values: Tensor) -> Tensor:
-        """Sums over the candidates of each row: (n, candidates) to (n, B); in float64, as there may be a million."""
-        sums = values.new_zeros(len(values), len(self.x_y), dtype=torch.float64)
-        return sums.index_add_(1, self.row, values.double()).to(values.dtype)
+    Args:
+        product: the logits in the prototypes' own precision.
+        screen: the logits in a lower one, or None.
+        lower: (B,), a first lower bound of tau.
+    """
 
-    def mass(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """p and its slope, first of the candidates, then of the target."""
-        others = mass_and_slope(self.x - delta[self.row], self.alpha)
-        return *others, *self.mass_y(delta)
+    def __init__(self, product: Product, screen: Screen | None, target: Target, lower: Tensor, step: Step):
+        self.product, self.screen, self.target = product, screen, target
+        self.lower, self.alpha = lower, step.loss.alpha
+        self.width = 1.0 / (self.alpha - 1.0)
+        self.unsharded = Shard(step.shard.total, None)  # the bound is computed from this rank's classes only
+        self.known: list[Candidates] = []
+        self.screened: list[Candidates] = []  # with the largest logits that they can have
+        self.size, self.pruned_size = 0, 4 * len(lower)
+        self.sparse = False  # whether few entries of the last chunk were kept
 
-    def total(self, delta: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-        """sum_j p_j and its slope, over the target and the candidates of all ranks."""
-        p, slope, p_y, slope_y = self.mass(delta)
-        total, total_slope = shard.sum(self.row_sum(torch.stack([p, slope])))
-        return total + p_y, total_slope + slope_y
+    def look_at(self, start: int, stop: int) -> None:
+        """Add the candidates of a chunk of classes."""
+        before = self.size
+        if self.screen is not None and self.sparse:
+            self._keep(self.screened, self.screen.above(start, stop, self.lower - self.width))
+        else:
+            logit = self.product(start, stop)
+            if start == 0:  # the target's bound alone would let most of the first chunk through
+                self.lower = torch.maximum(self.lower, _highest_other(logit, self.target.column))
+            row, column = entries_above(logit, (self.lower - self.width)[:, None])
+            self._keep(self.known, Candidates(row, column + start, logit[row, column]))
+        sparse = self.size - before < SPARSE * len(self.lower) * (stop - start)
+        if self.sparse and not sparse:
+            self.screen = None  # it lets too much pass here
+        self.sparse = sparse
+        if self.size > 2 * self.pruned_size:
+            self._prune()
 
-    def solve(self, shard: Shard) -> Tensor:
-        """The threshold relative to its origin, tau - lower (B,)."""
-        highest = shard.max(self.x_y.scatter_reduce(0, self.row, self.x, "amax"))
-        upper = upper_threshold(highest, self.log_q, shard.total, self.alpha)
-        return solve_threshold(lambda delta: self.total(delta, shard), upper, self.alpha)
+    def _keep(self, listed: list[Candidates], found: Candidates) -> None:
+        listed.append(found)
+        self.size += len(found)
 
-    def probabilities(self, delta: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-        """p of this rank's candidates, and p_y (B,)."""
-        total, total_slope = self.total(delta, shard)
-        p, slope, p_y, slope_y = self.mass(delta)
-        p = remove_residual(p, slope, total[self.row], total_slope[self.row], self.alpha)
-        return p, remove_residual(p_y, slope_y, total, total_slope, self.alpha)
+    def _prune(self) -> None:
+        found = self.found()
+        rise = Threshold(found, self.target, self.lower, self.alpha).solve(self.unsharded)
+        self.lower = self.lower + rise.to(self.lower)
+        self.known, self.screened = [found.above(self.lower - self.width)], []
+        self.size = len(self.known[0])
+        self.pruned_size = max(self.size, self.pruned_size)
+
+    def found(self) -> Candidates:
+        """All candidates, with their logits, without the entries of the targets, which `Target` holds."""
+        listed = self.known
+        if self.screened:
+            screened = joined(self.screened)
+            order = screened.row.argsort(stable=True)
+            row, column = screened.row[order], screened.column[order]
+            listed = [*listed, Candidates(row, column, self.product.pairs(row, column))]
+        found = joined(listed)
+        return found.where(found.column != self.target.column[found.row])
 
 
 def stream(
@@ -90,61 +91,21 @@ def stream(
 ) -> tuple[Candidates, Tensor, Tensor]:
     """The non-target classes of `weight` that may be active, a lower bound (B,) of tau, and the norms of `weight`.
 
-    The threshold of the classes seen so far is a lower bound of the threshold of all classes. Whenever the list of
-    candidates has doubled, the threshold is therefore solved for again and the list is pruned.
-
     Args:
         lower: (B,), a first lower bound of tau.
     """
-    alpha, scale, width = step.loss.alpha, step.loss.scale, 1.0 / (step.loss.alpha - 1.0)
-    unsharded = Shard(step.shard.total, None)  # the bound is computed from this rank's classes only
-    listed: list[Candidates] = []
-    size, pruned_size = 0, 4 * len(unit)
     norm = weight.new_empty(len(weight))
-    chunk = _chunk_size(len(unit), unit.device)
-    buffer = unit.new_empty(len(unit) * min(chunk, len(weight)))
-    for start in range(0, len(weight), chunk):
-        part, part_norm = weight[start : start + chunk], norm[start : start + chunk]
-        torch.linalg.vector_norm(part, dim=1, out=part_norm).clamp_min_(EPS)
-        logit = buffer[: len(unit) * len(part)].view(len(unit), len(part))
-        torch.mm(unit, part.t(), out=logit).mul_(scale / part_norm)
-        if start == 0:  # the target's bound alone would let most of the first chunk through
-            lower = torch.maximum(lower, _highest_other(logit, target.column))
-            bound = (lower - width)[:, None]
-        row, column = _above(logit, bound)
-        listed.append(Candidates(row, column + start, logit[row, column]))
-        size += len(row)
-        if size > 2 * pruned_size:
-            found = _merge(listed, target)
-            lower = lower + Threshold(found, target, lower, alpha).solve(unsharded).to(lower)
-            listed, bound = [found.above(lower - width)], (lower - width)[:, None]
-            size = len(listed[0])
-            pruned_size = max(size, pruned_size)
+    chunk = min(_chunk_size(len(unit), unit.device), len(weight))
+    product = Product(unit, weight, norm, step.loss.scale, chunk)
+    screen = SCREENS[step.screening](unit, weight, norm, step.loss.scale, chunk) if step.screening else None
+    search, stop = Search(product, screen, target, lower, step), 0
+    while (start := stop) < len(weight):
+        stop = min(start + min(chunk, max(start, FIRST)), len(weight))
+        torch.linalg.vector_norm(weight[start:stop], dim=1, out=norm[start:stop]).clamp_min_(EPS)
+        search.look_at(start, stop)
     check_prototypes(norm)
-    lower = lower + 0.0 * norm.sum()  # propagates nan: the logits of a nan prototype are never above the bound
-    return _merge(listed, target), lower, norm
-
-
-def _merge(listed: list[Candidates], target: Target) -> Candidates:
-    """The lists joined into one, without the entries of the targets, which `Target` holds."""
-    row, column, logit = (torch.cat([getattr(part, name) for part in listed]) for name in ("row", "column", "logit"))
-    other = column != target.column[row]
-    return Candidates(row[other], column[other], logit[other])
-
-
-def _above(logit: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows and columns of the entries above the bound (B, 1) of their row.
-
-    Equivalent to ``(logit > bound).nonzero(as_tuple=True)``, and ten times as fast if there are few such entries:
-    only the groups of columns whose largest entry is above the bound are searched.
-    """
-    if logit.shape[1] % GROUP:
-        row, column = (logit > bound).nonzero(as_tuple=True)
-        return row, column
-    groups = logit.unflatten(1, (-1, GROUP))
-    row, group = (groups.amax(2) > bound).nonzero(as_tuple=True)
-    hit, place = (groups[row, group] > bound[row]).nonzero(as_tuple=True)
-    return row[hit], group[hit] * GROUP + place
+    # nan is passed on: the logits of a nan prototype are never above the bound
+    return search.found(), search.lower + 0.0 * norm.sum(), norm
 
 
 def _highest_other(logit: Tensor, column: Tensor) -> Tensor:

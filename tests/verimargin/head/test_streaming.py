@@ -3,35 +3,18 @@ import pytest
 import reference
 import torch
 import verimargin as vm
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from small_head import batch
 from verimargin._sharding import Shard
 from verimargin.head import streaming
 from verimargin.head.gradient_memory import GradientMemory
+from verimargin.head.product import GROUP
 from verimargin.head.step import Step
-from verimargin.head.streaming import GROUP, Candidates, Threshold, stream
+from verimargin.head.streaming import stream
 from verimargin.head.target import Target
+from verimargin.head.threshold import Threshold
 from verimargin.losses.divergence import q_logarithm
 
 SCALE = 8.0
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(1, 7),
-    st.sampled_from([1, 5, GROUP - 1, GROUP, GROUP + 1, 3 * GROUP, 3 * GROUP + 17]),
-    st.floats(-2.0, 3.0),
-    st.integers(0, 1000),
-)
-def test_entries_above_a_bound_are_those_of_nonzero(rows, columns, level, seed):
-    """Ragged shapes, a bound of its own for each row, ties with it included."""
-    generator = torch.Generator().manual_seed(seed)
-    logit = torch.randn(rows, columns, generator=generator).mul(4).round() / 4
-    bound = torch.full((rows, 1), round(4 * level) / 4) + torch.arange(rows)[:, None] / 4
-    found = sorted(zip(*(index.tolist() for index in streaming._above(logit, bound))))
-    expected = [(r, c) for r in range(rows) for c in range(columns) if logit[r, c] > bound[r, 0]]
-    assert found == expected
 
 
 @pytest.mark.parametrize("column", [[0, 2, 4], [-1, 5, 9], [4, -1, 0]])
@@ -102,13 +85,6 @@ def test_the_list_is_pruned_on_the_way(monkeypatch):
     assert max(solved) < 2048 / 4
     assert float(lower) <= tau[0] + 1e-9
     assert set(np.flatnonzero(p[0])) - {0} <= set(found.column.tolist())
-
-
-def test_candidates_above_each_rows_bound():
-    listed = Candidates(torch.tensor([0, 0, 1, 1]), torch.tensor([3, 4, 3, 9]), torch.tensor([1.0, 2.0, 1.0, 2.5]))
-    kept = listed.above(torch.tensor([1.0, 2.0]))
-    assert (kept.row.tolist(), kept.column.tolist(), kept.logit.tolist()) == ([0, 1], [4, 9], [2.0, 2.5])
-    assert (len(listed), len(kept)) == (4, 2)
 
 
 def test_a_prototype_that_is_nan_is_refused():
