@@ -82,10 +82,12 @@ class Screen:
     Args: as for `Product`.
 
     Attributes:
+        step: (B,), what the numbers of a chunk have to be multiplied by to become logits.
         residual: (C,), |w/|w| - w^|, or a number that is not below it, of the chunks that were asked for.
         offset, gain: (B,), such that the error of a logit is at most offset_i + gain_i residual_j.
     """
 
+    step: Tensor
     offset: Tensor
     gain: Tensor
     residual: Tensor
@@ -99,15 +101,16 @@ class Screen:
         raise NotImplementedError
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """The logits (B, stop - start); the next call overwrites them."""
+        """The logits (B, stop - start) in steps of their row; the next call overwrites them."""
         raise NotImplementedError
 
     def above(self, start: int, stop: int, bound: Tensor) -> Candidates:
         """The entries of a chunk that may be above the bound (B,) of their row, with the largest possible logits."""
         logit = self(start, stop)
         residual = F.pad(self.residual[start:stop], (0, -(stop - start) % GROUP)).unflatten(0, (-1, GROUP)).amax(1)
-        row, column = entries_above(logit, torch.addr((bound - self.offset)[:, None], self.gain, residual, alpha=-1))
-        logit, column = logit[row, column], column + start
+        lowest = torch.addr((bound - self.offset)[:, None], self.gain, residual, alpha=-1)
+        row, column = entries_above(logit, lowest / self.step[:, None])
+        logit, column = logit[row, column] * self.step[row], column + start
         return Candidates(row, column, logit + self.error(row, column)).above(bound)
 
     def error(self, row: Tensor, column: Tensor) -> Tensor:
@@ -146,6 +149,7 @@ class HalfScreen(Screen):
         dtype = torch.float32 if self.returns_float32 else self.dtype
         self.logit = self.unit.new_empty(len(self.unit) * chunk, dtype=dtype)
         self.left = (self.unit * (self.scale / lift)).to(self.dtype)
+        self.step = self.unit.new_ones(len(self.unit))
         seen = torch.where(self.left.abs() < flushed, 0.0, self.left.to(self.unit.dtype))
         self.set_error(seen * (lift / self.scale), 0.0 if self.returns_float32 else roundoff)
         # relative to a unit row: half a unit in the last place of each number, or all of a number that is flushed
@@ -180,8 +184,8 @@ class Int8Screen(Screen):
         self.logit = self.unit.new_empty(len(self.unit) * chunk)
         self.residual = self.unit.new_empty(len(self.weight))
         self.left = torch.empty_like(self.unit, dtype=torch.int8)
-        step = self._round(self.unit, torch.empty_like(self.unit), self.left)[:, None]
-        self.set_error(self.left * step, 0.0)
+        step = self._round(self.unit, torch.empty_like(self.unit), self.left)
+        self.set_error(self.left * step[:, None], 0.0)
         self.step = step * self.scale
 
     def __call__(self, start: int, stop: int) -> Tensor:
@@ -191,7 +195,7 @@ class Int8Screen(Screen):
         # half a step of each number; the little more is for the rounding of the scaled numbers
         torch.mul(step, 0.501 * math.sqrt(part.shape[1]), out=self.residual[start:stop])
         total = torch._int_mm(self.left, rows.t(), out=leading(self.total, len(self.unit), stop - start))
-        return torch.mul(total, self.step, out=leading(self.logit, *total.shape)).mul_(step)
+        return leading(self.logit, *total.shape).copy_(total).mul_(step)
 
     @staticmethod
     def _round(x: Tensor, scaled: Tensor, rounded: Tensor) -> Tensor:

@@ -120,8 +120,8 @@ def _highest_other(logit: Tensor, column: Tensor) -> Tensor:
 
 
 def _chunk_size(batch_size: int, device: torch.device) -> int:
-    """The number of classes per chunk: on a CPU the logits stay in the cache; on a GPU they keep it busy without
-    filling its memory.
+    """The number of classes per chunk: on a CPU the logits stay in the cache unless the calls would then cost more than
+    that saves; on a GPU they keep it busy without filling its memory.
     """
     size = 2 ** (19 if device.type == "cpu" else 24) // max(batch_size, 1)
-    return max(1024, size // GROUP * GROUP)
+    return max(4096, size // GROUP * GROUP)

@@ -44,7 +44,7 @@ def largest_excess(unit, weight, dtype, scale=SCALE):
     """The largest excess of the errors over their bound, and the largest share of the bound that an error reaches."""
     norm = weight.norm(dim=1).clamp_min(1e-12)
     screen = SCREENS[dtype](unit, weight, norm, scale, len(weight))
-    screened = screen(0, len(weight)).double()
+    screened = screen(0, len(weight)).double() * screen.step[:, None].double()
     row, column = (
         i.flatten() for i in torch.meshgrid(torch.arange(len(unit)), torch.arange(len(weight)), indexing="ij")
     )
@@ -225,9 +225,7 @@ def test_a_prototype_that_is_not_finite_is_refused(bad, screens_everything):
 def test_names_that_are_refused():
     with pytest.raises(ValueError, match="screening is 'int4': give one of 'auto', 'off', 'float16'"):
         vm.PrototypeHead(4, 3, LOSSES["q-margin"](), screening="int4")
-    with pytest.raises(
-        ValueError, match="'int8', but this device \\(meta\\) does not multiply it: give 'auto'"
-    ):
+    with pytest.raises(ValueError, match="'int8', but this device \\(meta\\) does not multiply it: give 'auto'"):
         screening_type("int8", torch.empty(2, 4, device="meta"), 32.0)
     with pytest.raises(ValueError, match="'int8', but the products of 140000 numbers overflow int32"):
         screening_type("int8", torch.empty(2, 140_000), 32.0)

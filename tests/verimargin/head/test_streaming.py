@@ -95,8 +95,8 @@ def test_a_prototype_that_is_nan_is_refused():
 
 
 @pytest.mark.parametrize("samples", [1, 64, 128, 512, 4096])
-def test_a_chunk_is_whole_groups_and_at_least_1024(samples):
+def test_a_chunk_is_whole_groups_and_at_least_4096(samples):
     size = streaming._chunk_size(samples, torch.device("cpu"))
     assert size % GROUP == 0
-    assert size >= 1024
-    assert size == 1024 or samples * size <= 2**19
+    assert size >= 4096
+    assert size == 4096 or samples * size <= 2**19
