@@ -37,6 +37,7 @@ class PartialFC(vm.PrototypeHead):
             this share of each rank's classes. For alpha > 1 leave it at 1: most classes have probability 0 then
             and cost only one product, so that leaving them out saves little and makes the loss inexact.
         fp16: accepted for compatibility with `PartialFC_V2`. The head computes in the precision of the prototypes.
+        screening: as for `vm.PrototypeHead`.
         script: a running train_v2.py with ``config.kappa``. Each training step is passed on to a `KappaFace` (the
             attribute `kappa`), which scales the margin of each class.
 
@@ -63,11 +64,12 @@ class PartialFC(vm.PrototypeHead):
         num_classes: int,
         sample_rate: float = 1.0,
         fp16: bool = False,
+        screening: str = "auto",
         script: TrainingScript | None = None,
     ):
         if not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group() first")
-        super().__init__(embedding_size, num_classes, margin_loss, sample_rate, dist.group.WORLD)
+        super().__init__(embedding_size, num_classes, margin_loss, sample_rate, dist.group.WORLD, screening)
         self._settings = settings_of(margin_loss)  # now, because a schedule may change them
         self.kappa: KappaFace | None = None
         if script is not None:

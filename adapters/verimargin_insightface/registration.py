@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import verimargin as vm
+from verimargin.head.screening import check_screening
 
 from .checkpointing import ScriptTorch
 from .image_folder import check_class_folders
@@ -39,7 +40,7 @@ def register(config: Any) -> None:
         config.kappa = dict(estimator="momentum", momentum=0.999)    # or dict(estimator="memory")
 
     Its other keys are those of `vm.KappaTracker`: temperature, gamma, warmup_epochs and, for "memory",
-    memory_momentum, memory_dtype and memory_device.
+    memory_momentum, memory_dtype and memory_device. ``config.screening`` is that of `vm.PrototypeHead`.
 
     Args:
         config: the complete EasyDict of the config file. `rec` and `num_classes` are compared with the data.
@@ -50,7 +51,7 @@ def register(config: Any) -> None:
             them: the network is unknown, or interclass_filtering_threshold is set, which our losses do not have.
             With config.kappa: a key is unknown or a value is wrong, the loss has no margin, or the data are synthetic;
             when the script opens the data: "memory" is used with DALI, or a class has no image. Without config.kappa:
-            the loss is a KappaFace loss. Before training: the output folder holds the run of another loss.
+            the loss is a KappaFace loss. `screening` is no known type. Before training: the output folder holds the run of another loss.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")
@@ -80,10 +81,12 @@ def register(config: Any) -> None:
 
     script = _running_script()
     names = {**script.__dict__, "get_model": _named(script.__dict__["get_model"])}
-    ours = {"PartialFC_V2": PartialFC, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
+    screening = config.get("screening")
+    head = PartialFC if screening is None else partial(PartialFC, screening=check_screening(screening))
+    ours = {"PartialFC_V2": head, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
     ours["torch"] = ScriptTorch(config)
     if observed is not None:
-        ours |= {**observed.replacements(names), "PartialFC_V2": partial(PartialFC, script=observed)}
+        ours |= {**observed.replacements(names), "PartialFC_V2": partial(head, script=observed)}
     script.__dict__.update(ours)
 
 

@@ -27,10 +27,11 @@ class PrototypeClassifier(vm.PrototypeHead):
         input_size: the embedding size.
         out_neurons: the number of speakers.
         loss: a `MarginLoss`, in YAML e.g. ``!apply:verimargin.q_margin {alpha: 1.5, scale: 10, margin: 0.2}``.
+        screening: as for `verimargin.PrototypeHead`.
     """
 
-    def __init__(self, input_size: int, out_neurons: int, loss: vm.MarginLoss):
-        super().__init__(input_size, out_neurons, loss)
+    def __init__(self, input_size: int, out_neurons: int, loss: vm.MarginLoss, screening: str = "auto"):
+        super().__init__(input_size, out_neurons, loss, screening=screening)
 
     def forward(self, embeddings: Tensor) -> Tensor:  # type: ignore[override]
         return embeddings if self.training else self.cosine(embeddings.squeeze(1)).unsqueeze(1)

@@ -41,6 +41,15 @@ def test_the_script_uses_the_configs_loss(script, config):
     assert script.get_model("r50", dropout=0.0) == {"dropout": 0.0}
 
 
+def test_the_config_names_the_screening(script, config):
+    config.screening = "off"
+    register(config)
+    assert (script.PartialFC_V2.func, script.PartialFC_V2.keywords) == (PartialFC, {"screening": "off"})
+    config.screening = "fp8"
+    with pytest.raises(ValueError, match="screening is 'fp8': give one of 'auto', 'off'"):
+        register(config)
+
+
 def test_the_running_script_comes_first(script, config, monkeypatch):
     main = types.ModuleType("__main__")
     main.__dict__.update(script.__dict__)

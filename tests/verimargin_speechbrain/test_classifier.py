@@ -44,6 +44,12 @@ def test_trains_on_embeddings_and_validates_on_cosines_as_the_stock_pair():
     torch.testing.assert_close(results[sparse_pair], results[stock_pair], atol=1e-5, rtol=1e-4)
 
 
+def test_the_recipe_names_the_screening():
+    loss = vm.q_margin(1.5, 10.0, 0.2)
+    assert PrototypeClassifier(8, 40, loss).screening == "auto"
+    assert PrototypeClassifier(8, 40, loss, screening="off").screening == "off"
+
+
 def test_the_cost_holds_no_second_copy():
     classifier, cost = sparse_pair(batch()[0])
     assert list(cost.parameters()) == []

@@ -8,6 +8,7 @@ exact support (mathematics, section 1). For alpha = 1 every class counts, and th
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from ..losses.divergence import reduce_loss
 from ..losses.margin_loss import MarginLoss
 from .dense import DenseHead
 from .gradient_memory import GradientMemory
-from .screening import SCREENING, screening_type
+from .screening import check_screening, screening_type
 from .sparse import SparseHead
 from .step import BLOCK, Step
 
@@ -49,6 +50,9 @@ class PrototypeHead(torch.nn.Module):
             this process holds all classes. Every rank calls the head with its own samples and gets the loss over
             the samples of all ranks. The gradient of the embeddings is multiplied by the number of ranks, because
             DistributedDataParallel averages it over them afterwards.
+        screening: for alpha > 1, the type in which the classes are screened for those that may have a probability:
+            "float16", "bfloat16", "int8", or "auto" for what the device multiplies fastest; "off" for none. The
+            result is that of the prototypes' own precision in any case (mathematics, section 5).
 
     Shapes: embeddings (B, d), labels (B,) global integer class ids; B may be 0 and may differ between ranks.
     `weight` is (local classes, d). Its initial values do not depend on the number of ranks, provided that all
@@ -61,7 +65,8 @@ class PrototypeHead(torch.nn.Module):
             therefore teach nothing. If it is large, alpha, the scale or the margin needs another value.
 
     Raises:
-        ValueError: a size is wrong, a label is out of range, or the embeddings hold nan, inf or an all-zero row.
+        ValueError: a size is wrong, a label is out of range, the embeddings hold nan, inf or an all-zero row, or the
+            device does not multiply the type named by `screening`.
     """
 
     SHARDED: ClassVar[dict[str, str]] = {"weight": "shard"}
@@ -81,15 +86,13 @@ class PrototypeHead(torch.nn.Module):
                 raise ValueError(f"{name} is {value}: give an integer >= 1")
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
-        if screening not in SCREENING:
-            raise ValueError(f"screening is {screening!r}: give one of {', '.join(map(repr, SCREENING))}")
         if not isinstance(loss, MarginLoss):
             raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
         psi = loss.margin.psi
         if psi is not None and len(psi) != num_classes:
             raise ValueError(f"the loss has psi for {len(psi)} classes, the head has {num_classes}: make them agree")
         self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
-        self.loss, self.screening = loss, screening
+        self.loss, self.screening = loss, check_screening(screening)
         self.shard = Shard(self.num_classes, process_group)
         self.shard.check_agreement(
             num_classes=self.num_classes,
@@ -111,11 +114,11 @@ class PrototypeHead(torch.nn.Module):
         weight: Tensor = self.weight
         if self.training and self.sample_rate < 1.0:
             weight, column = self._sample(column)
-        screening = screening_type(self.screening, unit, self.loss.scale)
-        step = Step(labels, column, self.loss, self.shard, self._gradient_memory, screening)
+        step = Step(labels, column, self.loss, self.shard, self._gradient_memory)
         if self.loss.alpha == 1.0:
             loss = DenseHead.apply(unit, weight, step)
         else:
+            step = replace(step, screening=screening_type(self.screening, unit, self.loss.scale))
             loss, statistics = SparseHead.apply(unit, weight, step)
             if self.training:
                 self.active_classes, self.zero_loss = statistics

@@ -1,4 +1,4 @@
-"""Screening: the logits in a low precision, with a proven bound of their error (mathematics, section 6).
+"""Screening: the logits in a low precision, with a proven bound of their error (mathematics, section 5).
 
 Most classes can be ruled out without their logits being known. Those of the others are computed in full precision.
 """
@@ -21,6 +21,12 @@ LEVELS = 127  # int8 holds -127..127
 SMALLEST_STEP = 1e-30  # the inverse of an int8 step must be a finite float32
 LARGEST_SCALE = 2.0**12  # far from the largest float16
 LEAST_BATCH = 192  # samples from which on rounding the prototypes costs less than the int8 product saves on a CPU
+
+
+def check_screening(name: str) -> str:
+    if name not in SCREENING:
+        raise ValueError(f"screening is {name!r}: give one of {', '.join(map(repr, SCREENING))}")
+    return name
 
 
 def screening_type(name: str, unit: Tensor, scale: float) -> torch.dtype | None:
