@@ -51,7 +51,8 @@ def register(config: Any) -> None:
             them: the network is unknown, or interclass_filtering_threshold is set, which our losses do not have.
             With config.kappa: a key is unknown or a value is wrong, the loss has no margin, or the data are synthetic;
             when the script opens the data: "memory" is used with DALI, or a class has no image. Without config.kappa:
-            the loss is a KappaFace loss. `screening` is no known type. Before training: the output folder holds the run of another loss.
+            the loss is a KappaFace loss. config.screening is no known type. Before training: the output folder
+            holds the run of another loss.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import verimargin as vm
+from distributed import on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_head import LOSSES, batch, head_with, plain_step, step
@@ -262,3 +263,34 @@ def test_torchs_int8_product_is_exact(size, columns):
     left[0], right[0] = 127, -127
     if screening._multiplies(left.device, torch.int8):
         assert torch.equal(torch._int_mm(left, right.t()).long(), left.long() @ right.long().t())
+
+
+def _screened_ranks(rank, name):
+    embeddings, weight, labels = batch(16, 6000, 12)
+    head = vm.PrototypeHead(
+        12, 6000, vm.q_margin(1.5, 15.0, 0.2), process_group=torch.distributed.group.WORLD, screening=name
+    ).double()
+    head.weight.data.copy_(weight[head.shard.start : head.shard.start + head.shard.size])
+    own = slice(rank * 8, rank * 8 + 8)
+    return step(head, embeddings[own], labels[own])
+
+
+@pytest.mark.parametrize("name", NAMES[-1:])
+def test_classes_on_two_ranks(name):
+    embeddings, weight, labels = batch(16, 6000, 12)
+    loss, grad, grad_weight = plain_step(vm.q_margin(1.5, 15.0, 0.2), embeddings, weight, labels)
+    results = on_ranks(2, _screened_ranks, name)
+    for rank_loss, *_ in results:
+        torch.testing.assert_close(rank_loss, loss)
+    torch.testing.assert_close(torch.cat([part for _, part, _ in results]) / 2, grad)  # see process_group
+    torch.testing.assert_close(torch.cat([part for *_, part in results]), grad_weight)
+
+
+@pytest.mark.parametrize("name", NAMES[-1:])
+def test_compiled_equals_eager(name):
+    embeddings, weight, labels = batch(6, 3000, 8)
+    head = head_with(weight, LOSSES["q-margin"](), screening=name)
+    compiled = torch.compile(lambda e: head(e, labels), backend="aot_eager")
+    e = embeddings.clone().requires_grad_()
+    gradients = torch.autograd.grad(compiled(e), (e, head.weight))
+    torch.testing.assert_close(gradients, plain_step(LOSSES["q-margin"](), embeddings, weight, labels)[1:])
