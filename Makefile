@@ -4,7 +4,7 @@ TORCH ?= torch
 NUMPY ?= numpy
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-core bench lint docs clean
+.PHONY: demo test test-slow test-gpu test-core bench lint docs clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
@@ -15,6 +15,11 @@ test: .venv/ready
 # Minutes-long end-to-end runs; SPEECHBRAIN_HOME and ARCFACE_TORCH_HOME name checkouts of the toolkits.
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# Every computation of the core on this machine's GPU; a test that needs another GPU says so.
+test-gpu: .venv/ready
+	$(BIN)/python -c 'import torch, sys; sys.exit(None if torch.cuda.is_available() else "there is no GPU that torch can use")'
+	$(BIN)/python -m pytest -rs tests/verimargin/test_devices.py tests/verimargin/head/kernels
 
 # The core in an environment that has nothing but torch, NumPy and pytest. For the oldest that pyproject.toml claims:
 #   make test-core PYTHON=python3.10 TORCH=torch==2.7.0 NUMPY=numpy==1.24.0

@@ -37,6 +37,7 @@ STRANGERS = {
 }
 # Test files that mirror no module, and why.
 WITHOUT_MODULE = {
+    "verimargin/test_devices.py": "every computation of the core on a GPU",
     "verimargin/test_packaging.py": "what an installed package does without its optional dependencies",
     "verimargin_speechbrain/test_recipes.py": "the recipes in hparams/speechbrain",
     "verimargin_speechbrain/test_upstream.py": "SpeechBrain's own scripts, unmodified",
