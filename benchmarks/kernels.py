@@ -24,7 +24,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
-from verimargin.head.kernels import launch, products, rounding
+from verimargin.head.kernels import gradients, launch, pairs, products, rounding, threshold
 
 WARP = 32  # threads
 REGISTERS = 65_536  # of 32 bits, per SM; a warp gets them in units of REGISTER_UNIT
@@ -132,11 +132,20 @@ def calls(batch: int, classes: int, size: int) -> list[Callable[[], object]]:
     e_error, residual, bound = torch.zeros(batch), torch.zeros(classes), torch.zeros(batch)
     words = torch.zeros(batch, launch.blocks(classes, products.COLUMNS), products.COLUMNS // products.GROUP).int()
     counts = words[:, :, 0].contiguous()
+    n = 4 * gradients.PIECE
+    row = column = torch.zeros(n, dtype=torch.long)
+    values, norm, per_row = torch.zeros(n), torch.zeros(classes), torch.zeros(batch)
+    pointer = torch.zeros(batch + 1, dtype=torch.long)
     return [
         lambda: rounding.round_rows(weight),
         lambda: products.group_maxima(e, w[::8], e_error, residual[::8], target, 32.0),
         lambda: products.mark(e, w, e_error, residual, bound, target),
         lambda: products.place(words, counts, counts.view(-1).cumsum(0), 1),
+        lambda: pairs.pair_logits(unit, weight, norm, row, column, 32.0),
+        lambda: threshold.threshold(values, pointer, per_row, per_row, 1.25),
+        lambda: threshold.probabilities(values, pointer, per_row, per_row, 1.25),
+        lambda: gradients.embedding_gradients(weight, norm, row, column, values, batch),
+        lambda: gradients.prototype_gradients(unit, weight, norm, row, column, values),
     ]
 
 

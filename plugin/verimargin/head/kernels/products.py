@@ -23,10 +23,13 @@ is read back, is the length of the list.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from .launch import blocks, jit, launch, run, tl
+from .rounding import DEPTH
 
 GROUP = 32  # columns that share a maximum, and the bits of a word
 ACCUMULATION = 2.0**-22
@@ -34,7 +37,7 @@ NORM_BOUND = 1.001  # of unit rows, rounded or not
 # A tile of rows x columns, in steps of DEPTH of the d dimensions. Three stages of both operands take 96 KiB of shared
 # memory, so two programs of eight warps share an SM of an H100: one computes while the other starts or ends, which
 # matters because there are only d / DEPTH = 8 steps. Of the 128 registers per thread, the accumulator takes 64.
-ROWS, COLUMNS, DEPTH, STAGES, WARPS = 128, 128, 64, 3, 8
+ROWS, COLUMNS, STAGES, WARPS, REGISTERS = 128, 128, 3, 8, 128
 CELLS = 16  # tile rows per program when the bits are expanded
 
 
@@ -53,19 +56,13 @@ def cosine_tile(
     DEPTH: tl.constexpr,
 ) -> tl.tensor:
     depth = tl.arange(0, DEPTH)
-    e_place = e + row.to(tl.int64)[:, None] * SIZE + depth[None, :]
-    w_place = w + column.to(tl.int64)[:, None] * w_stride + depth[None, :]
-    row_inside, column_inside = (row < rows)[:, None], (column < columns)[:, None]
+    row = tl.minimum(row, rows - 1).to(tl.int64)  # beyond the end, the last one again: what comes of it is not used
+    column = tl.minimum(column, columns - 1).to(tl.int64)
+    e_place = e + row[:, None] * SIZE + depth[None, :]
+    w_place = w + column[:, None] * w_stride + depth[None, :]
     cosine = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, SIZE, DEPTH):
-        if SIZE % DEPTH == 0:
-            part_e = tl.load(e_place + start, mask=row_inside, other=0.0)
-            part_w = tl.load(w_place + start, mask=column_inside, other=0.0)
-        else:
-            used = (depth + start < SIZE)[None, :]
-            part_e = tl.load(e_place + start, mask=row_inside & used, other=0.0)
-            part_w = tl.load(w_place + start, mask=column_inside & used, other=0.0)
-        cosine = tl.dot(part_e, tl.trans(part_w), cosine)
+        cosine = tl.dot(tl.load(e_place + start), tl.trans(tl.load(w_place + start)), cosine)
     return cosine
 
 
@@ -73,8 +70,8 @@ def cosine_tile(
 def group_maxima_kernel(
     e: tl.tensor,
     w: tl.tensor,
-    e_slack: tl.tensor,
-    w_slack: tl.tensor,
+    row_slack: tl.tensor,
+    column_slack: tl.tensor,
     target: tl.tensor,
     maxima: tl.tensor,
     rows: int,
@@ -95,12 +92,11 @@ def group_maxima_kernel(
     column = tile * COLUMNS + tl.arange(0, COLUMNS)
     cosine = cosine_tile(e, w, row, column, rows, columns, w_stride, SIZE, ROWS, COLUMNS, DEPTH)
     own = tl.load(target + row, mask=row < rows, other=-1)
-    row_slack = tl.load(e_slack + row, mask=row < rows, other=0.0)
-    column_slack = tl.load(w_slack + column, mask=column < columns, other=0.0)
-    lower = (cosine - (row_slack[:, None] + column_slack[None, :])) * scale
-    other = (column < columns)[None, :] & (column[None, :] != own[:, None])
-    lower = tl.where(other, lower, float("-inf"))
+    slack = tl.load(column_slack + column, mask=column < columns, other=float("inf"))
+    lower = cosine - slack[None, :]
+    lower = tl.where(column[None, :] != own[:, None], lower, float("-inf"))
     highest = tl.max(tl.reshape(lower, (ROWS, COLUMNS // GROUP, GROUP)), 2)
+    highest = (highest - tl.load(row_slack + row, mask=row < rows, other=0.0)[:, None]) * scale
     group = tile * (COLUMNS // GROUP) + tl.arange(0, COLUMNS // GROUP)
     place = row.to(tl.int64)[:, None] * groups + group[None, :]
     tl.store(maxima + place, highest, mask=(row < rows)[:, None] & (group < groups)[None, :])
@@ -110,8 +106,7 @@ def group_maxima_kernel(
 def mark_kernel(
     e: tl.tensor,
     w: tl.tensor,
-    e_slack: tl.tensor,
-    w_slack: tl.tensor,
+    column_slack: tl.tensor,
     bound: tl.tensor,
     target: tl.tensor,
     words: tl.tensor,
@@ -134,16 +129,23 @@ def mark_kernel(
     cosine = cosine_tile(e, w, row, column, rows, columns, w_stride, SIZE, ROWS, COLUMNS, DEPTH)
     own = tl.load(target + row, mask=row < rows, other=-1)
     row_bound = tl.load(bound + row, mask=row < rows, other=float("inf"))
-    row_slack = tl.load(e_slack + row, mask=row < rows, other=0.0)
-    column_slack = tl.load(w_slack + column, mask=column < columns, other=0.0)
-    upper = cosine + (row_slack[:, None] + column_slack[None, :])
-    other = (column < columns)[None, :] & (column[None, :] != own[:, None])
-    hit = ((upper > row_bound[:, None]) & other).to(tl.int32)
+    slack = tl.load(column_slack + column, mask=column < columns, other=float("-inf"))
+    hit = (cosine + slack[None, :] > row_bound[:, None]) & (column[None, :] != own[:, None])
+    bits = tl.where(hit, (1 << (column % WORD))[None, :], 0)
+    word = tl.sum(tl.reshape(bits, (ROWS, COLUMNS // WORD, WORD)), 2)
     cell = row.to(tl.int64) * tiles + tile
-    tl.store(counts + cell, tl.sum(hit, 1), mask=row < rows)
-    bits = tl.reshape(hit << (column % WORD)[None, :], (ROWS, COLUMNS // WORD, WORD))
     place = cell[:, None] * (COLUMNS // WORD) + tl.arange(0, COLUMNS // WORD)[None, :]
-    tl.store(words + place, tl.sum(bits, 2), mask=(row < rows)[:, None])
+    tl.store(words + place, word, mask=(row < rows)[:, None])
+    tl.store(counts + cell, tl.sum(ones_of(word), 1), mask=row < rows)
+
+
+@jit
+def ones_of(word: tl.tensor) -> tl.tensor:
+    """The number of bits that are set in int32 words, by adding up pairs of bits, fours and bytes."""
+    word = word.to(tl.uint32, bitcast=True)
+    ones = word - ((word >> 1) & 0x55555555)
+    ones = (ones & 0x33333333) + ((ones >> 2) & 0x33333333)
+    return ((((ones + (ones >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24).to(tl.int32)
 
 
 @jit
@@ -165,17 +167,13 @@ def place_kernel(
         part = tl.arange(0, COLUMNS // WORD)
         inside = (cell < cells)[:, None]
         word = tl.load(words + cell[:, None] * (COLUMNS // WORD) + part[None, :], mask=inside, other=0)
-        word = word.to(tl.uint32, bitcast=True)
-        ones = word - ((word >> 1) & 0x55555555)  # the number of bits that are set, by adding pairs, fours and bytes
-        ones = (ones & 0x33333333) + ((ones >> 2) & 0x33333333)
-        ones = (((ones + (ones >> 4)) & 0x0F0F0F0F) * 0x01010101) >> 24
-        ones = ones.to(tl.int32)
+        ones = ones_of(word)
         start = tl.load(ends + cell, mask=cell < cells, other=0) - count
         place = start[:, None] + (tl.cumsum(ones, 1) - ones)
         row = tl.broadcast_to((cell // tiles)[:, None], (CELLS, COLUMNS // WORD))
         column = ((cell % tiles) * COLUMNS)[:, None] + part[None, :] * WORD
         for bit in tl.static_range(WORD):
-            hit = ((word >> bit) & 1).to(tl.int32)
+            hit = (word >> bit) & 1
             tl.store(found_row + place, row, mask=hit > 0)
             tl.store(found_column + place, column + bit, mask=hit > 0)
             place += hit
@@ -197,7 +195,7 @@ def group_maxima(e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, target
         maxima = lower.unflatten(1, (-1, GROUP)).amax(2)             # the last group may be smaller
 
     Args:
-        e, w: (B, d) and (C, d) float16, the rounded unit rows; the rows of `w` may be a slice `w[::k]`.
+        e, w: (B, D) and (C, D) float16, the rounded unit rows, D a multiple of 64; `w` may be a slice `w[::k]`.
         e_error, residual: (B,) and (C,) float32, upper bounds of what the rounding took away.
         target: (B,) the column of each sample's own class, -1 for none.
 
@@ -219,11 +217,11 @@ def _(e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, target: Tensor, s
 def group_maxima_reference(
     e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, target: Tensor, scale: float
 ) -> Tensor:
-    cosine, bound = _screened(e, w, e_error, residual)
-    lower = ((cosine - bound) * scale).masked_fill_(_own(target, len(w)), -torch.inf)
-    padded = lower.new_full((len(e), blocks(len(w), GROUP) * GROUP), -torch.inf)
-    padded[:, : len(w)] = lower
-    return padded.unflatten(1, (-1, GROUP)).amax(2)
+    maxima = e_error.new_full((len(e), blocks(len(w), GROUP) * GROUP), -torch.inf)
+    for rows in _row_blocks(e, w):
+        cosine, bound = _screened(e[rows], w, e_error[rows], residual)
+        maxima[rows, : len(w)] = ((cosine - bound) * scale).masked_fill_(_own(target[rows], len(w)), -torch.inf)
+    return maxima.unflatten(1, (-1, GROUP)).amax(2)
 
 
 @torch.library.custom_op("verimargin::survivors", mutates_args=())
@@ -264,11 +262,20 @@ def _(
 def survivors_reference(
     e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, bound: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    cosine, error = _screened(e, w, e_error, residual)
-    hit = (cosine + error > bound[:, None]) & ~_own(target, len(w))
-    row, column = hit.nonzero(as_tuple=True)
-    pointer = torch.cat([row.new_zeros(1), hit.sum(1).cumsum(0)])
-    return row, column, pointer
+    found = []
+    for rows in _row_blocks(e, w):
+        cosine, error = _screened(e[rows], w, e_error[rows], residual)
+        hit = (cosine + error > bound[rows, None]) & ~_own(target[rows], len(w))
+        found.append(hit.nonzero() + hit.new_tensor([rows.start, 0], dtype=torch.long))
+    row, column = torch.cat(found).unbind(1)
+    pointer = torch.searchsorted(row.contiguous(), torch.arange(len(e) + 1, device=e.device))
+    return row.clone(), column.clone(), pointer
+
+
+def _row_blocks(e: Tensor, w: Tensor) -> Iterator[slice]:
+    """The rows in blocks, of which the products with all columns fit into some hundred MB."""
+    size = max(1, 2**24 // max(len(w), 1))
+    return (slice(start, start + size) for start in range(0, max(len(e), 1), size))
 
 
 def _screened(e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,7 +295,7 @@ def _launch_group_maxima(
     launch(
         group_maxima_kernel,
         row_tiles * tiles,
-        *(e.contiguous(), w, *slacks(e_error, residual, e.shape[1]), target, maxima),
+        *(e.contiguous(), w, *slacks(e_error, residual, e.shape[1]), target.int(), maxima),
         *(len(e), len(w), w.stride(0), row_tiles, groups, scale),
         GROUP=GROUP,
         **_tile_constants(e),
@@ -310,12 +317,13 @@ def mark(
 ) -> tuple[Tensor, Tensor]:
     """One bit per entry, (B, tiles, COLUMNS / 32) int32, and the number of bits set, (B, tiles) int32."""
     row_tiles, tiles = blocks(len(e), ROWS), blocks(len(w), COLUMNS)
+    row_slack, column_slack = slacks(e_error, residual, e.shape[1])
     words = torch.empty(len(e), tiles, COLUMNS // GROUP, dtype=torch.int32, device=e.device)
     counts = torch.empty(len(e), tiles, dtype=torch.int32, device=e.device)
     launch(
         mark_kernel,
         row_tiles * tiles,
-        *(e.contiguous(), w, *slacks(e_error, residual, e.shape[1]), bound, target, words, counts),
+        *(e.contiguous(), w, column_slack, bound - row_slack, target.int(), words, counts),
         *(len(e), len(w), w.stride(0), row_tiles, tiles),
         WORD=GROUP,
         **_tile_constants(e),
@@ -341,4 +349,4 @@ def place(words: Tensor, counts: Tensor, ends: Tensor, total: int) -> tuple[Tens
 
 def _tile_constants(e: Tensor) -> dict[str, int]:
     sizes = {"SIZE": e.shape[1], "ROWS": ROWS, "COLUMNS": COLUMNS, "DEPTH": DEPTH}
-    return {**sizes, "num_stages": STAGES, "num_warps": WARPS}
+    return {**sizes, "num_stages": STAGES, "num_warps": WARPS, "maxnreg": REGISTERS}

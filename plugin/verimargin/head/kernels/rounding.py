@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..._checks import EPS
 from .launch import blocks, jit, launch, power_of_two, run, tl
 
+DEPTH = 64  # rounded rows are padded with zeros to a multiple of it, so that their product needs no masks
 ELEMENTS = 4096  # per program: 32 in each of its 128 threads
 # The float32 errors of the residual itself: a sum of d squares, its root, and the division of each element by the norm.
 SAFETY_FACTOR, SAFETY_TERM = 1.0 + 2.0**-10, 2.0**-23
@@ -28,14 +30,14 @@ def round_rows_kernel(
     FACTOR: tl.constexpr,
     TERM: tl.constexpr,
     SIZE: tl.constexpr,
+    PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < SIZE)[None, :]
-    place = row[:, None] * SIZE + column[None, :]
-    w = tl.load(weight + place, mask=inside, other=0.0)
+    w = tl.load(weight + row[:, None] * SIZE + column[None, :], mask=inside, other=0.0)
     largest = tl.max(tl.abs(w), 1)
     largest = tl.where(largest > 0, largest, 1.0)
     scaled = tl.div_rn(w, tl.broadcast_to(largest[:, None], (ROWS, WIDTH)))  # no square overflows or underflows
@@ -47,7 +49,8 @@ def round_rows_kernel(
     half = unit.to(tl.float16)
     lost = unit - half.to(tl.float32)
     bound = tl.sqrt_rn(tl.sum(lost * lost, 1)) * FACTOR + TERM
-    tl.store(rounded + place, half, mask=inside)
+    inside = (row < rows)[:, None] & (column < PADDED)[None, :]
+    tl.store(rounded + row[:, None] * PADDED + column[None, :], half, mask=inside)
     tl.store(norm + row, length, mask=row < rows)
     tl.store(residual + row, tl.where(finite, bound, float("inf")), mask=row < rows)
 
@@ -60,7 +63,7 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
         norm = torch.linalg.vector_norm(weight, dim=1).clamp_min(EPS)
         unit = weight / norm[:, None]
-        rounded = unit.half()
+        rounded = unit.half()                                          # padded with zeros to D columns
         residual = torch.linalg.vector_norm(unit - rounded, dim=1)     # rounded up
 
     and right for norms whose squares float32 cannot represent too. A row whose norm is nan or too large for float32 is
@@ -71,21 +74,20 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight: (C, d), float32 or float64.
 
     Returns:
-        rounded (C, d) float16, norm (C,) and residual (C,) in the dtype of `weight`.
+        rounded (C, D) float16, where D is d rounded up to a multiple of 64; norm (C,) and residual (C,) in the dtype of
+        `weight`.
     """
     return run(lambda: _launch_round_rows(weight), lambda: round_rows_reference(weight), weight)
 
 
 @round_rows.register_fake
 def _(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rounded = torch.empty(weight.shape, dtype=torch.float16, device=weight.device)
+    rounded = torch.empty(len(weight), padded_size(weight), dtype=torch.float16, device=weight.device)
     return rounded, weight.new_empty(len(weight)), weight.new_empty(len(weight))
 
 
 def round_rows_reference(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if weight.numel() == 0:
-        return weight.half(), weight.new_full((len(weight),), EPS), weight.new_zeros(len(weight))
-    largest = weight.abs().amax(1)
+    largest = F.pad(weight.abs(), (0, 1)).amax(1)
     largest = torch.where(largest > 0, largest, 1.0)
     norm = largest * torch.linalg.vector_norm(weight / largest[:, None], dim=1)
     norm = torch.where(norm < EPS, EPS, norm)
@@ -93,15 +95,16 @@ def round_rows_reference(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     unit = torch.where(finite[:, None], weight / norm[:, None], 0.0)
     rounded = unit.half()
     residual = torch.linalg.vector_norm(unit - rounded, dim=1) * SAFETY_FACTOR + SAFETY_TERM
-    return rounded, norm, torch.where(finite, residual, torch.inf)
+    return _padded(rounded), norm, torch.where(finite, residual, torch.inf)
 
 
 def _launch_round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     weight = weight.contiguous()
     rows, size = weight.shape
-    rounded = torch.empty_like(weight, dtype=torch.float16)
+    padded = padded_size(weight)
+    rounded = torch.empty(rows, padded, dtype=torch.float16, device=weight.device)
     norm, residual = weight.new_empty(rows), weight.new_empty(rows)
-    width = power_of_two(size)
+    width = power_of_two(padded)
     block = max(1, ELEMENTS // width)
     launch(
         round_rows_kernel,
@@ -111,6 +114,7 @@ def _launch_round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         FACTOR=SAFETY_FACTOR,
         TERM=SAFETY_TERM,
         SIZE=size,
+        PADDED=padded,
         ROWS=block,
         WIDTH=width,
         num_warps=4,
@@ -119,7 +123,17 @@ def _launch_round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def round_unit_rows(unit: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings (B, d) of norm 1 in float16, and upper bounds (B,) of |e - rounded|. They are few: plain PyTorch."""
+    """Embeddings (B, d) of norm 1 in float16, padded like the prototypes, and upper bounds (B,) of |e - rounded|.
+
+    They are few, so this is plain PyTorch.
+    """
     rounded = unit.half()
-    residual = torch.linalg.vector_norm(unit - rounded, dim=1) * SAFETY_FACTOR
-    return rounded, residual
+    return _padded(rounded), torch.linalg.vector_norm(unit - rounded, dim=1) * SAFETY_FACTOR
+
+
+def padded_size(rows: Tensor) -> int:
+    return blocks(rows.shape[1], DEPTH) * DEPTH
+
+
+def _padded(rounded: Tensor) -> Tensor:
+    return F.pad(rounded, (0, padded_size(rounded) - rounded.shape[1]))
