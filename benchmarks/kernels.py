@@ -127,7 +127,7 @@ def usage(compiled: Any, target: Target) -> Usage:
 def calls(batch: int, classes: int, size: int) -> list[Callable[[], object]]:
     """One call of each operation, on tensors whose values don't matter."""
     unit, weight = torch.zeros(batch, size), torch.zeros(classes, size)
-    e, w = unit.half(), weight.half()
+    e, w = (torch.zeros(len(rows), rounding.padded_size(rows)).half() for rows in (unit, weight))
     target = torch.zeros(batch, dtype=torch.long)
     e_error, residual, bound = torch.zeros(batch), torch.zeros(classes), torch.zeros(batch)
     words = torch.zeros(batch, launch.blocks(classes, products.COLUMNS), products.COLUMNS // products.GROUP).int()

@@ -19,6 +19,7 @@ from .launch import jit, launch, power_of_two, run, tl
 
 PIECE = 256  # entries
 ELEMENTS = 4096  # of the rows that a program adds at a time: 32 in each of its 128 threads
+TERMS = 16  # and at most so many rows
 
 
 @jit
@@ -211,7 +212,7 @@ def _launch_sums(
     index, coefficient = index[order], coefficient[order]
     pointer = torch.searchsorted(group, torch.arange(groups + 1, dtype=torch.int32, device=group.device))
     width = power_of_two(size)
-    shape = {"PIECE": PIECE, "SIZE": size, "TERMS": min(PIECE, max(1, ELEMENTS // width)), "WIDTH": width}
+    shape = {"PIECE": PIECE, "SIZE": size, "TERMS": min(TERMS, max(1, ELEMENTS // width)), "WIDTH": width}
     pieces = source.new_empty(len(group) // PIECE, size)
     if len(pieces):
         launch(piece_sums_kernel, len(pieces), *(source, group, index, coefficient, pieces), **shape, num_warps=4)

@@ -38,6 +38,7 @@ NORM_BOUND = 1.001  # of unit rows, rounded or not
 # memory, so two programs of eight warps share an SM of an H100: one computes while the other starts or ends, which
 # matters because there are only d / DEPTH = 8 steps. Of the 128 registers per thread, the accumulator takes 64.
 ROWS, COLUMNS, STAGES, WARPS, REGISTERS = 128, 128, 3, 8, 128
+REFERENCE_ENTRIES = 2**24  # of (B, C) that the references hold at a time
 CELLS = 16  # tile rows per program when the bits are expanded
 
 
@@ -202,6 +203,7 @@ def group_maxima(e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, target
     Returns:
         (B, ceil(C / GROUP)) float32; -inf for a group that holds nothing but the target.
     """
+    _check_padded(e, w)
     return run(
         lambda: _launch_group_maxima(e, w, e_error, residual, target, scale),
         lambda: group_maxima_reference(e, w, e_error, residual, target, scale),
@@ -244,6 +246,7 @@ def survivors(
         row (n,), column (n,), and pointer (B + 1,): the entries of row i are those from pointer[i] to pointer[i + 1].
         All int64. n is read back from the device.
     """
+    _check_padded(e, w)
     return run(
         lambda: _launch_survivors(e, w, e_error, residual, bound, target),
         lambda: survivors_reference(e, w, e_error, residual, bound, target),
@@ -272,9 +275,17 @@ def survivors_reference(
     return row.clone(), column.clone(), pointer
 
 
+def _check_padded(e: Tensor, w: Tensor) -> None:
+    if e.shape[1] % DEPTH or e.shape[1] != w.shape[1] or w.stride(1) != 1:
+        raise ValueError(
+            f"the rounded rows have shapes {tuple(e.shape)} and {tuple(w.shape)}: pad both to one multiple of {DEPTH} "
+            "columns, as round_rows does"
+        )
+
+
 def _row_blocks(e: Tensor, w: Tensor) -> Iterator[slice]:
     """The rows in blocks, of which the products with all columns fit into some hundred MB."""
-    size = max(1, 2**24 // max(len(w), 1))
+    size = max(1, REFERENCE_ENTRIES // max(len(w), 1))
     return (slice(start, start + size) for start in range(0, max(len(e), 1), size))
 
 

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from ..._checks import EPS
 from .launch import blocks, jit, launch, power_of_two, run, tl
 
-DEPTH = 64  # rounded rows are padded with zeros to a multiple of it, so that their product needs no masks
+DEPTH = 64  # rounded rows are padded with zeros to a multiple of it, so that their product needs no masks,
+LEAST = 2 * DEPTH  # and at least to this size: a product of a single step would keep too much in registers
 ELEMENTS = 4096  # per program: 32 in each of its 128 threads
 # The float32 errors of the residual itself: a sum of d squares, its root, and the division of each element by the norm.
 SAFETY_FACTOR, SAFETY_TERM = 1.0 + 2.0**-10, 2.0**-23
@@ -74,7 +75,7 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weight: (C, d), float32 or float64.
 
     Returns:
-        rounded (C, D) float16, where D is d rounded up to a multiple of 64; norm (C,) and residual (C,) in the dtype of
+        rounded (C, D) float16, where D is `padded_size`; norm (C,) and residual (C,) in the dtype of
         `weight`.
     """
     return run(lambda: _launch_round_rows(weight), lambda: round_rows_reference(weight), weight)
@@ -132,7 +133,8 @@ def round_unit_rows(unit: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def padded_size(rows: Tensor) -> int:
-    return blocks(rows.shape[1], DEPTH) * DEPTH
+    """The number of columns of the rounded rows: a multiple of 64, at least 128. The additional ones are 0."""
+    return max(LEAST, blocks(rows.shape[1], DEPTH) * DEPTH)
 
 
 def _padded(rounded: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ...losses.divergence import (
 )
 from .launch import jit, launch, run, tl
 
-BLOCK = 256  # entries of a row at a time
+BLOCK = 128  # entries of a row at a time, one per thread: more of them spill registers
 PRECISION = 4 * torch.finfo(torch.float64).eps
 
 
@@ -33,14 +33,14 @@ def mass(x: tl.tensor, ALPHA: tl.constexpr) -> tl.tensor:
     base = 1.0 + (ALPHA - 1.0) * x
     inactive = base <= 0.0
     base = tl.where(inactive, 1.0, base)
-    p = tl.where(inactive, 0.0, tl.exp(tl.log(base) / (ALPHA - 1.0)))
+    p = tl.where(inactive, 0.0, tl.exp(tl.log(base) * (1.0 / (ALPHA - 1.0))))
     return p, p / base
 
 
 @jit
 def power_logarithm(log_u: tl.tensor, ALPHA: tl.constexpr) -> tl.tensor:
     """`q_logarithm`."""
-    return (1.0 - tl.exp((1.0 - ALPHA) * log_u)) / (ALPHA - 1.0)
+    return (1.0 - tl.exp((1.0 - ALPHA) * log_u)) * (1.0 / (ALPHA - 1.0))
 
 
 @jit
@@ -75,7 +75,7 @@ def totals(
     ALPHA: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> tl.tensor:
-    """sum_j p_j of a row and its slope, the target included, and both of the target alone."""
+    """sum_j p_j of a row and its slope, the target included."""
     p, slope = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
     start = begin
     while start < end:
@@ -84,8 +84,7 @@ def totals(
         slope += part_slope
         start += BLOCK
     p_y, slope_y = mass(x_y - rate * delta, ALPHA)
-    p_y, slope_y = factor * p_y, factor * rate * slope_y
-    return tl.sum(p, 0) + p_y, tl.sum(slope, 0) + slope_y, p_y, slope_y
+    return tl.sum(p, 0) + factor * p_y, tl.sum(slope, 0) + factor * rate * slope_y
 
 
 @jit
@@ -130,7 +129,7 @@ def solve_kernel(
     total, total_slope = delta, delta
     steps = 0
     while (moved > PRECISION * (1.0 + delta)) & (steps < MAX_STEPS):
-        total, total_slope, p_y, slope_y = totals(logit, begin, end, origin, delta, x_y, factor, rate, ALPHA, BLOCK)
+        total, total_slope = totals(logit, begin, end, origin, delta, x_y, factor, rate, ALPHA, BLOCK)
         low = tl.where(total >= 1.0, delta, low)
         high = tl.where(total < 1.0, delta, high)
         step = total * power_logarithm(tl.log(total), ALPHA) / total_slope
@@ -144,7 +143,7 @@ def solve_kernel(
     tl.store(tau_out + row, (origin + delta + 0.0 * total).to(tl.float32))
 
     if not ONLY_TAU:
-        total, total_slope, p_y, slope_y = totals(logit, begin, end, origin, delta, x_y, factor, rate, ALPHA, BLOCK)
+        total, total_slope = totals(logit, begin, end, origin, delta, x_y, factor, rate, ALPHA, BLOCK)
         correction = (total - 1.0) / total_slope
         lead, others = tl.zeros((BLOCK,), tl.float64), tl.zeros((BLOCK,), tl.float64)
         active = tl.zeros((BLOCK,), tl.int32)
@@ -159,11 +158,10 @@ def solve_kernel(
             active += (p.to(tl.float32) > 0.0).to(tl.int32)
             tl.store(p_out + place, p.to(tl.float32), mask=place < end)
             start += BLOCK
-        p_y = corrected(p_y, slope_y, total, correction, ALPHA)
         tl.store(residual_out + row, (0.0 - tl.sum(others, 0)).to(tl.float32))
         loss = ((ALPHA - 1.0) * tl.sum(lead, 0) + ((origin - alone) + delta)) / ALPHA
         tl.store(loss_out + row, loss.to(tl.float32))
-        tl.store(active_out + row, tl.sum(active, 0) + (p_y > 0.0).to(tl.int32))
+        tl.store(active_out + row, tl.sum(active, 0))
 
 
 @torch.library.custom_op("verimargin::threshold", mutates_args=())
@@ -216,8 +214,8 @@ def probabilities(
         all as for `threshold`.
 
     Returns:
-        p (n,); p_y - 1 (B,) of the target, without cancellation; the loss (B,); and the number of entries with p > 0,
-        the target included, (B,) int32.
+        p (n,); p_y - 1 (B,) of the target, without cancellation; the loss (B,); and how many of the listed entries
+        have p > 0, (B,) int32.
     """
     return run(
         lambda: _launch_solve(logit, pointer, target_logit, log_q, alpha, only_tau=False)[1:],
@@ -264,13 +262,11 @@ def _solve_reference(
     upper = upper_threshold(torch.maximum(highest, y) - origin, q, len(z) + 1, alpha)
     delta = solve_threshold(total, upper, alpha)
     p, slope = mass_and_slope(x - delta[row], alpha)
-    p_y, slope_y = mass_y(delta)
     all_p, all_slope = total(delta)
     p = remove_residual(p, slope, all_p[row], all_slope[row], alpha)
-    p_y = remove_residual(p_y, slope_y, all_p, all_slope, alpha)
     lead = row_sum(torch.where(p == 0, 0.0, p * (z - y[row])))
     loss = divergence_loss_value(lead, (origin - alone) + delta, alpha)
-    active = row_sum((p.to(logit.dtype) > 0).double()) + (p_y > 0)
+    active = row_sum((p.to(logit.dtype) > 0).double())
     tau = origin + delta + 0.0 * all_p
     p, rest, loss, tau = (result.to(logit.dtype) for result in (p, 0.0 - row_sum(p), loss, tau))
     return tau, p, rest, loss, active.int()
