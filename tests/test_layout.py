@@ -28,8 +28,12 @@ ROOMS = {
     "files": {"scoring", "base"},
     "commands": {"files", "scoring", "metrics", "base", ""},
 }
-# The libraries that a room may import besides Python's own, torch and NumPy. None of them is a toolkit.
-LIBRARIES = {"files": {"onnx", "onnxruntime"}, "commands": {"typer", "rich", "tqdm", "matplotlib"}}
+# The libraries that a room, or a folder in it, may import besides Python's own, torch and NumPy. None is a toolkit.
+LIBRARIES = {
+    "files": {"onnx", "onnxruntime"},
+    "commands": {"typer", "rich", "tqdm", "matplotlib"},
+    "head.kernels": {"triton"},
+}
 # The packages that an adapter must not know.
 STRANGERS = {
     "verimargin_speechbrain": {"verimargin_insightface"},
@@ -96,7 +100,8 @@ def refused_in_the_core(module, target):
     """Why a module of the core must not import the target; empty if it may."""
     here, (package, *_) = room(module), target.split(".")
     if package != "verimargin":
-        allowed = {"torch", "numpy", *sys.stdlib_module_names, *LIBRARIES.get(here, ())}
+        folder = ".".join(module.split(".")[1:3])
+        allowed = {"torch", "numpy", *sys.stdlib_module_names, *LIBRARIES.get(here, ()), *LIBRARIES.get(folder, ())}
         return "" if package in allowed else f"{here or 'the package'} must not import {package}"
     there = room(target)
     return "" if there in ROOMS[here] | {here} else f"{here or 'the package'} must not import {there or 'the package'}"
@@ -169,6 +174,9 @@ def later():
         ("verimargin.commands.score", "speechbrain", "commands must not import speechbrain"),
         ("verimargin._checks", "verimargin.losses.margins", "base must not import losses"),
         ("verimargin.head.step", "verimargin._sharding", ""),
+        ("verimargin.head.step", "triton", "head must not import triton"),
+        ("verimargin.head.kernels.launch", "triton.language", ""),
+        ("verimargin.head.kernels.launch", "verimargin.scoring.ida", "head must not import scoring"),
         ("verimargin.files.onnx", "onnx", ""),
         ("verimargin.commands.main", "verimargin", ""),
     ],

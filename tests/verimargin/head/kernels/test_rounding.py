@@ -2,15 +2,11 @@ import math
 
 import pytest
 import torch
-from interpreted import KERNELS_MUST_RUN, opcheck, run_with_kernels
+from kernel_checks import KERNELS_MUST_RUN, opcheck
 from verimargin._checks import EPS
 from verimargin.head.kernels.rounding import padded_size, round_rows, round_unit_rows
 
 pytestmark = KERNELS_MUST_RUN
-
-
-def test_with_the_kernels():
-    run_with_kernels(__file__)
 
 
 def rows(count, size, exponent=0.0, seed=0):

@@ -1,0 +1,12 @@
+"""What the tests of the Triton kernels share. test_launch.py runs them with the kernels, in Triton's interpreter."""
+
+import pytest
+import torch
+
+# A kernel that does not run gives a warning and the result of its reference: here that is an error.
+KERNELS_MUST_RUN = pytest.mark.filterwarnings("error::verimargin.head.kernels.launch.KernelWarning")
+
+
+def opcheck(operation, *arguments):
+    """torch's own checks of a custom operation: its schema, its fake implementation, and that it can be traced."""
+    torch.library.opcheck(operation, arguments)

@@ -1,0 +1,164 @@
+import math
+
+import pytest
+import torch
+import verimargin as vm
+from kernel_checks import KERNELS_MUST_RUN
+from small_head import LOSSES, batch
+from torch.nn import functional as F
+from verimargin._sharding import Shard
+from verimargin.head.gradient_memory import GradientMemory
+from verimargin.head.kernels import fused
+from verimargin.head.kernels.fused import FusedHead, applies, screen
+from verimargin.head.kernels.launch import INTERPRETED
+from verimargin.head.sparse import SparseHead
+from verimargin.head.step import Step
+from verimargin.head.target import Target
+
+pytestmark = KERNELS_MUST_RUN
+SPARSE = [name for name, loss in LOSSES.items() if loss().alpha > 1.0]
+
+
+def step_of(loss, labels, classes, column=None):
+    return Step(labels, labels if column is None else column, loss, Shard(classes, None), GradientMemory())
+
+
+def results(head, unit, weight, step):
+    unit, weight = unit.clone().requires_grad_(), weight.clone().requires_grad_()
+    loss, statistics = head.apply(unit, weight, step)
+    factor = torch.linspace(0.5, 2.0, len(loss)).to(loss)
+    return loss.detach(), statistics, *torch.autograd.grad((loss * factor).sum(), (unit, weight))
+
+
+def assert_as_good_as_sparse_head(unit, weight, step):
+    """No further from float64 than float32 itself: the float32 head and this one differ from it alike."""
+    found = results(FusedHead, unit, weight, step)
+    sparse = results(SparseHead, unit, weight, step)
+    true = results(SparseHead, unit.double(), weight.double(), step)
+    for name, ours, theirs, exact in zip(("loss", "statistics", "unit", "weight"), found, sparse, true):
+        error, allowed = (float((x - exact).abs().max()) for x in (ours, theirs))
+        assert error <= 2.0 * allowed + 2e-6 * (1.0 + float(exact.abs().max())), name
+
+
+@pytest.mark.parametrize("name", SPARSE)
+@pytest.mark.parametrize("shape", [(13, 301, 16), (1, 301, 37), (5, 301, 130)])
+def test_loss_statistics_and_both_gradients(name, shape):
+    embeddings, weight, labels = batch(*shape, torch.float32)
+    assert_as_good_as_sparse_head(F.normalize(embeddings), weight, step_of(LOSSES[name](), labels, shape[1]))
+
+
+@pytest.mark.parametrize("alpha", [1.1, 1.25, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize(("classes", "size"), [(1, 3), (2, 1), (200, 20)])
+def test_all_alphas_and_very_few_classes(alpha, classes, size):
+    embeddings, weight, labels = batch(4, classes, size, torch.float32)
+    assert_as_good_as_sparse_head(
+        F.normalize(embeddings), weight, step_of(vm.q_margin(alpha, 8.0, 0.2), labels, classes)
+    )
+
+
+def test_huge_and_tiny_prototypes():
+    embeddings, weight, labels = batch(6, 200, 20, torch.float32)
+    weight = F.normalize(weight) * 10.0 ** torch.linspace(-9, 9, 200)[:, None]
+    step = step_of(vm.q_margin(1.5, 8.0, 0.2), labels, 200)
+    unit = F.normalize(embeddings)
+    found, sparse = (results(head, unit, weight, step) for head in (FusedHead, SparseHead))
+    for i in (0, 1, 2):
+        torch.testing.assert_close(found[i], sparse[i], rtol=1e-5, atol=1e-5)
+    scale = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+    torch.testing.assert_close(found[3] * scale, sparse[3] * scale, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_and_nearly_equal_prototypes():
+    """Classes whose rounded prototypes are the same, so that float16 alone cannot tell them apart."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randn(1, 32, generator=generator)
+    weight = row + 1e-5 * torch.randn(300, 32, generator=generator)
+    weight[:10] = row
+    unit = F.normalize(row + 0.3 * torch.randn(4, 32, generator=generator))
+    for alpha in (1.5, 2.0):
+        assert_as_good_as_sparse_head(unit, weight, step_of(vm.q_margin(alpha, 30.0, 0.2), torch.arange(4), 300))
+
+
+def test_the_list_holds_the_support_and_little_more(monkeypatch):
+    monkeypatch.setattr(fused, "SMALLEST_PART", 1)  # so that every eighth class gives the first bound
+    embeddings, weight, labels = batch(9, 900, 16, torch.float32)
+    unit, step = F.normalize(embeddings), step_of(vm.q_margin(1.5, 10.0, 0.2), labels, 900)
+    found = screen(unit, weight, Target(unit, weight, step, False), step)
+    cosine = unit.double() @ F.normalize(weight.double()).T
+    logits = 10.0 * cosine
+    log_q = torch.zeros_like(logits).scatter(1, labels[:, None], -2.0)
+    p, tau = vm.alpha_softargmax(logits, 1.5, log_q)
+    assert bool((found.lower <= tau + 1e-5).all())
+    listed = torch.zeros_like(p, dtype=torch.bool)
+    listed[found.row, found.column] = True
+    own = torch.zeros_like(listed).scatter(1, labels[:, None], True)
+    assert bool(listed[(p > 0) & ~own].all())
+    assert not bool(listed[own].any())
+    assert int(listed.sum()) < 5 * int((p > 0).sum())
+    torch.testing.assert_close(found.logit.double(), logits[found.row, found.column], rtol=0, atol=1e-5)
+    assert_as_good_as_sparse_head(unit, weight, step)
+
+
+def test_a_target_on_another_rank_is_looked_for_nowhere():
+    """With column -1 no entry of this rank's classes is left out."""
+    embeddings, weight, labels = batch(5, 40, 8, torch.float32)
+    unit, loss = F.normalize(embeddings), vm.q_margin(1.1, 2.0, 0.0)
+    here = step_of(loss, labels, 40)
+    target = Target(unit, weight, here, False)
+    target.column = torch.tensor([-1, int(labels[1]), -1, -1, int(labels[4])])
+    found = screen(unit, weight, target, here)
+    assert torch.bincount(found.row, minlength=5).tolist() == [40, 39, 40, 40, 39]
+
+
+def test_all_rows_without_another_active_class():
+    weight = torch.eye(6)
+    unit, labels = weight[[1, 4]].clone(), torch.tensor([1, 4])
+    step = step_of(vm.q_margin(2.0, 20.0, 0.0), labels, 6)
+    loss, statistics, of_unit, of_weight = results(FusedHead, unit, weight, step)
+    assert loss.tolist() == [0.0, 0.0]
+    assert statistics.tolist() == [1.0, 1.0]
+    assert not bool(of_unit.any())
+    assert not bool(of_weight.any())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_nan_prototype_makes_every_loss_nan(bad):
+    """As on a GPU without kernels, where no assertion stops the step: no class is lost silently."""
+    embeddings, weight, labels = batch(4, 50, 8, torch.float32)
+    weight[(int(labels[0]) + 1) % 50, 3] = bad
+    loss, _ = FusedHead.apply(F.normalize(embeddings), weight, step_of(vm.q_margin(1.5, 8.0, 0.2), labels, 50))
+    assert bool(loss.isnan().all())
+
+
+def test_a_nan_embedding_makes_its_own_loss_nan():
+    embeddings, weight, labels = batch(4, 50, 8, torch.float32)
+    unit = F.normalize(embeddings)
+    unit[2, 5] = math.nan
+    loss, _ = FusedHead.apply(unit, weight, step_of(vm.q_margin(1.5, 8.0, 0.2), labels, 50))
+    assert loss.isnan().tolist() == [False, False, True, False]
+
+
+def test_no_gradient_of_frozen_prototypes():
+    embeddings, weight, labels = batch(4, 50, 8, torch.float32)
+    unit, step = F.normalize(embeddings), step_of(vm.q_margin(1.5, 8.0, 0.2), labels, 50)
+    _, _, expected, _ = results(FusedHead, unit, weight, step)
+    leaf = unit.clone().requires_grad_()
+    loss, _ = FusedHead.apply(leaf, weight, step)
+    (loss * torch.linspace(0.5, 2.0, 4)).sum().backward()
+    torch.testing.assert_close(leaf.grad, expected)
+
+
+def test_the_same_bits_each_time():
+    embeddings, weight, labels = batch(13, 301, 16, torch.float32)
+    arguments = (F.normalize(embeddings), weight, step_of(LOSSES["q-margin"](), labels, 301))
+    for one, other in zip(results(FusedHead, *arguments), results(FusedHead, *arguments)):
+        assert torch.equal(one, other)
+
+
+def test_where_it_applies():
+    unit, weight, labels = torch.eye(3), torch.eye(3), torch.arange(3)
+    step = step_of(vm.q_margin(1.5, 8.0, 0.2), labels, 3)
+    assert applies(unit, weight, step) == INTERPRETED
+    assert not applies(unit, weight, step_of(vm.arcface(8.0, 0.2), labels, 3))
+    assert not applies(unit.double(), weight.double(), step)
+    assert not applies(unit[:0], weight, step)
