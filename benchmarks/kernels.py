@@ -21,7 +21,13 @@ from typing import Any
 from unittest import mock
 
 import torch
-import triton
+
+try:
+    import triton
+except ImportError:
+    raise SystemExit(
+        "Triton is not installed; it comes with torch for CUDA, or by pip install triton on Linux"
+    ) from None
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 from verimargin.head.kernels import gradients, launch, pairs, products, rounding, threshold

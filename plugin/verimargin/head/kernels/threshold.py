@@ -161,7 +161,8 @@ def solve_kernel(
         tl.store(residual_out + row, (0.0 - tl.sum(others, 0)).to(tl.float32))
         loss = ((ALPHA - 1.0) * tl.sum(lead, 0) + ((origin - alone) + delta)) / ALPHA
         tl.store(loss_out + row, loss.to(tl.float32))
-        tl.store(active_out + row, tl.sum(active, 0))
+        target_active = (mass(x_y - rate * delta, ALPHA)[0] > 0.0).to(tl.int32)
+        tl.store(active_out + row, tl.sum(active, 0) + target_active)
 
 
 @torch.library.custom_op("verimargin::threshold", mutates_args=())
@@ -214,8 +215,8 @@ def probabilities(
         all as for `threshold`.
 
     Returns:
-        p (n,); p_y - 1 (B,) of the target, without cancellation; the loss (B,); and how many of the listed entries
-        have p > 0, (B,) int32.
+        p (n,); p_y - 1 (B,) of the target, without cancellation; the loss (B,); and the number of entries with p > 0,
+        the target included, (B,) int32.
     """
     return run(
         lambda: _launch_solve(logit, pointer, target_logit, log_q, alpha, only_tau=False)[1:],
@@ -266,7 +267,7 @@ def _solve_reference(
     p = remove_residual(p, slope, all_p[row], all_slope[row], alpha)
     lead = row_sum(torch.where(p == 0, 0.0, p * (z - y[row])))
     loss = divergence_loss_value(lead, (origin - alone) + delta, alpha)
-    active = row_sum((p.to(logit.dtype) > 0).double())
+    active = row_sum((p.to(logit.dtype) > 0).double()) + (mass_y(delta)[0] > 0)
     tau = origin + delta + 0.0 * all_p
     p, rest, loss, tau = (result.to(logit.dtype) for result in (p, 0.0 - row_sum(p), loss, tau))
     return tau, p, rest, loss, active.int()

@@ -40,15 +40,14 @@ def assert_as_good_as_sparse_head(unit, weight, step):
         assert error <= 2.0 * allowed + 2e-6 * (1.0 + float(exact.abs().max())), name
 
 
-@pytest.mark.parametrize("name", SPARSE)
-@pytest.mark.parametrize("shape", [(13, 301, 16), (1, 301, 37), (5, 301, 130)])
+@pytest.mark.parametrize(("name", "shape"), [*((name, (3, 301, 16)) for name in SPARSE), ("q-margin", (1, 301, 130))])
 def test_loss_statistics_and_both_gradients(name, shape):
     embeddings, weight, labels = batch(*shape, torch.float32)
     assert_as_good_as_sparse_head(F.normalize(embeddings), weight, step_of(LOSSES[name](), labels, shape[1]))
 
 
-@pytest.mark.parametrize("alpha", [1.1, 1.25, 1.5, 2.0, 4.0])
-@pytest.mark.parametrize(("classes", "size"), [(1, 3), (2, 1), (200, 20)])
+@pytest.mark.parametrize("alpha", [1.1, 2.0, 4.0])
+@pytest.mark.parametrize(("classes", "size"), [(1, 3), (2, 1), (90, 20)])
 def test_all_alphas_and_very_few_classes(alpha, classes, size):
     embeddings, weight, labels = batch(4, classes, size, torch.float32)
     assert_as_good_as_sparse_head(
@@ -72,17 +71,17 @@ def test_equal_and_nearly_equal_prototypes():
     """Classes whose rounded prototypes are the same, so that float16 alone cannot tell them apart."""
     generator = torch.Generator().manual_seed(0)
     row = torch.randn(1, 32, generator=generator)
-    weight = row + 1e-5 * torch.randn(300, 32, generator=generator)
+    weight = row + 1e-5 * torch.randn(70, 32, generator=generator)
     weight[:10] = row
     unit = F.normalize(row + 0.3 * torch.randn(4, 32, generator=generator))
     for alpha in (1.5, 2.0):
-        assert_as_good_as_sparse_head(unit, weight, step_of(vm.q_margin(alpha, 30.0, 0.2), torch.arange(4), 300))
+        assert_as_good_as_sparse_head(unit, weight, step_of(vm.q_margin(alpha, 30.0, 0.2), torch.arange(4), 70))
 
 
 def test_the_list_holds_the_support_and_little_more(monkeypatch):
     monkeypatch.setattr(fused, "SMALLEST_PART", 1)  # so that every eighth class gives the first bound
-    embeddings, weight, labels = batch(9, 900, 16, torch.float32)
-    unit, step = F.normalize(embeddings), step_of(vm.q_margin(1.5, 10.0, 0.2), labels, 900)
+    embeddings, weight, labels = batch(5, 400, 16, torch.float32)
+    unit, step = F.normalize(embeddings), step_of(vm.q_margin(1.5, 10.0, 0.2), labels, 400)
     found = screen(unit, weight, Target(unit, weight, step, False), step)
     cosine = unit.double() @ F.normalize(weight.double()).T
     logits = 10.0 * cosine
@@ -94,7 +93,7 @@ def test_the_list_holds_the_support_and_little_more(monkeypatch):
     own = torch.zeros_like(listed).scatter(1, labels[:, None], True)
     assert bool(listed[(p > 0) & ~own].all())
     assert not bool(listed[own].any())
-    assert int(listed.sum()) < 5 * int((p > 0).sum())
+    assert int(listed.sum()) < 10 * int((p > 0).sum()) < 300  # of 2,000; the bound comes from two groups
     torch.testing.assert_close(found.logit.double(), logits[found.row, found.column], rtol=0, atol=1e-5)
     assert_as_good_as_sparse_head(unit, weight, step)
 
@@ -149,8 +148,8 @@ def test_no_gradient_of_frozen_prototypes():
 
 
 def test_the_same_bits_each_time():
-    embeddings, weight, labels = batch(13, 301, 16, torch.float32)
-    arguments = (F.normalize(embeddings), weight, step_of(LOSSES["q-margin"](), labels, 301))
+    embeddings, weight, labels = batch(4, 50, 8, torch.float32)
+    arguments = (F.normalize(embeddings), weight, step_of(LOSSES["q-margin"](), labels, 50))
     for one, other in zip(results(FusedHead, *arguments), results(FusedHead, *arguments)):
         assert torch.equal(one, other)
 

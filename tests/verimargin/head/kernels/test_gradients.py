@@ -4,10 +4,11 @@ import pytest
 import torch
 from kernel_checks import KERNELS_MUST_RUN, opcheck
 from torch.nn import functional as F
-from verimargin.head.kernels.gradients import PIECE, embedding_gradients, prototype_gradients
+from verimargin.head.kernels import gradients as module
+from verimargin.head.kernels.gradients import embedding_gradients, prototype_gradients
 
 pytestmark = KERNELS_MUST_RUN
-LONG = 9 * PIECE + 17
+PIECE = 32  # in the tests of long segments
 
 
 def problem(batch, classes, size, entries, seed=0):
@@ -49,9 +50,10 @@ def test_both_gradients_are_the_derivatives(batch, classes, size, entries):
 
 
 @pytest.mark.parametrize("start", [0, 1, PIECE - 1, PIECE, PIECE + 1])
-@pytest.mark.parametrize("length", [PIECE - 1, PIECE, 2 * PIECE, LONG])
-def test_segments_that_begin_and_end_anywhere_in_the_pieces(start, length):
+@pytest.mark.parametrize("length", [PIECE - 1, PIECE, 2 * PIECE, 19 * PIECE + 17])
+def test_segments_that_begin_and_end_anywhere_in_the_pieces(start, length, monkeypatch):
     """`start` entries of class 0 lie before the long segment of class 1, and three of class 3 after it."""
+    monkeypatch.setattr(module, "PIECE", PIECE)
     column = torch.cat([torch.zeros(start), torch.ones(length), torch.full((3,), 3.0)]).long()
     unit, weight, row, _, slope = problem(4, 5, 3, len(column))
     shuffled = torch.randperm(len(column), generator=torch.Generator().manual_seed(1))
@@ -103,7 +105,7 @@ def test_the_gradient_of_a_prototype_is_orthogonal_to_it():
 
 
 def test_equal_lists_give_equal_bits():
-    arguments = problem(5, 3, 37, 3 * PIECE)
+    arguments = problem(5, 3, 37, 300)
     for one, other in zip(gradients(*arguments), gradients(*arguments)):
         assert torch.equal(one, other)
 

@@ -10,7 +10,7 @@ from verimargin import alpha_divergence_loss, alpha_softargmax
 from verimargin.head.kernels.threshold import BLOCK, probabilities, threshold
 
 pytestmark = KERNELS_MUST_RUN
-ALPHAS = [1.01, 1.1, 1.25, 1.5, 2.0, 2.5, 4.0, 8.0]
+ALPHAS = [1.01, 1.25, 1.5, 2.0, 3.0, 8.0]
 COUNTS = [0, 1, BLOCK + 3, 50, 2, 0, 9]
 
 
@@ -31,7 +31,7 @@ def whole_rows(logit, pointer, target_logit, log_q):
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("log_q", [0.0, -0.8, -6.4, -20.0])
+@pytest.mark.parametrize("log_q", [0.0, -6.4, -20.0])
 def test_tau_probabilities_and_loss_of_each_row(alpha, log_q):
     arguments = problem(log_q, COUNTS)
     arguments[0][-2:] = arguments[0][-3]  # ties
@@ -47,9 +47,8 @@ def test_tau_probabilities_and_loss_of_each_row(alpha, log_q):
         assert float(loss[i]) == pytest.approx(float(true_loss), rel=1e-6, abs=1e-9)
         torch.testing.assert_close(p[entries].double(), true_p[0, 1:], rtol=2e-6, atol=1e-9)
         assert float(residual[i]) == pytest.approx(float(true_p[0, 0]) - 1.0, rel=1e-5, abs=1e-9)
-        assert int(active[i]) == int((p[entries] > 0).sum())
         if alpha <= 2.0:  # above, rounding decides whether a class at the threshold has p = 0
-            assert int(active[i]) == int((true_p[0, 1:].float() > 0).sum())
+            assert int(active[i]) == int((true_p[0].float() > 0).sum())
 
 
 @pytest.mark.parametrize("alpha", [1.25, 2.0, 3.0])
@@ -78,7 +77,7 @@ def test_tau_of_a_part_is_a_lower_bound(alpha):
 def test_a_lone_target_has_no_loss_however_small_its_mass():
     arguments = problem(-60.0, [0, 0])
     p, residual, loss, active = probabilities(*arguments, 1.5)
-    assert (len(p), residual.tolist(), loss.tolist(), active.tolist()) == (0, [0, 0], [0, 0], [0, 0])
+    assert (len(p), residual.tolist(), loss.tolist(), active.tolist()) == (0, [0, 0], [0, 0], [1, 1])
 
 
 def test_the_residual_of_an_easy_sample_keeps_its_digits():
@@ -88,7 +87,7 @@ def test_the_residual_of_an_easy_sample_keeps_its_digits():
     assert 0 < float(p[0]) < 1e-8
     assert float(residual) == -float(p[0])
     assert 0 < float(loss) < 1e-8
-    assert int(active) == 1
+    assert int(active) == 2
 
 
 def test_nan_reaches_the_loss_of_its_own_row_only():
