@@ -25,9 +25,7 @@ import torch
 try:
     import triton
 except ImportError:
-    raise SystemExit(
-        "Triton is not installed; it comes with torch for CUDA, or by pip install triton on Linux"
-    ) from None
+    raise SystemExit("Triton is not installed: it comes with torch for CUDA, and pip install triton adds it") from None
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 from verimargin.head.kernels import gradients, launch, pairs, products, rounding, threshold

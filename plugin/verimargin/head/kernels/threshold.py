@@ -125,7 +125,6 @@ def solve_kernel(
     low = delta
     count = (end - begin).to(tl.float64)
     high = tl.maximum(highest, y) - origin + power_logarithm(tl.log(tl.exp(q) + tl.maximum(count, 1.0)), ALPHA)
-    high = tl.where(count > 0, high, 0.0)
     total, total_slope = delta, delta
     steps = 0
     while (moved > PRECISION * (1.0 + delta)) & (steps < MAX_STEPS):

@@ -72,6 +72,23 @@ def test_survivors_are_all_that_may_be_above_the_bound(shape, quantile):
     assert pointer.tolist() == [0, *found.sum(1).cumsum(0).tolist()]
 
 
+@pytest.mark.parametrize("up", [False, True])
+def test_rounding_errors_that_all_have_one_sign(up):
+    """Nearly every element of embedding and prototype is rounded by nearly half a unit, in the same direction."""
+    element = 2.0**-3 * (1.0 + 2.0**-10 - 0.98 * 2.0**-11 if up else 1.0 + 0.98 * 2.0**-11)
+    row = torch.full((1, 61), element, dtype=torch.float64)
+    row[0, 60] = (1.0 - 60 * element**2) ** 0.5
+    unit = row.float()
+    (w, norm, residual), (e, e_error) = round_rows(unit), round_unit_rows(unit)
+    cosine = float((unit.double() ** 2).sum() / norm.double())
+    screened = float((e.double() * w.double()).sum())
+    assert abs(screened - cosine) > 1.8 * float(residual)  # one residual alone would not do
+    none = torch.tensor([-1])
+    found, _, _ = survivors(e, w, e_error, residual, torch.tensor([cosine - 1e-6]), none)
+    assert len(found) == 1
+    assert float(group_maxima(e, w, e_error, residual, none, 1.0)) <= cosine
+
+
 def test_all_rows_inactive_and_all_active():
     problem = Problem(5, 300, 37)
     row, column, pointer = problem.survivors(torch.full((5,), 1.5))

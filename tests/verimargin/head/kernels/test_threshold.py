@@ -80,6 +80,23 @@ def test_a_lone_target_has_no_loss_however_small_its_mass():
     assert (len(p), residual.tolist(), loss.tolist(), active.tolist()) == (0, [0, 0], [0, 0], [1, 1])
 
 
+@pytest.mark.parametrize("alpha", [1.25, 1.5, 3.0])
+@pytest.mark.parametrize("log_q", [-1.0, -6.4, -12.0])
+def test_a_target_whose_own_threshold_is_the_highest(alpha, log_q):
+    """The other classes take a little from a target whose q is tiny: without q in the power, no digits are left."""
+    ln_q = math.expm1((1.0 - alpha) * log_q) / (1.0 - alpha)
+    logit = torch.tensor([0.0, -0.1, -0.05, -3.0])
+    target_logit, pointer, log_q = torch.tensor([0.2 - ln_q]), torch.tensor([0, 4]), torch.tensor([log_q])
+    tau = threshold(logit, pointer, target_logit, log_q, alpha)
+    p, _, loss, _ = probabilities(logit, pointer, target_logit, log_q, alpha)
+    ((z, q),) = whole_rows(logit, pointer, target_logit, log_q)
+    true_loss = alpha_divergence_loss(z[None], torch.tensor([0]), alpha, q[0])
+    true_p, true_tau = alpha_softargmax(z[None], alpha, q)
+    assert float(tau) == pytest.approx(float(true_tau), rel=2e-7, abs=1e-6)
+    assert float(loss) == pytest.approx(float(true_loss), rel=1e-5)
+    torch.testing.assert_close(p.double(), true_p[0, 1:], rtol=1e-4, atol=1e-9)
+
+
 def test_the_residual_of_an_easy_sample_keeps_its_digits():
     """p_y is 1 in float32 here, but the sample still teaches a little."""
     logit, target_logit, log_q = torch.tensor([-3.99]), torch.tensor([0.0]), torch.tensor([0.0])
