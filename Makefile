@@ -4,7 +4,7 @@ TORCH ?= torch
 NUMPY ?= numpy
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-core bench lint docs clean
+.PHONY: demo test test-slow test-gpu test-core bench bench-gpu lint docs clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
@@ -30,12 +30,16 @@ test-core:
 	.venv-core/bin/python -m pytest tests/verimargin plugin/verimargin --ignore=plugin/verimargin/commands
 
 bench: .venv/ready
-	$(BIN)/python benchmarks/head.py
+	$(BIN)/python benchmarks/head.py --csv benchmarks/history/head.csv
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/kappa.py
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/ida.py
 	$(BIN)/python benchmarks/load.py
+
+# One table of the head beside what it replaces, on one GPU. ARCFACE_TORCH_HOME may name a checkout of arcface_torch.
+bench-gpu: .venv/ready
+	$(BIN)/python benchmarks/head.py --device cuda --classes 100000 500000 2000000 --batch 128 1024 --csv benchmarks/history/head.csv
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -1,211 +1,283 @@
-"""Time and memory of a head's step (forward and backward), as ratios to what it replaces.
+"""Time and memory of a head's step (forward and backward), as ratios to what it replaces, and of the optimiser's.
 
-    python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 15] [--csv FILE]
+    python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 15] [--device cpu] [--csv FILE]
 
-`PrototypeHead` with Q-Margin takes turns, within one process, with each of: a dense ArcFace head with the
-arithmetic of Partial FC (`DenseArcFace` below); the single matrix product E W^T, the least that any exact
-head has to compute; and, if ARCFACE_TORCH_HOME is the recognition/arcface_torch folder of a checkout, its
-`PartialFC_V2`. The prototypes are those of a trained model, simulated as clusters of confusable classes, and then
-freshly initialised ones. A ratio is the median of the ratios of all rounds.
-Memory is the peak of a separate process, without the prototypes and their gradient.
+`PrototypeHead` with Q-Margin takes turns, within one process, with each of the sides:
+
+- an ArcFace head with the arithmetic of Partial FC (`DenseArcFace` below) and, if ARCFACE_TORCH_HOME is the
+  recognition/arcface_torch folder of a checkout, its `PartialFC_V2`; on a GPU in float16 as arcface_torch's configs
+  have it, and with sample_rate 0.1 too;
+- the single matrix product E W^T, the least that any exact head has to compute; on a GPU in float16;
+- the step of SGD with momentum and weight decay on the prototypes, as arcface_torch takes it, and its fused form.
+
+The prototypes are of the kinds of `prototypes.py`. Several --classes and --batch are all combined. A ratio is the
+median of the ratios of all rounds: the time of Q-Margin divided by the side's. Memory is the peak beyond the prototypes
+and their gradient; on a CPU it is that of a separate process. --csv appends one row per measurement to a file, which
+keeps the history. What does not fit in a GPU's memory is left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import ctypes
-import datetime
+import math
 import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import verimargin as vm
+from measurement import append_rows, check_columns, markdown, peak_of, processor, provenance, quantiles, seconds
+from prototypes import KINDS, data, q_margin
+from torch import Tensor
 from torch.nn import functional as F
 
-CONFUSABLE = 11  # classes in a cluster of the trained prototypes, including the target's own class
+OURS = "Q-Margin"
+SAMPLE_RATE = 0.1
+WARM_UP = 2  # rounds
+MEASURED = (
+    *("classes", "batch", "size", "prototypes", "active", "side", "p20_s", "p50_s", "p80_s"),
+    *("side_p20_s", "side_p50_s", "side_p80_s", "ratio", "mib", "side_mib"),
+)
+TABLE = ("C", "B", "prototypes", "active", "Q-Margin ms", "MiB", "beside", "ms", "MiB", "time ratio")
+Step = Callable[[], object]
 
 
 class DenseArcFace(torch.nn.Module):
-    """ArcFace as Partial FC computes it in one process at sample_rate 1: with normalised copies of the embeddings and
-    the prototypes, with arccos and cos of all clamped logits in place, and with a softmax in place.
+    """ArcFace as Partial FC computes it in one process: with normalised copies of the embeddings and the prototypes,
+    with arccos and cos of all clamped logits in place, and with a softmax in place.
+
+    Args:
+        fp16: the product is taken under autocast, and all else in float32.
+        sample_rate: below 1, the classes of the batch and randomly chosen others, together this share, take part.
     """
 
-    def __init__(self, weight: torch.Tensor, scale: float = 64.0, margin: float = 0.5):
+    def __init__(
+        self,
+        weight: torch.nn.Parameter,
+        fp16: bool = False,
+        sample_rate: float = 1.0,
+        scale: float = 64.0,
+        margin: float = 0.5,
+    ):
         super().__init__()
-        self.weight, self.scale, self.margin = torch.nn.Parameter(weight), scale, margin
+        self.weight, self.fp16, self.sample_rate, self.scale, self.margin = weight, fp16, sample_rate, scale, margin
 
-    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        logits = F.linear(F.normalize(embeddings), F.normalize(self.weight)).clamp(-1, 1)
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        weight, labels = self.sample(labels) if self.sample_rate < 1.0 else (self.weight, labels)
+        with torch.autocast(embeddings.device.type, torch.float16, enabled=self.fp16):
+            logits = F.linear(F.normalize(embeddings), F.normalize(weight))
+        logits = logits.float().clamp(-1, 1)
         with torch.no_grad():
             logits.acos_()
-            logits[torch.arange(len(labels)), labels] += self.margin
+            logits[torch.arange(len(labels), device=labels.device), labels] += self.margin
             logits.cos_()
         return SoftmaxCrossEntropy.apply(logits * self.scale, labels)
+
+    def sample(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The prototypes that take part, and the labels' positions among them."""
+        order = torch.rand(len(self.weight), device=labels.device)
+        order[labels] = 2.0
+        index = order.topk(int(self.sample_rate * len(order))).indices.sort().values
+        return self.weight[index], torch.searchsorted(index, labels)
 
 
 class SoftmaxCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
         logits.sub_(logits.amax(1, keepdim=True)).exp_()
         logits.div_(logits.sum(1, keepdim=True))
         ctx.save_for_backward(logits, labels)
         return -logits.gather(1, labels[:, None]).clamp_min(1e-30).log().mean()
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         p, labels = ctx.saved_tensors
-        p[torch.arange(len(labels)), labels] -= 1
+        p[torch.arange(len(labels), device=labels.device), labels] -= 1
         return p.div_(len(labels)).mul_(grad), None
 
 
-def upstream_partial_fc(weight: torch.Tensor, home: str) -> torch.nn.Module:
+def upstream_partial_fc(weight: torch.nn.Parameter, home: str, fp16: bool, sample_rate: float) -> torch.nn.Module:
     """Upstream's own head, which needs a process group and calls `.cuda()`."""
-    sys.path.insert(0, home)
+    if home not in sys.path:
+        sys.path.insert(0, home)
     from losses import ArcFace
     from partial_fc_v2 import PartialFC_V2
 
     if not torch.distributed.is_initialized():
         store = torch.distributed.HashStore()
-        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        backend = "nccl" if weight.is_cuda else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     if not torch.cuda.is_available():
         setattr(torch.Tensor, "cuda", lambda tensor, *_, **__: tensor)  # noqa: B010
-    head = PartialFC_V2(ArcFace(64.0, 0.5), weight.shape[1], weight.shape[0])
-    head.weight.data.copy_(weight)
+    head = PartialFC_V2(ArcFace(64.0, 0.5), weight.shape[1], 1, sample_rate, fp16)
+    head.num_local, head.num_sample = len(weight), int(sample_rate * len(weight))  # without drawing other prototypes
+    head.weight = weight
     return head
 
 
-def prototype_head(weight: torch.Tensor) -> vm.PrototypeHead:
-    head = vm.PrototypeHead(weight.shape[1], weight.shape[0], vm.q_margin(alpha=1.25, scale=32.0, margin=0.2))
-    head.weight.data.copy_(weight)
-    return head
+def step_of(head: torch.nn.Module, embeddings: Tensor, labels: Tensor) -> Step:
+    """Forward and backward, with a new gradient of the embeddings and of the prototypes."""
+
+    def step() -> None:
+        head.weight.grad = None
+        head(embeddings.clone().requires_grad_(), labels.clone()).backward()
+
+    return step
 
 
-def data(kind: str, classes: int, batch: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Prototypes, embeddings and labels."""
-    torch.manual_seed(0)
-    labels = torch.randint(classes, (batch,))
-    if kind == "fresh":
-        return 0.01 * torch.randn(classes, size), torch.randn(batch, size), labels
-    centre = torch.randn(-(-classes // CONFUSABLE), size)
-    cluster = torch.randperm(classes) % len(centre)  # the classes of a cluster are spread over the class ids
-    weight = F.normalize(0.7 * centre[cluster] + 0.7 * torch.randn(classes, size))
-    embeddings = F.normalize(weight[labels] + 0.8 * F.normalize(torch.randn(batch, size)))
-    return weight * (0.5 + torch.rand(classes, 1)), 20 * embeddings, labels
+def sides(device: torch.device) -> list[str]:
+    """The names of what Q-Margin is compared with on this device."""
+    upstream = ["PartialFC_V2"] if os.environ.get("ARCFACE_TORCH_HOME") else []
+    if device.type == "cpu":
+        heads = ["dense ArcFace", *upstream]
+    else:  # the same arithmetic is measured once
+        heads = [f"{name}{rate}" for name in upstream or ["dense ArcFace"] for rate in ("", f", rate {SAMPLE_RATE}")]
+    return [*heads, "matrix product", "SGD", "SGD, fused"]
 
 
-def build(side: str, weight: torch.Tensor) -> torch.nn.Module:
-    if side == "q-margin":
-        return prototype_head(weight)
-    return DenseArcFace(weight.clone()) if side == "dense" else upstream_partial_fc(weight, side)
+def side_step(side: str, weight: torch.nn.Parameter, embeddings: Tensor, labels: Tensor) -> Step:
+    """One step of a side, on these prototypes; the optimiser's takes the gradient that the prototypes have."""
+    if side.startswith("SGD"):
+        # a learning rate of 0 costs the same, and leaves the prototypes as they are
+        optimiser = torch.optim.SGD([weight], lr=0.0, momentum=0.9, weight_decay=5e-4, fused=side.endswith("fused"))
+        return optimiser.step
+    half = weight.is_cuda
+    if side == "matrix product":
+        dtype = torch.float16 if half else torch.float32
+        left, right = embeddings.to(dtype), weight.detach().to(dtype).t()
+        product = left.new_empty(len(left), right.shape[1])
+        return lambda: torch.mm(left, right, out=product)
+    rate = SAMPLE_RATE if "rate" in side else 1.0
+    if side.startswith("PartialFC"):
+        head = upstream_partial_fc(weight, os.environ["ARCFACE_TORCH_HOME"], half, rate)
+        return step_of(head, embeddings.float(), labels)  # it gathers the ranks' embeddings in float32
+    return step_of(DenseArcFace(weight, half, rate), embeddings, labels)
 
 
-def one_step(head: torch.nn.Module, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
-    head.weight.grad = None
-    head(embeddings.clone().requires_grad_(), labels.clone()).backward()
+def prototype_head(classes: int, size: int) -> vm.PrototypeHead:
+    return vm.PrototypeHead(size, classes, q_margin())
 
 
-def paired_times(kind: str, other: str, sizes: argparse.Namespace) -> tuple[list[float], list[float], float]:
-    """The seconds of Q-Margin's steps and of the other method's, taken in turns, and Q-Margin's active classes."""
-    weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
-    head = prototype_head(weight)
-    steps: list[Callable[[], object]] = [lambda: one_step(head, embeddings, labels)]
-    if other == "product":
-        product = torch.empty(sizes.batch, sizes.classes)
-        steps.append(lambda: torch.mm(embeddings, weight.t(), out=product))
-    else:
-        other_head = build(other, weight)
-        steps.append(lambda: one_step(other_head, embeddings, labels))
-    taken: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(sizes.rounds + 2):
-        for step, seconds in zip(steps, taken):
-            start = time.perf_counter()
-            step()
-            if round_ > 1:  # after a warm-up
-                seconds.append(time.perf_counter() - start)
-    return *taken, float(head.active_classes)
+class Problem:
+    """Q-Margin's head with prototypes of a kind, embeddings (in float16 on a GPU) and labels, on a device."""
+
+    def __init__(self, head: vm.PrototypeHead, kind: str, batch: int, device: torch.device):
+        with device:
+            weight, embeddings, labels = data(kind, head.num_classes, batch, head.embedding_size)
+        head.weight = torch.nn.Parameter(weight)
+        self.head = head.to(device)
+        self.embeddings = embeddings.half() if device.type == "cuda" else embeddings
+        self.labels, self.device = labels, device
+
+    def step(self, side: str) -> Step:
+        if side == OURS:
+            return step_of(self.head, self.embeddings, self.labels)
+        return side_step(side, self.head.weight, self.embeddings, self.labels)
+
+    def paired_times(self, side: str, rounds: int) -> tuple[list[float], list[float]]:
+        """The seconds of Q-Margin's steps and of the side's, taken in turns."""
+        steps = self.step(OURS), self.step(side)
+        taken: tuple[list[float], list[float]] = ([], [])
+        for round_ in range(rounds + WARM_UP):
+            for step, values in zip(steps, taken):
+                value = seconds(step, self.device)
+                if round_ >= WARM_UP:
+                    values.append(value)
+        return taken
+
+    def memory(self, side: str) -> float:
+        """The peak memory in MiB of three steps, without prototypes and gradient."""
+        weight = self.head.weight
+        if optimiser := side.startswith("SGD"):
+            self.step(OURS)()
+        else:
+            weight.grad = None
+        step = self.step(side)
+
+        def three_steps() -> None:
+            for _ in range(3):
+                step()
+
+        gradient = 0.0 if optimiser else weight.numel() * weight.element_size() / 2**20
+        return peak_of(three_steps, self.device) - gradient
 
 
-def peak_memory(kind: str, side: str, sizes: argparse.Namespace) -> float:
-    """The peak memory in MiB, without prototypes and gradient, of a process that runs only this method."""
+def memory_of_process(kind: str, side: str, classes: int, batch: int, size: int) -> float:
+    """`Problem.memory` in a process of its own, for a CPU."""
     command = [sys.executable, __file__, "--measure-memory", kind, side]
-    command += ["--classes", str(sizes.classes), "--batch", str(sizes.batch), "--size", str(sizes.size)]
+    command += ["--classes", str(classes), "--batch", str(batch), "--size", str(size)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def measure_memory(kind: str, side: str, sizes: argparse.Namespace) -> None:
-    one_step(
-        build(side, torch.randn(300, sizes.size)), torch.randn(4, sizes.size), torch.arange(4)
-    )  # loads the libraries
-    weight, embeddings, labels = data(kind, sizes.classes, sizes.batch, sizes.size)
-    head = build(side, weight)
-    del weight
-
-    def three_steps() -> None:
-        for _ in range(3):
-            one_step(head, embeddings, labels)
-
-    print(peak_of(three_steps) - sizes.classes * sizes.size * 4 / 2**20)
+def measure_memory(kind: str, side: str, classes: int, batch: int, size: int) -> None:
+    cpu = torch.device("cpu")
+    Problem(prototype_head(300, size), kind, 4, cpu).memory(side)  # loads the libraries
+    print(Problem(prototype_head(classes, size), kind, batch, cpu).memory(side))
 
 
-def peak_of(call: Callable[[], object]) -> float:
-    """The memory in MiB that a call needs in addition to what this process holds already."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the call could reuse memory that was freed earlier, without being seen
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak that was reached while the data were made
-    call()
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return (int(peak.split()[1]) * 1024 - before) / 2**20
+def measurements(head: vm.PrototypeHead, kind: str, batch: int, rounds: int, device: torch.device) -> list[dict]:
+    """A row for each side, with the columns MEASURED; of a GPU's, those that fit in its memory."""
+    names = sides(device)
+    sizes = head.num_classes, batch, head.embedding_size
+    memory = {name: math.nan for name in names}
+    if device.type == "cpu":  # before this process has data of its own
+        memory |= {n: memory_of_process(kind, n, *sizes) for n in (OURS, *names) if n != "matrix product"}
+    problem = Problem(head, kind, batch, device)
+    rows = []
+    for side in names:
+        try:
+            ours, theirs = problem.paired_times(side, rounds)
+            if device.type == "cuda":
+                memory |= {n: problem.memory(n) for n in (OURS, side) if n != "matrix product"}
+        except torch.OutOfMemoryError:
+            print(f"{side} with {sizes[0]:,} classes and {batch} samples: out of memory", file=sys.stderr)
+            continue
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs))
+        times = *quantiles(ours), *quantiles(theirs)
+        values = *sizes, kind, float(head.active_classes), side, *times, ratio, memory[OURS], memory[side]
+        rows.append(dict(zip(MEASURED, values)))
+    head.weight = torch.nn.Parameter(torch.empty(0, head.embedding_size))  # frees the memory
+    return rows
+
+
+def table_row(row: dict) -> list[str]:
+    mib = ["-" if math.isnan(value) else f"{value:,.0f}" for value in (row["mib"], row["side_mib"])]
+    ours, theirs = (f"{1e3 * row[name]:.3g}" for name in ("p50_s", "side_p50_s"))
+    head = [f"{row['classes']:,}", f"{row['batch']:,}", row["prototypes"], f"{row['active']:,.0f}"]
+    return [*head, ours, mib[0], row["side"], theirs, mib[1], f"{row['ratio']:.2f}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--classes", type=int, default=100_000)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--classes", type=int, nargs="+", default=[100_000])
+    parser.add_argument("--batch", type=int, nargs="+", default=[128])
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
-    sizes = parser.parse_args()
-    if sizes.measure_memory:
-        kind, side = sizes.measure_memory
-        return measure_memory(kind, side, sizes)
-    sides = {"dense ArcFace": "dense", "matrix product": "product"}
-    if home := os.environ.get("ARCFACE_TORCH_HOME"):
-        sides["PartialFC_V2"] = home
-    print(f"{sizes.batch} x {sizes.classes} x {sizes.size}, {torch.get_num_threads()} threads, {platform.processor()}")
-    rows = []
-    for kind in ("trained", "fresh"):
-        own_memory = peak_memory(kind, "q-margin", sizes)
-        for name, side in sides.items():
-            ours, theirs, active = paired_times(kind, side, sizes)
-            ratio = statistics.median(a / b for a, b in zip(ours, theirs))
-            memory = peak_memory(kind, side, sizes) if side != "product" else float("nan")
-            rows.append([kind, name, active, *quantiles(ours), *quantiles(theirs), ratio, own_memory, memory])
-            print(
-                f"{kind} prototypes, {active:.0f} active classes: Q-Margin {1e3 * quantiles(ours)[1]:.0f} ms, "
-                f"{name} {1e3 * quantiles(theirs)[1]:.0f} ms, ratio {ratio:.2f}; {own_memory:.0f} and {memory:.0f} MiB"
-            )
-    if sizes.csv:
-        provenance = [torch.__version__, vm.__version__, platform.platform(), datetime.date.today().isoformat()]
-        columns = "prototypes side active p20_s p50_s p80_s side_p20_s side_p50_s side_p80_s ratio mib side_mib"
-        with sizes.csv.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*columns.split(), "torch", "verimargin", "on", "date"])
-            writer.writerows(row + provenance for row in rows)
-
-
-def quantiles(seconds: list[float]) -> tuple[float, float, float]:
-    deciles = statistics.quantiles(seconds, n=10, method="inclusive")
-    return deciles[1], deciles[4], deciles[7]
+    given = parser.parse_args()
+    if given.measure_memory:
+        kind, side = given.measure_memory
+        return measure_memory(kind, side, given.classes[0], given.batch[0], given.size)
+    origin = provenance(given.device)
+    if given.csv:
+        check_columns(given.csv, [*origin, *MEASURED])
+    on = processor(given.device) + (f", {origin['threads']} threads" if given.device.type == "cpu" else "")
+    print(f"{on}, d {given.size}, PyTorch {origin['torch']}, verimargin {origin['revision'] or origin['verimargin']}\n")
+    print(markdown(TABLE, []), flush=True)
+    for classes in given.classes:
+        head = prototype_head(classes, given.size)
+        for kind in KINDS:
+            for batch in given.batch:
+                rows = measurements(head, kind, batch, given.rounds, given.device)
+                print(*("| " + " | ".join(table_row(row)) + " |" for row in rows), sep="\n", flush=True)
+                if given.csv and rows:
+                    append_rows(given.csv, [{**origin, **row} for row in rows])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import verimargin as vm
-from head import peak_of
+from measurement import peak_of
 
 BATCH = 100_000
 ENROLLED = 3531

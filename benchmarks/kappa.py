@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import verimargin as vm
-from head import data, one_step
+from head import step_of
+from measurement import seconds
+from prototypes import data
 from verimargin.kappa.estimators import SampleMemory
 
 TRACKERS: dict[str, dict[str, Any]] = {
@@ -40,12 +40,6 @@ def tracker_of(options: dict, sizes: argparse.Namespace) -> vm.KappaTracker:
     return tracker
 
 
-def seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--classes", type=int, default=100_000)
@@ -54,7 +48,7 @@ def main() -> None:
     parser.add_argument("--samples-per-class", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=15)
     sizes = parser.parse_args()
-    weight, embeddings, labels = data("trained", sizes.classes, sizes.batch, sizes.size)
+    weight, embeddings, labels = data("as trained", sizes.classes, sizes.batch, sizes.size)
     heads = {}
     for name, loss in (("arcface", vm.arcface()), ("q-margin", vm.q_margin())):
         heads[name] = vm.PrototypeHead(sizes.size, sizes.classes, loss)
@@ -63,7 +57,7 @@ def main() -> None:
     taken: dict[str, list[float]] = {name: [] for name in (*heads, *trackers)}
     for round_ in range(sizes.rounds + 1):
         ids = torch.randint(sizes.classes * sizes.samples_per_class, (sizes.batch,))
-        step = {n: seconds(partial(one_step, head, embeddings, labels)) for n, head in heads.items()}
+        step = {n: seconds(step_of(head, embeddings, labels)) for n, head in heads.items()}
         for name, tracker in trackers.items():
             step[name] = seconds(partial(tracker.update, embeddings, ids % sizes.classes, ids))
         if round_:  # the first round is a warm-up
