@@ -26,7 +26,7 @@ ROOMS = {
     "kappa": {"base"},
     "scoring": {"base"},
     "files": {"scoring", "base"},
-    "commands": {"files", "scoring", "metrics", "base", ""},
+    "commands": {"files", "head", "scoring", "metrics", "base", ""},
 }
 # The libraries that a room, or a folder in it, may import besides Python's own, torch and NumPy. None is a toolkit.
 LIBRARIES = {

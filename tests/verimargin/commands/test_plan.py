@@ -1,0 +1,99 @@
+import re
+
+import pytest
+import typer
+from typer.testing import CliRunner
+from verimargin.commands.plan import plan
+from verimargin.head import device_speed
+from verimargin.head.roofline import Speed
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(plan)
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+
+
+def figures(output):
+    """The number of each row of the tables by its name."""
+    return {
+        name.strip(): float(value.replace(",", "")) for name, value in re.findall(r"│ (.+?) │ +([\d.,]+) │", output)
+    }
+
+
+def test_two_million_classes_on_eight_gpus():
+    result = run("--classes", "2e6", "--ranks", "8", "--batch", "128", "--size", "512", "--loss", "q_margin")
+    assert result.exit_code == 0, result.output
+    found = figures(result.output)
+    for name in ("prototypes", "their gradient", "momentum of SGD", "working memory of SGD"):
+        assert found[name] == 488.3, "250,000 x 512 x 4 bytes"
+    assert found["float16 copy of the prototypes"] == 244.1
+    assert found["at the peak"] == 1953.1
+    assert found["product: candidates"] == pytest.approx(1e3 * 2 * 1024 * 250_000 * 512 / 989.4e12 + 0.005, abs=1e-3)
+    assert found["SGD"] == pytest.approx(1e3 * 11 * 512e6 / 3.35e12, rel=0.02)
+    assert "H100 SXM, the vendor's peak figures" in " ".join(result.output.split())
+
+
+def test_the_parts_of_a_step_add_up():
+    found = figures(run("--classes", "1e5", "--loss", "arcface", "--device", "a100").output)
+    head = ("prototypes normalised", "product", "logits and softmax", "gradient of the logits", "products backward")
+    total = sum(found[name] for name in (*head, "gradient through the norms"))
+    assert found["the head"] == pytest.approx(total, abs=4e-3)
+
+
+def test_sampling_takes_less_of_everything():
+    everything, sampled = (
+        figures(run("--classes", "1e6", "--loss", "arcface", *more).output) for more in ((), ("--sample-rate", "0.1"))
+    )
+    assert sampled["products backward"] == pytest.approx(0.1 * everything["products backward"], rel=0.1)
+    assert sampled["working memory of the head"] < 0.2 * everything["working memory of the head"]
+    assert sampled["SGD"] == everything["SGD"], "its momentum is dense"
+
+
+def test_this_cpu_is_measured(monkeypatch):
+    speed = Speed("this CPU", "measured now", float32=1e9, float16=1e9, bandwidth=1e9, start=0.0)
+    monkeypatch.setattr("verimargin.commands.plan.measured_cpu", lambda samples, size: speed)
+    result = run("--classes", "1000", "--ranks", "2", "--batch", "4", "--size", "100", "--device", "cpu")
+    found = figures(result.output)
+    assert found["product"] == 0.8, "2 x 8 x 500 x 100 operations at 1 GFLOP/s"
+    assert found["norms of the prototypes"] == 0.2
+    assert "measured now" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--classes", "0"), "--classes is 0: give an integer"),
+        (("--classes", "2.5"), "--classes is 2.5: give an integer"),
+        (("--classes", "nan"), "--classes is nan: give an integer"),
+        (("--classes", "10", "--batch", "-1"), "--batch is -1: give an integer"),
+        (("--classes", "10", "--size", "0.1"), "--size is 0.1: give an integer"),
+        (("--classes", "3", "--ranks", "8"), "there are 3 classes on 8 ranks: give each rank at least one"),
+        (("--classes", "10", "--sample-rate", "0.1"), "--sample-rate is 0.1, but q_margin takes all classes"),
+        (("--classes", "10", "--loss", "arcface", "--sample-rate", "2"), "sample_rate is 2"),
+    ],
+)
+def test_wrong_input_is_named(arguments, message):
+    result = run(*arguments)
+    assert isinstance(result.exception, ValueError)
+    assert message in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--classes", "10", "--device", "b200"), "b200"),
+        (("--classes", "many"), "--classes"),
+        (("--classes", "10", "--loss", "softmax"), "softmax"),
+        ((), "--classes"),
+    ],
+)
+def test_what_there_is_not_is_named(arguments, named):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert named in re.sub(r"\x1b\[[\d;]*m", "", result.output)
+
+
+def test_the_largest_speeds_are_those_of_the_newer_gpu():
+    h100, a100 = (figures(run("--classes", "1e6", "--device", name).output)["the head"] for name in device_speed.GPUS)
+    assert h100 < a100
