@@ -5,8 +5,8 @@
 `PrototypeHead` with Q-Margin takes turns, within one process, with each of the sides:
 
 - an ArcFace head with the arithmetic of Partial FC (`DenseArcFace` below) and, if ARCFACE_TORCH_HOME is the
-  recognition/arcface_torch folder of a checkout, its `PartialFC_V2`; on a GPU in float16 as arcface_torch's configs
-  have it, and with sample_rate 0.1 too;
+  recognition/arcface_torch folder of a checkout, its `PartialFC_V2`; on a GPU with fp16=True, which is faster than
+  what train_v2.py asks for (it passes False), and with sample_rate 0.1 too;
 - the single matrix product E W^T, the least that any exact head has to compute; on a GPU in float16;
 - the step of SGD with momentum and weight decay on the prototypes, as arcface_torch takes it, and its fused form.
 

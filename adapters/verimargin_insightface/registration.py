@@ -14,6 +14,7 @@ import verimargin as vm
 from verimargin.head.screening import check_screening
 
 from .checkpointing import ScriptTorch
+from .head_memory import log_head_memory
 from .image_folder import check_class_folders
 from .kappa import TrainingScript
 from .output_folder import prepare
@@ -77,7 +78,9 @@ def register(config: Any) -> None:
                 f"config.interclass_filtering_threshold is {interclass_filtering_threshold}: it belongs to "
                 "CombinedMarginLoss; set it to 0 with register(config)"
             )
-        prepare(config, loss)  # here, because the script sets config.output after it has imported the config file
+        # here, because the script sets config.output and others after it has imported the config file
+        prepare(config, loss)
+        log_head_memory(config, loss)
         return loss
 
     script = _running_script()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._checks import check_at_least, check_integer, check_share
 from .step import BLOCK
@@ -254,6 +254,15 @@ def sgd(work: Workload, fused: bool = False) -> tuple[Pass, ...]:
     )
 
 
-def dense_working_memory(work: Workload) -> int:
-    """The bytes that `PrototypeHead` works with at alpha = 1, where it holds the logits."""
-    return FLOAT * (work.samples * work.rows + 2 * work.rows) + 4 * FLOAT * min(BLOCK, work.rows) * work.size
+def prototype_head_memory(work: Workload, alpha: float, gpu: bool, sample_rate: float = 1.0) -> Memory:
+    """The memory of a training with a `PrototypeHead`, which holds the logits if alpha is 1, and only then."""
+    part = replace(work, classes=max(int(sample_rate * work.classes), work.ranks))
+    if alpha > 1.0:
+        cost = q_margin(part, gpu)
+        float16_copy, working = cost.float16_copy, cost.working
+    else:
+        block = 4 * FLOAT * min(BLOCK, part.rows) * part.size
+        float16_copy, working = 0, FLOAT * (part.samples * part.rows + 2 * part.rows) + block
+    if sample_rate < 1.0:
+        working += 2 * FLOAT * part.numbers  # the prototypes that take part, and their gradient
+    return memory(work, float16_copy, working)

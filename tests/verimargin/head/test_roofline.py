@@ -8,9 +8,9 @@ from verimargin.head.roofline import (
     Pass,
     Speed,
     Workload,
-    dense_working_memory,
     memory,
     partial_fc,
+    prototype_head_memory,
     q_margin,
     seconds,
     sgd,
@@ -93,8 +93,15 @@ def test_the_memory_of_partial_fc():
     assert wide.working == 4 * 400_000_000, "with few samples the normalised prototypes take more than the logits"
 
 
-def test_the_memory_of_the_dense_head():
-    assert dense_working_memory(Workload(10_000, 1, 8, 4)) == 4 * 8 * 10_000 + 8 * 10_000 + 16 * 1024 * 4
+def test_the_memory_of_a_prototype_head():
+    """10,000 classes of size 4: the logits of 8 samples, two numbers for each class, four blocks of 1,024 rows."""
+    work = Workload(10_000, 1, 8, 4)
+    dense = prototype_head_memory(work, alpha=1.0, gpu=True)
+    assert dense == Memory(160_000, 160_000, 160_000, 0, 320_000 + 80_000 + 65_536, 160_000)
+    sampled = prototype_head_memory(work, alpha=1.0, gpu=True, sample_rate=0.5)
+    assert sampled.head == 160_000 + 40_000 + 65_536 + 2 * 80_000
+    sparse, cost = prototype_head_memory(work, alpha=1.25, gpu=True), q_margin(work, gpu=True)
+    assert (sparse.float16_copy, sparse.head) == (cost.float16_copy, cost.working)
 
 
 def test_the_products_of_the_heads():
