@@ -216,15 +216,15 @@ def partial_fc(work: Workload, fp16: bool, sample_rate: float = 1.0) -> HeadCost
     copy = HALF * numbers if fp16 else 0
     # The counts are of reads and writes; a new matrix is one that an operation returns.
     passes = [
-        Pass("prototypes normalised", bytes=3 * values + 2.5 * copy, new=values + copy, starts=4),
+        Pass("prototypes normalised", bytes=4 * values + 3 * copy, new=values + copy, starts=4),
         Pass("product", flops=product, bytes=copy or values, half=fp16, new=matrix),
         # clamped, arccos, cos, scaled; then less the maximum, exp, sum and division
         Pass("logits and softmax", bytes=14 * matrix, new=2 * matrix, functions=2 * logits, starts=20),
         # the one-hot matrix, its difference with p, division, and back through scale and clamp
         Pass("gradient of the logits", bytes=19 * matrix, new=5 * matrix, starts=16),
         Pass("products backward", flops=2 * product, bytes=2 * matrix + 2 * values, half=fp16, new=values, starts=2),
-        # back through the division by the norm, and through the norm
-        Pass("gradient through the norms", bytes=16 * values, new=5 * values, starts=12),
+        # back through the division by the norm and through the norm: ten operations, seven of which return a matrix
+        Pass("gradient through the norms", bytes=24 * values + 3 * copy, new=7 * values, starts=12),
     ]
     working = max(
         values + copy + 3 * matrix,  # forward: normalised rows; logits, clamped ones and p
