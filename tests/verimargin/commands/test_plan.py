@@ -56,7 +56,7 @@ def test_this_cpu_is_measured(monkeypatch):
     result = run("--classes", "1000", "--ranks", "2", "--batch", "4", "--size", "100", "--device", "cpu")
     found = figures(result.output)
     assert found["product"] == 0.8, "2 x 8 x 500 x 100 operations at 1 GFLOP/s"
-    assert found["norms of the prototypes"] == 0.2
+    assert found["norms of the prototypes"] == 0.4
     assert "measured now" in " ".join(result.output.split())
 
 

@@ -121,7 +121,7 @@ def test_the_products_of_the_heads():
 def test_the_passes_of_q_margin_over_the_prototypes_on_a_cpu():
     work = Workload(1_000, 1, 2, 10)
     found = passes(q_margin(work, gpu=False))
-    assert found["norms of the prototypes"].bytes == 40_000
+    assert found["norms of the prototypes"].bytes == 2 * 40_000
     assert found["gradient set to zero"].bytes == 80_000
     # 1 active class per 2 samples and their own: (1 + 2) pairs, each 12 rows of 40 bytes; nearly 3 classes of 10 rows
     assert found["gradient of the active classes"].bytes == pytest.approx(12 * 40 * 3 + 10 * 40 * 3, rel=2e-3)
