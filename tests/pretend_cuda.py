@@ -62,6 +62,7 @@ def pretend_cuda(capability=(9, 0)):
     with (
         mock.patch("torch.cuda._lazy_init", return_value=None),
         mock.patch("torch.cuda.get_device_capability", return_value=capability),
+        mock.patch("verimargin.head.kernels.launch._State.failed", True),  # no kernel runs here
         _Everywhere(),
     ):
         waits.clear()

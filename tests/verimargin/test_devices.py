@@ -12,6 +12,7 @@ import torch
 import verimargin as vm
 from pretend_cuda import on_pretend_cuda, pretend_cuda, real
 from small_head import LOSSES, batch, head_with
+from verimargin.head.kernels import fused
 
 with_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -70,6 +71,23 @@ def test_a_step_of_the_head(gpu, name, screening):
         found = head_step(head, gpu.put(embeddings.clone()), gpu.put(labels))
         for ours, theirs in zip(found, expected):
             same(ours, theirs, rtol=1e-4, atol=2e-6 * max(1.0, float(theirs.abs().max())))
+
+
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss().alpha > 1])
+def test_a_step_in_fused_kernels_waits_for_nothing_but_the_number_of_survivors(gpu, name, monkeypatch):
+    """On the pretended GPU the references of the kernels compute; what they wait for stays inside them."""
+    embeddings, weight, labels = batch(24, 301 if name == "adaptive" else 3000, 16, torch.float32)
+    expected = head_step(head_with(weight, LOSSES[name](), screening="off"), embeddings.clone(), labels)
+    monkeypatch.setattr(fused, "applies", lambda *_: True)
+    with gpu.place() as waits:
+        head = gpu.put(head_with(weight, LOSSES[name]()))
+        x, y = gpu.put(embeddings.clone()).requires_grad_(), gpu.put(labels)
+        loss = head(x, y)
+        loss.backward()
+        assert not waits
+        for ours, theirs in zip((loss, x.grad, head.weight.grad), expected):
+            same(ours, theirs, rtol=1e-4, atol=2e-6 * max(1.0, float(theirs.abs().max())))
+        assert float(real(head.active_classes)) > 1
 
 
 @pytest.mark.parametrize("name", ["q-margin", "arcface"])

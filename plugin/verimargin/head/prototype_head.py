@@ -119,7 +119,7 @@ class PrototypeHead(torch.nn.Module):
             loss = DenseHead.apply(unit, weight, step)
         else:
             step = replace(step, screening=screening_type(self.screening, unit, self.loss.scale))
-            loss, statistics = SparseHead.apply(unit, weight, step)
+            loss, statistics = _sparse_head(unit, weight, step).apply(unit, weight, step)
             if self.training:
                 self.active_classes, self.zero_loss = statistics
         return reduce_loss(loss, self.loss.reduction)
@@ -146,6 +146,16 @@ class PrototypeHead(torch.nn.Module):
         index = order.topk(wanted).indices.sort().values
         column = torch.where(column >= 0, torch.searchsorted(index, column), -1)
         return self.weight[index], column
+
+
+def _sparse_head(unit: Tensor, weight: Tensor, step: Step) -> type[torch.autograd.Function]:
+    """The computation of a step for alpha > 1: in fused kernels where they run."""
+    if unit.device.type == "cuda" and step.screening == torch.float16:
+        from .kernels.fused import FusedHead, applies  # here, because it imports Triton
+
+        if applies(unit, weight, step):
+            return FusedHead
+    return SparseHead
 
 
 def _initial_prototypes(shard: Shard, embedding_size: int) -> Tensor:
