@@ -44,7 +44,8 @@ def main() -> None:
         for batch in given.batch:
             work = Workload(classes, 1, batch, given.size)
             kept = memory(work, 0, 0)
-            ours, theirs = q_margin(work, gpu=False), partial_fc(work, fp16=False)
+            speed = measured_cpu(batch, given.size)
+            ours, theirs = q_margin(work, False, speed.int8 > 0), partial_fc(work, fp16=False)
             planned = {OURS: (ours.passes, ours.working), "SGD": (sgd(work), kept.momentum + kept.optimiser)}
             planned["PartialFC_V2" if os.environ.get("ARCFACE_TORCH_HOME") else "dense ArcFace"] = (
                 theirs.passes,

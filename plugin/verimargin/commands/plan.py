@@ -40,14 +40,14 @@ def plan(
     """Show the memory of each rank and the time of a step of the head and of SGD, without training anything."""
     work = Workload(*map(_whole, ("--classes", "--ranks", "--batch", "--size"), (classes, ranks, batch, size)))
     gpu = device != Device.cpu
+    speed = GPUS[device.value] if gpu else measured_cpu(work.samples, work.size)
     if loss == Loss.arcface:
         cost = roofline.partial_fc(work, fp16=gpu, sample_rate=sample_rate)
     elif sample_rate == 1.0:
-        cost = roofline.q_margin(work, gpu)
+        cost = roofline.q_margin(work, gpu, speed.int8 > 0)
     else:
         raise ValueError(f"--sample-rate is {sample_rate:g}, but q_margin takes all classes: leave it, or give arcface")
-    speed = GPUS[device.value] if gpu else measured_cpu(work.samples, work.size)
-    _show(work, cost, speed)
+    _show(work, cost, speed, gpu)
 
 
 def _whole(name: str, value: float) -> int:
@@ -56,7 +56,7 @@ def _whole(name: str, value: float) -> int:
     return int(value)
 
 
-def _show(work: Workload, cost: HeadCost, speed: Speed) -> None:
+def _show(work: Workload, cost: HeadCost, speed: Speed, gpu: bool) -> None:
     from rich.console import Console
 
     console = Console()
@@ -64,7 +64,8 @@ def _show(work: Workload, cost: HeadCost, speed: Speed) -> None:
         f"Classes: {work.classes:,}, of which a rank holds {work.rows:,}. Samples in a step: {work.samples:,}, with "
         f"embeddings of size {work.size}. {speed.name}, {speed.source}: "
         f"{speed.bandwidth / 1e9:,.0f} GB/s, {speed.float32 / 1e12:,.3g} TFLOP/s in float32"
-        + (f", {speed.float16 / 1e12:,.0f} in float16." if speed.float16 != speed.float32 else "."),
+        + (f", {speed.float16 / 1e12:,.0f} in float16" if gpu else "")
+        + (f", {speed.int8 / 1e12:,.3g} in int8." if speed.int8 else "."),
         highlight=False,
     )
     _show_memory(console, work, cost)

@@ -20,8 +20,8 @@ from .step import BLOCK
 
 ACTIVE_SHARE = 0.0005  # of the classes are active for a sample, as published (arXiv 2606.31664)
 LOGITS = 2**19  # of a chunk on a CPU
-LEAST_CHUNK = 1024  # classes
-GROUP = 64  # classes of which a GPU keeps the largest logit
+LEAST_CHUNK = 4096  # classes
+SAMPLE, GROUP = 4, 32  # a GPU keeps the largest logit of each group of every fourth class
 SOLVES, ITERATIONS = 5, 5  # of the threshold in a step, and Newton's of each
 CANDIDATE = 140  # bytes per candidate at the peak: its entry in two lists, and what the threshold needs
 FLOAT, HALF = 4, 2  # bytes of a number
@@ -35,6 +35,7 @@ class Speed:
     source: str
     float32: float  # floating-point operations of a product
     float16: float
+    int8: float  # 0 if the head does not screen in int8 there
     bandwidth: float  # bytes that are read or written
     new_memory: float = math.inf  # bytes of newly allocated memory that are touched; infinite if memory is reused
     functions: float = math.inf  # values of arccos or cos; infinite if the memory is slower than they are
@@ -83,18 +84,18 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pass:
-    """A part of a step. The flops are in float32 unless `half`; `new` are those of the bytes in new memory."""
+    """A part of a step. The flops are in `precision`, a field of `Speed`; `new` are those of the bytes in new memory."""
 
     name: str
     flops: float = 0.0
     bytes: float = 0.0
-    half: bool = False
+    precision: str = "float32"
     new: float = 0.0
     functions: float = 0.0
     starts: int = 1
 
     def arithmetic(self, speed: Speed) -> float:
-        return self.flops / (speed.float16 if self.half else speed.float32) + self.functions / speed.functions
+        return (self.flops / getattr(speed, self.precision) if self.flops else 0.0) + self.functions / speed.functions
 
     def traffic(self, speed: Speed) -> float:
         return self.bytes / speed.bandwidth
@@ -141,45 +142,69 @@ def seconds(passes: Iterable[Pass], speed: Speed) -> float:
     return sum(part.seconds(speed) for part in passes)
 
 
-def q_margin(work: Workload, gpu: bool) -> HeadCost:
-    """The exact head with alpha > 1, trained prototypes: streamed in float32 on a CPU, screened in float16 on a GPU."""
-    return _q_margin_on_gpu(work) if gpu else _q_margin_on_cpu(work)
+def q_margin(work: Workload, gpu: bool, int8: bool = False) -> HeadCost:
+    """The exact head with alpha > 1, trained prototypes: screened in float16 on a GPU, streamed on a CPU.
+
+    Args:
+        int8: whether the CPU screens in int8.
+    """
+    return _q_margin_on_gpu(work) if gpu else _q_margin_on_cpu(work, int8)
 
 
-def _q_margin_on_cpu(work: Workload) -> HeadCost:
+def _q_margin_on_cpu(work: Workload, int8: bool) -> HeadCost:
     chunk = min(max(LEAST_CHUNK, LOGITS // work.samples), work.rows)
     logits = work.samples * work.rows
     passes = (
         Pass("norms of the prototypes", bytes=2 * FLOAT * work.numbers),  # as measured: a norm is slower than its read
-        _product(work, logits),
-        Pass("logits scaled and searched", bytes=4 * FLOAT * logits, starts=8 * -(-work.rows // chunk)),
+        *(_screening(work, logits, chunk) if int8 else _streaming(work, logits, chunk)),
         _thresholds(work),
         # A CPU reads a line before it writes it. The other two counts fit what was measured on one.
         *_sparse_gradient(work, zeros=2, gathered=12, removed=10),
     )
     candidates = 2 * CANDIDATE * (work.active + work.samples)  # the list may double before it is pruned
     block = 4 * FLOAT * min(BLOCK, work.rows) * work.size  # of the gradient, and what removes its radial part
-    return HeadCost(passes, 0, FLOAT * (work.samples * chunk + work.rows) + candidates + block)
+    screened = FLOAT * 2 * work.samples * chunk + (FLOAT + 1) * chunk * work.size + FLOAT * work.rows if int8 else 0
+    return HeadCost(passes, 0, FLOAT * (work.samples * chunk + work.rows) + screened + candidates + block)
+
+
+def _streaming(work: Workload, logits: int, chunk: int) -> tuple[Pass, ...]:
+    search = Pass("logits scaled and searched", bytes=4 * FLOAT * logits, starts=8 * -(-work.rows // chunk))
+    return _product(work, logits), search
+
+
+def _screening(work: Workload, logits: int, chunk: int) -> tuple[Pass, ...]:
+    chunks = -(-work.rows // chunk)
+    return (
+        # maximum, minimum, scaled, rounded, cast: nine passes of a chunk in the cache, which is twice as fast
+        Pass("prototypes rounded to int8", bytes=4.5 * FLOAT * work.numbers, starts=8 * chunks),
+        Pass("product in int8", flops=2 * logits * work.size, bytes=work.numbers, precision="int8"),
+        Pass("screened logits scaled and searched", bytes=5 * FLOAT * logits, starts=16 * chunks),
+    )
 
 
 def _q_margin_on_gpu(work: Workload) -> HeadCost:
     logits, copy = work.samples * work.rows, HALF * work.numbers
-    maxima = FLOAT * logits // GROUP
+    maxima, bits = FLOAT * logits // (SAMPLE * GROUP), logits // 8
     passes = (
         Pass("prototypes rounded to float16", bytes=FLOAT * work.numbers + copy),
-        Pass("product: largest logits of groups", flops=2 * logits * work.size, bytes=copy + maxima, half=True),
+        Pass(
+            "product: largest logits of groups",
+            flops=2 * logits * work.size / SAMPLE,
+            bytes=copy / SAMPLE + maxima,
+            precision="float16",
+        ),
         Pass("threshold from the groups", bytes=ITERATIONS * maxima),
-        Pass("product: candidates", flops=2 * logits * work.size, bytes=copy, half=True),
+        Pass("product: candidates", flops=2 * logits * work.size, bytes=copy + 2 * bits, precision="float16"),
         Pass("candidates in float32", flops=2 * work.active * work.size, bytes=2 * FLOAT * work.active * work.size),
         _thresholds(work, solves=1, operations=1),
         *_sparse_gradient(work, zeros=1, gathered=3, removed=4),
     )
     candidates = 2 * CANDIDATE * (work.active + work.samples)
-    return HeadCost(passes, copy, maxima + 2 * FLOAT * work.rows + candidates)
+    return HeadCost(passes, copy, maxima + bits + 2 * FLOAT * work.rows + candidates)
 
 
-def _product(work: Workload, logits: int, name: str = "product", half: bool = False) -> Pass:
-    return Pass(name, flops=2 * logits * work.size, bytes=FLOAT * work.numbers, half=half)
+def _product(work: Workload, logits: int, name: str = "product") -> Pass:
+    return Pass(name, flops=2 * logits * work.size, bytes=FLOAT * work.numbers)
 
 
 def _thresholds(work: Workload, solves: int = SOLVES, operations: int = 60) -> Pass:
@@ -213,16 +238,23 @@ def partial_fc(work: Workload, fp16: bool, sample_rate: float = 1.0) -> HeadCost
     part = max(int(sample_rate * work.rows), 1)
     numbers, logits = part * work.size, work.samples * part
     values, matrix, product = FLOAT * numbers, FLOAT * logits, 2 * logits * work.size
-    copy = HALF * numbers if fp16 else 0
+    copy, precision = (HALF * numbers, "float16") if fp16 else (0, "float32")
     # The counts are of reads and writes; a new matrix is one that an operation returns.
     passes = [
         Pass("prototypes normalised", bytes=4 * values + 3 * copy, new=values + copy, starts=4),
-        Pass("product", flops=product, bytes=copy or values, half=fp16, new=matrix),
+        Pass("product", flops=product, bytes=copy or values, precision=precision, new=matrix),
         # clamped, arccos, cos, scaled; then less the maximum, exp, sum and division
         Pass("logits and softmax", bytes=14 * matrix, new=2 * matrix, functions=2 * logits, starts=20),
         # the one-hot matrix, its difference with p, division, and back through scale and clamp
         Pass("gradient of the logits", bytes=19 * matrix, new=5 * matrix, starts=16),
-        Pass("products backward", flops=2 * product, bytes=2 * matrix + 2 * values, half=fp16, new=values, starts=2),
+        Pass(
+            "products backward",
+            flops=2 * product,
+            bytes=2 * matrix + 2 * values,
+            precision=precision,
+            new=values,
+            starts=2,
+        ),
         # back through the division by the norm and through the norm: ten operations, seven of which return a matrix
         Pass("gradient through the norms", bytes=24 * values + 3 * copy, new=7 * values, starts=12),
     ]

@@ -51,7 +51,7 @@ def test_sampling_takes_less_of_everything():
 
 
 def test_this_cpu_is_measured(monkeypatch):
-    speed = Speed("this CPU", "measured now", float32=1e9, float16=1e9, bandwidth=1e9, start=0.0)
+    speed = Speed("this CPU", "measured now", float32=1e9, float16=1e9, int8=0.0, bandwidth=1e9, start=0.0)
     monkeypatch.setattr("verimargin.commands.plan.measured_cpu", lambda samples, size: speed)
     result = run("--classes", "1000", "--ranks", "2", "--batch", "4", "--size", "100", "--device", "cpu")
     found = figures(result.output)

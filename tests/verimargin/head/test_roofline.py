@@ -17,7 +17,9 @@ from verimargin.head.roofline import (
 )
 
 MIB = 2**20
-SPEED = Speed("slow", "by hand", float32=1e9, float16=4e9, bandwidth=1e8, new_memory=5e7, functions=2e8, start=0.0)
+SPEED = Speed(
+    "slow", "by hand", float32=1e9, float16=4e9, int8=8e9, bandwidth=1e8, new_memory=5e7, functions=2e8, start=0.0
+)
 
 
 def passes(cost):
@@ -50,11 +52,12 @@ def test_wrong_sizes_are_named(sizes, message):
 
 def test_a_pass_takes_the_longer_of_arithmetic_and_traffic():
     assert Pass("", flops=2e9, bytes=1e8).seconds(SPEED) == 2.0
-    assert Pass("", flops=2e9, bytes=1e8, half=True).seconds(SPEED) == 1.0
+    assert Pass("", flops=2e9, bytes=1e8, precision="float16").seconds(SPEED) == 1.0
+    assert Pass("", flops=16e9, bytes=1e8, precision="int8").seconds(SPEED) == 2.0
     assert Pass("", flops=1e9, functions=2e8).seconds(SPEED) == 2.0
     assert Pass("", bytes=1e8, new=1e8).seconds(SPEED) == 3.0, "touching new memory comes to it"
     assert seconds([Pass("", flops=1e9), Pass("", bytes=3e8)], SPEED) == 4.0
-    slow_start = Speed("", "", 1e9, 1e9, 1e9, start=0.25)
+    slow_start = Speed("", "", 1e9, 1e9, 0.0, 1e9, start=0.25)
     assert Pass("", starts=4).seconds(slow_start) == 1.0
 
 
@@ -70,8 +73,8 @@ def test_the_memory_of_two_million_classes_on_eight_ranks():
     found = memory(work, cost.float16_copy, cost.working)
     assert found.prototypes == found.gradient == found.momentum == found.optimiser == 512_000_000
     assert found.float16_copy == 256_000_000
-    # 1,024 x 250,000 / 64 maxima; norm and residual of each class; 2 x (128,000 + 1,024) candidates of 140 bytes
-    assert found.head == 16_000_000 + 2_000_000 + 36_126_720
+    # 1,024 x 250,000 / (4 x 32) maxima; a bit for each pair; two floats per class; 2 x (128,000 + 1,024) candidates
+    assert found.head == 8_000_000 + 32_000_000 + 2_000_000 + 36_126_720
     assert found.peak == 4 * 512_000_000, "SGD needs more than the head does"
 
 
@@ -79,6 +82,9 @@ def test_the_memory_of_q_margin_on_a_cpu():
     cost = q_margin(Workload(100_000, 1, 128, 512), gpu=False)
     chunk, norms, block, candidates = 2 * MIB, 400_000, 8 * MIB, 280 * (6_400 + 128)
     assert (cost.float16_copy, cost.working) == (0, chunk + norms + block + candidates)
+    screened = q_margin(Workload(100_000, 1, 128, 512), gpu=False, int8=True)
+    # sums and logits of a chunk of 4,096 classes, their rows in float32 and in int8, and a residual for each class
+    assert screened.working == cost.working + 2 * chunk + 5 * 4096 * 512 + norms
 
 
 def test_the_memory_of_partial_fc():
@@ -105,17 +111,20 @@ def test_the_memory_of_a_prototype_head():
 
 
 def test_the_products_of_the_heads():
-    """2 B C d operations each: one of Q-Margin's on a CPU and two in float16 on a GPU, three of PartialFC's."""
+    """2 B C d operations each: one of Q-Margin's on a CPU, one and a quarter on a GPU, three of PartialFC's."""
     work = Workload(1_000_000, 2, 8, 4)
     product = 2 * 16 * 500_000 * 4
 
-    def flops(cost, half):
-        return sum(part.flops for part in cost.passes if part.half == half and part.name.startswith("product"))
+    def flops(cost, precision):
+        products = [part for part in cost.passes if part.name.startswith("product")]
+        return sum(part.flops for part in products if part.precision == precision)
 
-    assert flops(q_margin(work, gpu=False), False) == product
-    assert flops(q_margin(work, gpu=True), True) == 2 * product
-    assert flops(partial_fc(work, fp16=True), True) == flops(partial_fc(work, fp16=False), False) == 3 * product
-    assert flops(partial_fc(work, False, 0.25), False) == 0.75 * product
+    assert flops(q_margin(work, gpu=False), "float32") == product
+    assert flops(q_margin(work, gpu=False, int8=True), "int8") == product
+    assert flops(q_margin(work, gpu=True), "float16") == 1.25 * product
+    assert flops(partial_fc(work, fp16=True), "float16") == 3 * product
+    assert flops(partial_fc(work, fp16=False), "float32") == 3 * product
+    assert flops(partial_fc(work, False, 0.25), "float32") == 0.75 * product
 
 
 def test_the_passes_of_q_margin_over_the_prototypes_on_a_cpu():

@@ -66,7 +66,7 @@ def pair_logits(unit: Tensor, weight: Tensor, norm: Tensor, row: Tensor, column:
 
 @pair_logits.register_fake
 def _(unit: Tensor, weight: Tensor, norm: Tensor, row: Tensor, column: Tensor, scale: float) -> Tensor:
-    return unit.new_empty(len(row))
+    return unit.new_empty(row.shape[0])  # len would need to know n
 
 
 def pair_logits_reference(

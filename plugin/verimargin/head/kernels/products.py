@@ -213,7 +213,7 @@ def group_maxima(e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, target
 
 @group_maxima.register_fake
 def _(e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, target: Tensor, scale: float) -> Tensor:
-    return e_error.new_empty(len(e), blocks(len(w), GROUP))
+    return e_error.new_empty(e.shape[0], blocks(w.shape[0], GROUP))
 
 
 def group_maxima_reference(
@@ -259,7 +259,7 @@ def _(
     e: Tensor, w: Tensor, e_error: Tensor, residual: Tensor, bound: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     n = torch.library.get_ctx().new_dynamic_size()
-    return target.new_empty(n), target.new_empty(n), target.new_empty(len(e) + 1)
+    return target.new_empty(n), target.new_empty(n), target.new_empty(e.shape[0] + 1)
 
 
 def survivors_reference(

@@ -83,8 +83,9 @@ def round_rows(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @round_rows.register_fake
 def _(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    rounded = torch.empty(len(weight), padded_size(weight), dtype=torch.float16, device=weight.device)
-    return rounded, weight.new_empty(len(weight)), weight.new_empty(len(weight))
+    rows = weight.shape[0]
+    rounded = torch.empty(rows, padded_size(weight), dtype=torch.float16, device=weight.device)
+    return rounded, weight.new_empty(rows), weight.new_empty(rows)
 
 
 def round_rows_reference(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

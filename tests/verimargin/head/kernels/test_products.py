@@ -56,7 +56,7 @@ def test_group_maxima_are_lower_bounds_and_close(shape, stride):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.98])
+@pytest.mark.parametrize("quantile", [0.0, 0.98])
 def test_survivors_are_all_that_may_be_above_the_bound(shape, quantile):
     problem = Problem(*shape)
     bound = problem.cosine.quantile(quantile, 1).float()

@@ -31,7 +31,7 @@ def whole_rows(logit, pointer, target_logit, log_q):
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("log_q", [0.0, -6.4, -20.0])
+@pytest.mark.parametrize("log_q", [-0.8, -20.0])
 def test_tau_probabilities_and_loss_of_each_row(alpha, log_q):
     arguments = problem(log_q, COUNTS)
     arguments[0][-2:] = arguments[0][-3]  # ties
