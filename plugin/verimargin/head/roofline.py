@@ -84,7 +84,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Pass:
-    """A part of a step. The flops are in `precision`, a field of `Speed`; `new` are those of the bytes in new memory."""
+    """A part of a step. The flops are in `precision`, a field of `Speed`; `new` are the bytes in new memory."""
 
     name: str
     flops: float = 0.0
