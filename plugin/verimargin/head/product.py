@@ -64,22 +64,29 @@ def _accept_sparse_tensors() -> None:
         torch.sparse_csr_tensor(torch.tensor([0, 0]), torch.tensor([]).long(), torch.tensor([]), (1, 1))
 
 
-def entries_above(logit: Tensor, bound: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows and columns of the entries above the bound of their row, (B, 1), or of their group of columns, (B, G).
+def entries_above(logit: Tensor, bound: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows, columns and values of the entries above the bound of their row, (B, 1), or of their group, (B, G).
 
-    Equivalent to ``(logit > bound).nonzero(as_tuple=True)`` with each column of `bound` repeated for its group, and
-    ten times as fast if there are few such entries: only groups whose largest entry is above the bound are searched.
+    Equivalent to::
+
+        row, column = (logit > bound).nonzero(as_tuple=True)         # each column of `bound` repeated for its group
+        value = logit[row, column]
+
+    and ten times as fast if there are few such entries: only groups with an entry above the bound are searched.
     """
     if logit.shape[1] % GROUP:
         if bound.shape[1] > 1:
             bound = bound.repeat_interleave(GROUP, 1)[:, : logit.shape[1]]
         row, column = (logit > bound).nonzero(as_tuple=True)
-        return row, column
+        return row, column, logit[row, column]
     groups = logit.unflatten(1, (-1, GROUP))
     bound = bound.expand(groups.shape[:2])
     row, group = (groups.amax(2) > bound).nonzero(as_tuple=True)
-    hit, place = (groups[row, group] > bound[row, group][:, None]).nonzero(as_tuple=True)
-    return row[hit], group[hit] * GROUP + place
+    place = row * groups.shape[1] + group
+    picked = groups.flatten(0, 1).index_select(0, place)
+    hit, part = (picked > bound.flatten().index_select(0, place)[:, None]).nonzero(as_tuple=True)
+    value = picked.flatten().index_select(0, hit * GROUP + part)
+    return row.index_select(0, hit), group.index_select(0, hit) * GROUP + part, value
 
 
 def leading(buffer: Tensor, rows: int, columns: int) -> Tensor:

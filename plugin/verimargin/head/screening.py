@@ -115,9 +115,9 @@ class Screen:
         logit = self(start, stop)
         residual = F.pad(self.residual[start:stop], (0, -(stop - start) % GROUP)).unflatten(0, (-1, GROUP)).amax(1)
         lowest = torch.addr((bound - self.offset)[:, None], self.gain, residual, alpha=-1)
-        row, column = entries_above(logit, lowest / self.step[:, None])
-        logit, column = logit[row, column] * self.step[row], column + start
-        return Candidates(row, column, logit + self.error(row, column)).above(bound)
+        row, column, logit = entries_above(logit, lowest / self.step[:, None])
+        column += start
+        return Candidates(row, column, logit * self.step[row] + self.error(row, column)).above(bound)
 
     def error(self, row: Tensor, column: Tensor) -> Tensor:
         """The largest possible error of the logits of these pairs."""

@@ -71,7 +71,8 @@ class SparseHead(torch.autograd.Function):
             for block, (a, b) in enumerate(itertools.pairwise(starts)):
                 part = classes[block * BLOCK : (block + 1) * BLOCK]
                 grad = _weighted_sums(unit, index[a:b] - block * BLOCK, row[a:b], slope[a:b], len(part))
-                grad_weight[part] = remove_radial_part_(grad, weight[part], norm[part])
+                grad = remove_radial_part_(grad, weight.index_select(0, part), norm.index_select(0, part))
+                grad_weight.index_copy_(0, part, grad)
         return grad_unit, grad_weight, None
 
 

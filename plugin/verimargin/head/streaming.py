@@ -53,8 +53,8 @@ class Search:
             logit = self.product(start, stop)
             if start == 0:  # the target's bound alone would let most of the first chunk through
                 self.lower = torch.maximum(self.lower, _highest_other(logit, self.target.column))
-            row, column = entries_above(logit, (self.lower - self.width)[:, None])
-            self._keep(self.known, Candidates(row, column + start, logit[row, column]))
+            row, column, logit = entries_above(logit, (self.lower - self.width)[:, None])
+            self._keep(self.known, Candidates(row, column + start, logit))
         sparse = self.size - before < SPARSE * len(self.lower) * (stop - start)
         if self.sparse and not sparse:
             self.screen = None  # it lets too much pass here

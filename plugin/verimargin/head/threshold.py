@@ -29,10 +29,12 @@ class Candidates:
     logit: Tensor
 
     def where(self, keep: Tensor) -> Candidates:
-        return Candidates(self.row[keep], self.column[keep], self.logit[keep])
+        place = keep.nonzero().squeeze(1)
+        row, column, logit = (x.index_select(0, place) for x in (self.row, self.column, self.logit))
+        return Candidates(row, column, logit)
 
     def above(self, bound: Tensor) -> Candidates:
-        return self.where(self.logit > bound[self.row])
+        return self.where(self.logit > bound.index_select(0, self.row))
 
     def __len__(self) -> int:
         return len(self.row)

@@ -20,7 +20,9 @@ def test_entries_above_a_bound_are_those_of_nonzero(rows, columns, level, seed):
     generator = torch.Generator().manual_seed(seed)
     logit = torch.randn(rows, columns, generator=generator).mul(4).round() / 4
     bound = torch.full((rows, 1), round(4 * level) / 4) + torch.arange(rows)[:, None] / 4
-    found = sorted(zip(*(index.tolist() for index in entries_above(logit, bound))))
+    row, column, value = entries_above(logit, bound)
+    assert torch.equal(value, logit[row, column])
+    found = sorted(zip(row.tolist(), column.tolist()))
     expected = [(r, c) for r in range(rows) for c in range(columns) if logit[r, c] > bound[r, 0]]
     assert found == expected
 
@@ -31,7 +33,9 @@ def test_entries_above_a_bound_for_each_group(rows, columns, seed):
     generator = torch.Generator().manual_seed(seed)
     logit = torch.randn(rows, columns, generator=generator)
     bound = torch.randn(rows, -(-columns // GROUP), generator=generator)
-    found = sorted(zip(*(index.tolist() for index in entries_above(logit, bound))))
+    row, column, value = entries_above(logit, bound)
+    assert torch.equal(value, logit[row, column])
+    found = sorted(zip(row.tolist(), column.tolist()))
     expected = [(r, c) for r in range(rows) for c in range(columns) if logit[r, c] > bound[r, c // GROUP]]
     assert found == expected
 
