@@ -1,8 +1,9 @@
 """Time and memory of a head's step (forward and backward), as ratios to what it replaces, and of the optimiser's.
 
     python benchmarks/head.py [--classes 100000] [--batch 128] [--size 512] [--rounds 15] [--device cpu] [--csv FILE]
+                             [--prototypes KIND ...] [--beside SIDE ...]
 
-`PrototypeHead` with Q-Margin takes turns, within one process, with each of the sides:
+`PrototypeHead` with Q-Margin takes turns, within one process for each side, with:
 
 - an ArcFace head with the arithmetic of Partial FC (`DenseArcFace` below) and, if ARCFACE_TORCH_HOME is the
   recognition/arcface_torch folder of a checkout, its `PartialFC_V2`; on a GPU with fp16=True, which is faster than
@@ -19,12 +20,13 @@ keeps the history. What does not fit in a GPU's memory is left out.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +210,26 @@ class Problem:
 
 def memory_of_process(kind: str, side: str, classes: int, batch: int, size: int) -> float:
     """`Problem.memory` in a process of its own, for a CPU."""
-    command = [sys.executable, __file__, "--measure-memory", kind, side]
+    return float(in_process("--measure-memory", kind, side, classes, batch, size).split()[-1])
+
+
+def times_of_process(kind: str, side: str, sizes: tuple[int, int, int], rounds: int) -> tuple[list, list, float]:
+    """`Problem.paired_times` and the active classes, in a process of its own: what other sides leave behind in a
+    process, such as threads that wait, takes time from Q-Margin.
+    """
+    ours, theirs, active = json.loads(in_process("--measure-times", kind, side, *sizes, rounds).splitlines()[-1])
+    return ours, theirs, active
+
+
+def in_process(what: str, kind: str, side: str, classes: int, batch: int, size: int, rounds: int = 0) -> str:
+    command = [sys.executable, __file__, what, kind, side, "--rounds", str(rounds)]
     command += ["--classes", str(classes), "--batch", str(batch), "--size", str(size)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def measure_times(kind: str, side: str, classes: int, batch: int, size: int, rounds: int) -> None:
+    problem = Problem(prototype_head(classes, size), kind, batch, torch.device("cpu"))
+    print(json.dumps([*problem.paired_times(side, rounds), float(problem.head.active_classes)]))
 
 
 def measure_memory(kind: str, side: str, classes: int, batch: int, size: int) -> None:
@@ -219,26 +238,31 @@ def measure_memory(kind: str, side: str, classes: int, batch: int, size: int) ->
     print(Problem(prototype_head(classes, size), kind, batch, cpu).memory(side))
 
 
-def measurements(head: vm.PrototypeHead, kind: str, batch: int, rounds: int, device: torch.device) -> list[dict]:
-    """A row for each side, with the columns MEASURED; of a GPU's, those that fit in its memory."""
-    names = sides(device)
+def measurements(
+    head: vm.PrototypeHead, kind: str, batch: int, rounds: int, device: torch.device, names: Sequence[str]
+) -> list[dict]:
+    """A row for each of the named sides, with the columns MEASURED; of a GPU's, those that fit in its memory."""
     sizes = head.num_classes, batch, head.embedding_size
     memory = {name: math.nan for name in names}
     if device.type == "cpu":  # before this process has data of its own
         memory |= {n: memory_of_process(kind, n, *sizes) for n in (OURS, *names) if n != "matrix product"}
-    problem = Problem(head, kind, batch, device)
+    else:
+        problem = Problem(head, kind, batch, device)
     rows = []
     for side in names:
         try:
-            ours, theirs = problem.paired_times(side, rounds)
-            if device.type == "cuda":
+            if device.type == "cpu":
+                ours, theirs, active = times_of_process(kind, side, sizes, rounds)
+            else:
+                ours, theirs = problem.paired_times(side, rounds)
+                active = float(head.active_classes)
                 memory |= {n: problem.memory(n) for n in (OURS, side) if n != "matrix product"}
         except torch.OutOfMemoryError:
             print(f"{side} with {sizes[0]:,} classes and {batch} samples: out of memory", file=sys.stderr)
             continue
         ratio = statistics.median(a / b for a, b in zip(ours, theirs))
         times = *quantiles(ours), *quantiles(theirs)
-        values = *sizes, kind, float(head.active_classes), side, *times, ratio, memory[OURS], memory[side]
+        values = *sizes, kind, active, side, *times, ratio, memory[OURS], memory[side]
         rows.append(dict(zip(MEASURED, values)))
     head.weight = torch.nn.Parameter(torch.empty(0, head.embedding_size))  # frees the memory
     return rows
@@ -258,12 +282,21 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--prototypes", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--beside", nargs="+", help="the sides, as the table calls them; all by default")
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure-times", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.measure_times:
+        kind, side = given.measure_times
+        return measure_times(kind, side, given.classes[0], given.batch[0], given.size, given.rounds)
     if given.measure_memory:
         kind, side = given.measure_memory
         return measure_memory(kind, side, given.classes[0], given.batch[0], given.size)
+    names = sides(given.device)
+    if unknown := set(given.beside or ()) - set(names):
+        parser.error(f"--beside has {', '.join(sorted(unknown))}: the sides here are {', '.join(names)}")
     origin = provenance(given.device)
     if given.csv:
         check_columns(given.csv, [*origin, *MEASURED])
@@ -272,9 +305,9 @@ def main() -> None:
     print(markdown(TABLE, []), flush=True)
     for classes in given.classes:
         head = prototype_head(classes, given.size)
-        for kind in KINDS:
+        for kind in given.prototypes:
             for batch in given.batch:
-                rows = measurements(head, kind, batch, given.rounds, given.device)
+                rows = measurements(head, kind, batch, given.rounds, given.device, given.beside or names)
                 print(*("| " + " | ".join(table_row(row)) + " |" for row in rows), sep="\n", flush=True)
                 if given.csv and rows:
                     append_rows(given.csv, [{**origin, **row} for row in rows])
