@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .roofline import LEAST_CHUNK, LOGITS, Speed
+from .roofline import Speed
 from .screening import screening_type
+from .streaming import chunk_size
 
 # Peaks of the data sheets, for dense products: NVIDIA H100 SXM5 80 GB, A100 SXM4 80 GB. A real step stays below them.
 GPUS = {
@@ -58,7 +59,7 @@ def measured_cpu(samples: int, size: int) -> Speed:
 
 def _product_speed(samples: int, weight: Tensor, multiply: Callable[..., Tensor]) -> float:
     """The flops per second of products with chunks of the rows of `weight`, as in a step: the median of eight."""
-    left, chunk = weight.new_ones(samples, weight.shape[1]), max(LEAST_CHUNK, LOGITS // samples)
+    left, chunk = weight.new_ones(samples, weight.shape[1]), chunk_size(samples, weight.device)
     out = torch.empty(samples, chunk, dtype=torch.float32 if weight.is_floating_point() else torch.int32)
     rates = []
     for rows in weight.split(chunk)[:8]:

@@ -15,12 +15,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import torch
+
 from .._checks import check_at_least, check_integer, check_share
 from .step import BLOCK
+from .streaming import chunk_size
 
 ACTIVE_SHARE = 0.0005  # of the classes are active for a sample, as published (arXiv 2606.31664)
-LOGITS = 2**19  # of a chunk on a CPU
-LEAST_CHUNK = 4096  # classes
 SAMPLE, GROUP = 4, 32  # a GPU keeps the largest logit of each group of every fourth class
 SOLVES, ITERATIONS = 5, 5  # of the threshold in a step, and Newton's of each
 CANDIDATE = 140  # bytes per candidate at the peak: its entry in two lists, and what the threshold needs
@@ -152,7 +153,7 @@ def q_margin(work: Workload, gpu: bool, int8: bool = False) -> HeadCost:
 
 
 def _q_margin_on_cpu(work: Workload, int8: bool) -> HeadCost:
-    chunk = min(max(LEAST_CHUNK, LOGITS // work.samples), work.rows)
+    chunk = min(chunk_size(work.samples, torch.device("cpu")), work.rows)
     logits = work.samples * work.rows
     passes = (
         Pass("norms of the prototypes", bytes=2 * FLOAT * work.numbers),  # as measured: a norm is slower than its read

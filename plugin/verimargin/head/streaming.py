@@ -95,7 +95,7 @@ def stream(
         lower: (B,), a first lower bound of tau.
     """
     norm = weight.new_empty(len(weight))
-    chunk = min(_chunk_size(len(unit), unit.device), len(weight))
+    chunk = min(chunk_size(len(unit), unit.device), len(weight))
     product = Product(unit, weight, norm, step.loss.scale, chunk)
     screen = SCREENS[step.screening](unit, weight, norm, step.loss.scale, chunk) if step.screening else None
     search, stop = Search(product, screen, target, lower, step), 0
@@ -119,9 +119,10 @@ def _highest_other(logit: Tensor, column: Tensor) -> Tensor:
     return highest
 
 
-def _chunk_size(batch_size: int, device: torch.device) -> int:
+def chunk_size(batch_size: int, device: torch.device) -> int:
     """The number of classes per chunk: on a CPU the logits stay in the cache unless the calls would then cost more than
     that saves; on a GPU they keep it busy without filling its memory.
     """
-    size = 2 ** (19 if device.type == "cpu" else 24) // max(batch_size, 1)
-    return max(4096, size // GROUP * GROUP)
+    if device.type == "cpu":
+        return min(max(2048, 2**20 // max(batch_size, 1) // GROUP * GROUP), 4096)
+    return max(4096, 2**24 // max(batch_size, 1) // GROUP * GROUP)

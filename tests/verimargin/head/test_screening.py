@@ -30,7 +30,7 @@ def screens_everything(monkeypatch):
     """Every chunk but the first is screened, however much passes, and all chunks are small."""
     monkeypatch.setattr(streaming, "FIRST", 32)
     monkeypatch.setattr(streaming, "SPARSE", math.inf)
-    monkeypatch.setattr(streaming, "_chunk_size", lambda *_: 96)
+    monkeypatch.setattr(streaming, "chunk_size", lambda *_: 96)
     seen, above = [], screening.Screen.above
 
     def counted(self, start, stop, bound):
@@ -204,7 +204,7 @@ def test_a_million_classes(name, monkeypatch):
 def test_screening_ends_where_it_lets_too_much_pass(monkeypatch):
     """With almost every class active, only one chunk is screened."""
     monkeypatch.setattr(streaming, "FIRST", 32)
-    monkeypatch.setattr(streaming, "_chunk_size", lambda *_: 96)
+    monkeypatch.setattr(streaming, "chunk_size", lambda *_: 96)
     seen, above = [], screening.Screen.above
     monkeypatch.setattr(screening.Screen, "above", lambda self, *a: seen.append(a[0]) or above(self, *a))
     embeddings, weight, labels = batch(dtype=torch.float32)

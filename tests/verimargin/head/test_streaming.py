@@ -48,7 +48,7 @@ def by_reference(embeddings, weight, labels, alpha):
 @pytest.mark.parametrize("chunk", [7, 64, 100, 128, 10_000])
 @pytest.mark.parametrize("alpha", [1.25, 1.5, 2.0, 3.0])
 def test_the_support_is_exact_whatever_the_chunks(alpha, chunk, monkeypatch):
-    monkeypatch.setattr(streaming, "_chunk_size", lambda *_: chunk)
+    monkeypatch.setattr(streaming, "chunk_size", lambda *_: chunk)
     embeddings, weight, labels = batch(9, 517, 10)
     found, lower, norm, target, step = streamed(embeddings, weight, labels, alpha)
     p, tau, theta = by_reference(embeddings, weight, labels, alpha)
@@ -74,7 +74,7 @@ def test_the_support_is_exact_whatever_the_chunks(alpha, chunk, monkeypatch):
 
 def test_the_list_is_pruned_on_the_way(monkeypatch):
     """Classes sorted from the farthest to the nearest: each chunk raises the bound, and most of the list falls."""
-    monkeypatch.setattr(streaming, "_chunk_size", lambda *_: 64)
+    monkeypatch.setattr(streaming, "chunk_size", lambda *_: 64)
     embeddings, weight, _ = batch(1, 2048, 10)
     weight = weight[torch.nn.functional.cosine_similarity(weight, embeddings).argsort()]
     solved, solve = [], Threshold.solve
@@ -94,9 +94,9 @@ def test_a_prototype_that_is_nan_is_refused():
         streamed(embeddings, weight, labels, 1.5)
 
 
-@pytest.mark.parametrize("samples", [1, 64, 128, 512, 4096])
-def test_a_chunk_is_whole_groups_and_at_least_4096(samples):
-    size = streaming._chunk_size(samples, torch.device("cpu"))
-    assert size % GROUP == 0
-    assert size >= 4096
-    assert size == 4096 or samples * size <= 2**19
+@pytest.mark.parametrize(("samples", "size"), [(1, 4096), (128, 4096), (300, 3488), (512, 2048), (4096, 2048)])
+def test_the_size_of_a_chunk(samples, size):
+    assert streaming.chunk_size(samples, torch.device("cpu")) == size
+    on_gpu = streaming.chunk_size(samples, torch.device("cuda"))
+    assert on_gpu % GROUP == 0
+    assert on_gpu == 4096 or samples * on_gpu <= 2**24
