@@ -128,7 +128,8 @@ def _mm_with_float32_sums(left, right, out_dtype, out):
     return out.copy_(left.to(out_dtype) @ right.to(out_dtype))
 
 
-ON_THE_CPU = {aten.mm.dtype_out: _mm_with_float32_sums}  # which only a GPU has
+# Only a GPU has it, and torch 2.7 does not.
+ON_THE_CPU = {aten.mm.dtype_out: _mm_with_float32_sums} if hasattr(aten.mm, "dtype_out") else {}
 
 
 def _real_argument(x):
