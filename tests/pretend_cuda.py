@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+CAN_PRETEND = hasattr(torch._C, "_ensureCUDADeviceGuardSet")  # torch 2.8 and newer
 CUDA = torch.device("cuda", 0)
 aten = torch.ops.aten
 MOVES = {aten._to_copy.default, aten.copy_.default}

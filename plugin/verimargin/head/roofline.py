@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .._checks import check_at_least, check_integer, check_share
+from ..losses.divergence import MAX_STEPS
 from .step import BLOCK
 from .streaming import chunk_size
 
@@ -197,7 +198,7 @@ def _q_margin_on_gpu(work: Workload) -> HeadCost:
         Pass("threshold from the groups", bytes=ITERATIONS * maxima),
         Pass("product: candidates", flops=2 * logits * work.size, bytes=copy + 2 * bits, precision="float16"),
         Pass("candidates in float32", flops=2 * work.active * work.size, bytes=2 * FLOAT * work.active * work.size),
-        _thresholds(work, solves=1, operations=1),
+        _thresholds(work, solves=1, operations=1) if work.ranks == 1 else _thresholds(work, 1, 65, MAX_STEPS),
         *_sparse_gradient(work, zeros=1, gathered=3, removed=4),
     )
     candidates = 2 * CANDIDATE * (work.active + work.samples)
@@ -208,9 +209,9 @@ def _product(work: Workload, logits: int, name: str = "product") -> Pass:
     return Pass(name, flops=2 * logits * work.size, bytes=FLOAT * work.numbers)
 
 
-def _thresholds(work: Workload, solves: int = SOLVES, operations: int = 60) -> Pass:
+def _thresholds(work: Workload, solves: int = SOLVES, operations: int = 60, iterations: int = ITERATIONS) -> Pass:
     """Newton's iterations over the candidates; the operations of one move about 400 bytes for each candidate."""
-    steps = solves * ITERATIONS
+    steps = solves * iterations
     return Pass("thresholds", bytes=steps * 400 * (work.active + work.samples), starts=steps * operations)
 
 

@@ -67,15 +67,20 @@ def _obstacle(dtype: torch.dtype, unit: Tensor, scale: float) -> str | None:
 
 def _multiplies(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cpu":
-        mkldnn = torch.ops.mkldnn
         if dtype == torch.int8:  # without these instructions, int8 products are summed in int16, which overflows
-            return bool(torch.cpu._is_vnni_supported())
-        return bool(
-            mkldnn._is_mkldnn_fp16_supported() if dtype == torch.float16 else mkldnn._is_mkldnn_bf16_supported()
-        )
+            return _says_yes(torch.cpu, "_is_vnni_supported")
+        return _says_yes(torch.ops.mkldnn, f"_is_mkldnn_{'fp16' if dtype == torch.float16 else 'bf16'}_supported")
     if device.type != "cuda" or dtype == torch.int8 or not _MM_RETURNS_FLOAT32:
         return False
+    if dtype == torch.float16 and getattr(torch.backends.cuda.matmul, "allow_fp16_accumulation", False):
+        return False
     return torch.cuda.get_device_capability(device) >= ((7, 0) if dtype == torch.float16 else (8, 0))
+
+
+def _says_yes(module: object, question: str) -> bool:
+    """The answer of a private function of torch; no if this torch does not have it."""
+    ask = getattr(module, question, None)
+    return ask is not None and bool(ask())
 
 
 # Before torch 2.8, a half-precision product on a GPU could also sum in half precision, for which no bound is known.

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+from verimargin.head import roofline
+from verimargin.head.kernels import fused, products
 from verimargin.head.roofline import (
     Memory,
     Pass,
@@ -134,6 +136,17 @@ def test_the_passes_of_q_margin_over_the_prototypes_on_a_cpu():
     assert found["gradient set to zero"].bytes == 80_000
     # 1 active class per 2 samples and their own: (1 + 2) pairs, each 12 rows of 40 bytes; nearly 3 classes of 10 rows
     assert found["gradient of the active classes"].bytes == pytest.approx(12 * 40 * 3 + 10 * 40 * 3, rel=2e-3)
+
+
+def test_the_thresholds_of_classes_on_several_gpus_start_thousands_of_kernels():
+    """Their sums go over the ranks in each of 32 iterations, which are all taken, as no value is read back."""
+    alone, shared = (passes(q_margin(Workload(1_000_000, ranks, 128, 512), True)) for ranks in (1, 8))
+    assert alone["thresholds"].starts == 5
+    assert shared["thresholds"].starts == 32 * 65
+
+
+def test_the_kernels_tiles_are_those_of_the_kernels():
+    assert (roofline.SAMPLE, roofline.GROUP) == (fused.SAMPLE, products.GROUP)
 
 
 def test_sgd_reads_and_writes_the_prototypes_eleven_times_and_fused_five_times():

@@ -15,20 +15,28 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-AVAILABLE = importlib.util.find_spec("triton") is not None
-INTERPRETED = AVAILABLE and os.environ.get("TRITON_INTERPRET") == "1"
-if AVAILABLE:
-    import triton
-    import triton.language as tl
-else:
-    tl = None
-
-LARGEST_SIZE = 4096  # of an embedding: some kernels hold whole rows in registers
-Result = TypeVar("Result")
-
 
 class KernelWarning(RuntimeWarning):
     """The Triton kernels cannot be used; the step runs in plain PyTorch instead, with the same result."""
+
+
+try:
+    import triton
+    import triton.language as tl
+
+    AVAILABLE = hasattr(triton, "jit")  # a folder of this name would be imported too
+except Exception as error:
+    AVAILABLE, tl = False, None
+    if importlib.util.find_spec("triton") is not None:
+        warnings.warn(
+            f"Triton is installed, but cannot be imported ({type(error).__name__}: {error}): the head runs in plain "
+            "PyTorch, which computes the same result, more slowly; install the Triton that belongs to this torch",
+            KernelWarning,
+            stacklevel=2,
+        )
+INTERPRETED = AVAILABLE and os.environ.get("TRITON_INTERPRET") == "1"
+LARGEST_SIZE = 4096  # of an embedding: some kernels hold whole rows in registers
+Result = TypeVar("Result")
 
 
 def jit(kernel: Callable) -> Any:
@@ -42,13 +50,20 @@ class _State:
 
 def has_kernels(*rows: Tensor) -> bool:
     """Whether the kernels can take these tensors (n, d): float32 or float16, on a GPU, none empty, d not too large."""
-    if not AVAILABLE or _State.failed:
+    if not AVAILABLE or _State.failed or not _is_recent_gpu(rows[0].device):
         return False
     device = "cpu" if INTERPRETED else "cuda"
     return all(
         x.device.type == device and x.dtype in (torch.float32, torch.float16) and x.numel() > 0 and _is_short(x)
         for x in rows
     )
+
+
+def _is_recent_gpu(device: torch.device) -> bool:
+    """Whether the kernels were written for it: they need the shared memory of compute capability 8.0."""
+    if device.type != "cuda" or not torch.cuda.is_available():  # the CPU of the interpreter, or a pretended GPU
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _is_short(x: Tensor) -> bool:

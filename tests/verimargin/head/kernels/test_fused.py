@@ -89,7 +89,7 @@ def test_equal_and_nearly_equal_prototypes():
 
 
 def test_the_list_holds_the_support_and_little_more(monkeypatch):
-    monkeypatch.setattr(fused, "SMALLEST_PART", 1)  # so that every eighth class gives the first bound
+    monkeypatch.setattr(fused, "SMALLEST_PART", 1)  # so that every fourth class gives the first bound
     embeddings, weight, labels = batch(4, 400, 16, torch.float32)
     unit, step = F.normalize(embeddings), step_of(vm.q_margin(1.5, 10.0, 0.2), labels, 400)
     found = screen(unit, weight, Target(unit, weight, step, False), step)
