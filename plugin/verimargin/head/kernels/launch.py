@@ -20,11 +20,16 @@ class KernelWarning(RuntimeWarning):
     """The Triton kernels cannot be used; the step runs in plain PyTorch instead, with the same result."""
 
 
+def is_recent(version: str) -> bool:
+    """Whether the kernels are tested with this version of Triton; torch 2.11 comes with 3.6."""
+    return tuple(int(part) for part in version.split(".")[:2]) >= (3, 6)
+
+
 try:
     import triton
     import triton.language as tl
 
-    AVAILABLE = hasattr(triton, "jit")  # a folder of this name would be imported too
+    AVAILABLE = is_recent(getattr(triton, "__version__", "0.0"))  # a mere folder of this name has no version
 except Exception as error:
     AVAILABLE, tl = False, None
     if importlib.util.find_spec("triton") is not None:

@@ -91,6 +91,22 @@ print(rounding.round_rows(torch.ones(1, 4))[1])
 
 
 @not_interpreted
+def test_a_triton_that_cannot_be_imported_is_told_and_the_references_run(tmp_path):
+    (tmp_path / "triton.py").write_text("raise ImportError('libcuda.so is not there')")
+    code = "import torch; from verimargin.head.kernels import rounding; print(rounding.round_rows(torch.ones(1, 4))[1])"
+    done = python("-c", code, PYTHONPATH=str(tmp_path))
+    assert done.stdout.strip() == "tensor([2.])", done.stderr
+    assert "Triton is installed, but cannot be imported (ImportError: libcuda.so is not there)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"), [("3.6.0", True), ("3.10.1+git1234", True), ("3.5.1", False), ("0.0", False)]
+)
+def test_only_versions_that_the_kernels_are_tested_with_are_taken(version, taken):
+    assert launch.is_recent(version) == taken
+
+
+@not_interpreted
 def test_importing_the_package_imports_no_kernels():
     code = "import sys, verimargin; print([name for name in sys.modules if 'kernels' in name and 'verimargin' in name])"
     assert python("-c", code).stdout.strip() == "[]"
