@@ -41,7 +41,7 @@ class Product:
 
 def pair_products(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """<left[row_k], right[column_k]> for pairs that are sorted by row, without storing the gathered rows."""
-    if left.device.type == "cpu":
+    if left.device.type == "cpu" and not torch.compiler.is_compiling():  # which does not know sparse tensors
         _accept_sparse_tensors()
         ends = torch.searchsorted(row, torch.arange(len(left) + 1))
         values, shape = left.new_zeros(len(row)), (len(left), len(right))

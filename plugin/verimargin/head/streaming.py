@@ -86,7 +86,6 @@ class Search:
         return found.where(found.column != self.target.column[found.row])
 
 
-@torch.compiler.disable  # its shapes depend on the data, and torch.compile does not know sparse tensors
 def stream(
     unit: Tensor, weight: Tensor, target: Target, lower: Tensor, step: Step
 ) -> tuple[Candidates, Tensor, Tensor]:
