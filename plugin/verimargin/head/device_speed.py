@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def _product_speed(samples: int, weight: Tensor, multiply: Callable[..., Tensor]
     rates = []
     for rows in weight.split(chunk)[:8]:
         product = out.view(-1)[: samples * len(rows)].view(samples, -1)
-        taken = _seconds(lambda rows=rows, product=product: multiply(left, rows.t(), out=product))  # type: ignore[misc]
+        taken = _seconds(partial(multiply, left, rows.t(), out=product))
         rates.append(2 * left.numel() * len(rows) / taken)
     return statistics.median(rates)
 

@@ -6,6 +6,7 @@ Most classes can be ruled out without their logits being known. Those of the oth
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -87,7 +88,7 @@ def _says_yes(module: object, question: str) -> bool:
 _MM_RETURNS_FLOAT32 = hasattr(torch.ops.aten.mm, "dtype")
 
 
-class Screen:
+class Screen(ABC):
     """The logits of chunks of classes from a product of rounded unit rows, and the bound of their error.
 
     Args: as for `Product`.
@@ -107,13 +108,13 @@ class Screen:
         self.unit, self.weight, self.norm, self.scale = unit, weight, norm, scale
         self.prepare(chunk)
 
+    @abstractmethod
     def prepare(self, chunk: int) -> None:
         """Round the embeddings, bound their errors, and allocate the memory of a chunk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, start: int, stop: int) -> Tensor:
         """The logits (B, stop - start) in steps of their row; the next call overwrites them."""
-        raise NotImplementedError
 
     def above(self, start: int, stop: int, bound: Tensor) -> Candidates:
         """The entries of a chunk that may be above the bound (B,) of their row, with the largest possible logits."""

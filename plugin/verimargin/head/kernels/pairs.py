@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..product import gathered_products
 from .launch import blocks, jit, launch, power_of_two, run, tl
 
 PAIRS, WIDTH = 16, 256  # per program, and the part of d at a time: 32 elements of either row in each of 128 threads
@@ -72,9 +73,7 @@ def _(unit: Tensor, weight: Tensor, norm: Tensor, row: Tensor, column: Tensor, s
 def pair_logits_reference(
     unit: Tensor, weight: Tensor, norm: Tensor, row: Tensor, column: Tensor, scale: float
 ) -> Tensor:
-    size = 2**16  # pairs at a time
-    parts = [(unit[i] * weight[j]).sum(1) for i, j in zip(row.split(size), column.split(size))]
-    return torch.cat(parts) * (scale / norm[column])
+    return gathered_products(unit, weight, row, column) * (scale / norm[column])
 
 
 def _launch_pair_logits(
