@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,13 +48,14 @@ class Shard:
             raise ValueError(f"there are {total} classes or samples on {self.ranks} ranks: give each rank at least one")
         self.total = total
         self.start, self.size = self.part(self.rank)
+        self._unanimous: dict[str, bool] = {}
 
     def part(self, rank: int) -> tuple[int, int]:
         """Where the entries of another rank begin, and how many there are."""
         return part_of(self.total, self.ranks, rank)
 
     def __deepcopy__(self, memo: dict) -> Shard:
-        return self  # it never changes, and a process group cannot be copied
+        return self  # it belongs to its processes, and a process group cannot be copied
 
     def check_agreement(self, **settings: float) -> None:
         """Refuse, on every rank, settings that are not the same on all ranks; every rank has to call this.
@@ -76,6 +77,18 @@ class Shard:
                     f"{name} is {float(row[0]):g} on rank 0 and {float(row[other]):g} on rank {other}: give all ranks "
                     "the same settings"
                 )
+
+    def unanimous(self, question: str, answer: Callable[[], bool], device: torch.device) -> bool:
+        """Whether all ranks answer yes. They exchange it once, and stand by their first answers from then on.
+
+        It keeps them together where what a rank can do decides which values all of them exchange.
+        """
+        if self.group is None:
+            return answer()
+        if question not in self._unanimous:
+            against = self.max(torch.tensor(int(not answer()), device=device))
+            self._unanimous[question] = not bool(against)
+        return self._unanimous[question]
 
     def sum(self, x: Tensor) -> Tensor:
         return self._reduce(x, dist.ReduceOp.SUM)
@@ -100,6 +113,31 @@ class Shard:
         dist.all_gather(lengths, torch.tensor([len(labels)], device=labels.device), group=self.group)
         sizes = torch.cat(lengths).tolist()
         return _GatherRows.apply(embeddings, self, sizes), _gather_rows(labels, self, sizes)
+
+    def gather_lists(self, values: Tensor, pointer: Tensor) -> tuple[Tensor, Tensor, Tensor | slice]:
+        """The lists of all ranks as one, sorted by row, and within a row by rank.
+
+        Args:
+            values: (n,) of this rank: those of row i from pointer[i] to pointer[i + 1].
+            pointer: (rows + 1,) int64, with the same number of rows on all ranks.
+
+        Returns:
+            The values of all ranks, their pointer, and the places of this rank's values among them.
+        """
+        if self.group is None:
+            return values, pointer, slice(None)
+        counts = torch.empty(self.ranks, len(pointer) - 1, dtype=pointer.dtype, device=pointer.device)
+        dist.all_gather(list(counts), pointer.diff(), group=self.group)
+        sizes = counts.sum(1).tolist()
+        listed = _gather_rows(values, self, sizes)  # by rank, and by row within a rank
+        per_row = counts.sum(0).cumsum(0)
+        joined_pointer = torch.cat([per_row.new_zeros(1), per_row])
+        counts_before = counts.flatten().cumsum(0).view_as(counts) - counts
+        start = joined_pointer[:-1] + counts.cumsum(0) - counts  # of each rank's part of each row
+        shift = torch.repeat_interleave((start - counts_before).flatten(), counts.flatten(), output_size=len(listed))
+        place = torch.arange(len(listed), device=pointer.device) + shift
+        own = place[sum(sizes[: self.rank]) :][: len(values)]
+        return torch.empty_like(listed).index_copy_(0, place, listed), joined_pointer, own
 
 
 class _GatherRows(torch.autograd.Function):

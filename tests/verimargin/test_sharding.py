@@ -17,6 +17,9 @@ def test_without_a_group_one_process_holds_all():
     assert shard.gather_batch(x, labels) == (x, labels)
     assert torch.equal(shard.sum(torch.arange(3)), torch.arange(3))
     assert torch.equal(shard.max(torch.arange(3)), torch.arange(3))
+    assert shard.gather_lists(x, labels) == (x, labels, slice(None))
+    assert shard.unanimous("?", lambda: True, torch.device("cpu"))
+    assert not shard.unanimous("?", lambda: False, torch.device("cpu"))
     assert copy.deepcopy(shard) is shard
 
 
@@ -103,6 +106,22 @@ def test_a_batch_is_gathered_in_rank_order_with_its_gradient(ranks):
         assert torch.equal(found_labels, labels)
         torch.testing.assert_close(found_grad, grad[rank])
         assert [part.tolist() for part in exchanged] == [[sum(range(ranks)), ranks], [0, ranks - 1]]
+
+
+LISTS = [[[1], [], [2, 3]], [[], [], []], [[4, 5], [], [6]], [[], [7], []]]  # of each rank and row
+
+
+def _joined(rank):
+    own = [torch.tensor(row, dtype=torch.float32) for row in LISTS[rank]]
+    pointer = torch.tensor([0, *(len(row) for row in own)]).cumsum(0)
+    return Shard(4, torch.distributed.group.WORLD).gather_lists(torch.cat(own), pointer)
+
+
+def test_lists_of_all_ranks_are_joined_row_by_row():
+    for rank, (values, pointer, place) in enumerate(on_ranks(4, _joined)):
+        assert values.tolist() == [1, 4, 5, 7, 2, 3, 6]
+        assert pointer.tolist() == [0, 3, 4, 7]
+        assert values[place].tolist() == [value for row in LISTS[rank] for value in row]
 
 
 def _disagreeing(rank, ranks, different):

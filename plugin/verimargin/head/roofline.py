@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from .._checks import check_at_least, check_integer, check_share
-from ..losses.divergence import MAX_STEPS
 from .step import BLOCK
 from .streaming import chunk_size
 
@@ -187,6 +186,7 @@ def _screening(work: Workload, logits: int, chunk: int) -> tuple[Pass, ...]:
 def _q_margin_on_gpu(work: Workload) -> HeadCost:
     logits, copy = work.samples * work.rows, HALF * work.numbers
     maxima, bits = FLOAT * logits // (SAMPLE * GROUP), logits // 8
+    everyone = FLOAT * work.ranks * work.active  # the candidates of all ranks, whose logits each rank has
     passes = (
         Pass("prototypes rounded to float16", bytes=FLOAT * work.numbers + copy),
         Pass(
@@ -198,21 +198,22 @@ def _q_margin_on_gpu(work: Workload) -> HeadCost:
         Pass("threshold from the groups", bytes=ITERATIONS * maxima),
         Pass("product: candidates", flops=2 * logits * work.size, bytes=copy + 2 * bits, precision="float16"),
         Pass("candidates in float32", flops=2 * work.active * work.size, bytes=2 * FLOAT * work.active * work.size),
-        _thresholds(work, solves=1, operations=1) if work.ranks == 1 else _thresholds(work, 1, 65, MAX_STEPS),
+        Pass("thresholds", bytes=ITERATIONS * everyone),
         *_sparse_gradient(work, zeros=1, gathered=3, removed=4),
     )
     candidates = 2 * CANDIDATE * (work.active + work.samples)
-    return HeadCost(passes, copy, maxima + bits + 2 * FLOAT * work.rows + candidates)
+    joined = 8 * everyone if work.ranks > 1 else 0  # with their p and their places
+    return HeadCost(passes, copy, maxima + bits + 2 * FLOAT * work.rows + candidates + joined)
 
 
 def _product(work: Workload, logits: int, name: str = "product") -> Pass:
     return Pass(name, flops=2 * logits * work.size, bytes=FLOAT * work.numbers)
 
 
-def _thresholds(work: Workload, solves: int = SOLVES, operations: int = 60, iterations: int = ITERATIONS) -> Pass:
+def _thresholds(work: Workload) -> Pass:
     """Newton's iterations over the candidates; the operations of one move about 400 bytes for each candidate."""
-    steps = solves * iterations
-    return Pass("thresholds", bytes=steps * 400 * (work.active + work.samples), starts=steps * operations)
+    steps = SOLVES * ITERATIONS
+    return Pass("thresholds", bytes=steps * 400 * (work.active + work.samples), starts=steps * 60)
 
 
 def _sparse_gradient(work: Workload, zeros: int, gathered: int, removed: int) -> tuple[Pass, Pass]:

@@ -17,7 +17,7 @@ from ..losses.divergence import as_dtype, divergence_loss_value, q_logarithm
 from .step import BLOCK, Step, differentiates, remove_radial_part_
 from .streaming import stream
 from .target import Target
-from .threshold import Candidates, Threshold
+from .threshold import Threshold
 
 PIECE = 1024  # terms that are summed in one go
 
@@ -33,7 +33,7 @@ class SparseHead(torch.autograd.Function):
         alpha, scale, shard = step.loss.alpha, step.loss.scale, step.shard
         with torch.autocast(unit.device.type, enabled=False):
             target = Target(unit, weight, step, differentiates(ctx))
-            found, lower, norm = _candidates(unit, weight, target, step)
+            found, lower, norm = stream(unit, weight, target, target.logit + q_logarithm(target.log_q, alpha), step)
             lower = shard.max(lower)
             found = found.above(lower - 1.0 / (alpha - 1.0))
             threshold = Threshold(found, target, lower, alpha)
@@ -74,18 +74,6 @@ class SparseHead(torch.autograd.Function):
                 grad = remove_radial_part_(grad, weight.index_select(0, part), norm.index_select(0, part))
                 grad_weight.index_copy_(0, part, grad)
         return grad_unit, grad_weight, None
-
-
-def _candidates(unit: Tensor, weight: Tensor, target: Target, step: Step) -> tuple[Candidates, Tensor, Tensor]:
-    """The classes of this rank that may be active, a lower bound (B,) of tau, and the prototypes' norms."""
-    if unit.device.type == "cuda" and step.screening == torch.float16:
-        from .kernels.fused import screen  # here, because it imports Triton
-        from .kernels.launch import has_kernels
-
-        if has_kernels(unit, weight):
-            found = screen(unit, weight, target, step)
-            return Candidates(found.row, found.column, found.logit), found.lower, found.norm
-    return stream(unit, weight, target, target.logit + q_logarithm(target.log_q, step.loss.alpha), step)
 
 
 def _weighted_sums(source: Tensor, group: Tensor, index: Tensor, weight: Tensor, groups: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A step of the exact head for alpha > 1 on one GPU: screened in float16, decided in float32.
+"""A step of the exact head for alpha > 1 on a GPU: screened in float16, decided in float32.
 
     rounded, residual, norm     the unit prototypes in float16, one pass over the prototypes
     group_maxima, threshold     a lower bound of tau, from a part of the classes: their tau is never above that of all
@@ -7,11 +7,15 @@
     embedding_gradients, prototype_gradients     backward, from the entries with p > 0
 
 The result is that of `SparseHead`: an entry that is not listed has p = 0 exactly.
+
+With the classes split over ranks, each screens its own. The ranks share the best of their bounds, and then the
+logits of the survivors, which are few: each rank computes all probabilities from them, and the gradients of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,16 +52,20 @@ class Found:
 
 
 def applies(unit: Tensor, weight: Tensor, step: Step) -> bool:
-    """Whether `FusedHead` can compute this step: one process, alpha > 1, float32 on a device with kernels."""
-    whole = step.shard.group is None and step.loss.alpha > 1.0
-    return whole and unit.dtype == weight.dtype == torch.float32 and has_kernels(unit, weight)
+    """Whether `FusedHead` can compute this step: alpha > 1, and float32 on a device with kernels, on all ranks."""
+    if step.loss.alpha == 1.0 or not unit.dtype == weight.dtype == torch.float32 or not unit.numel():
+        return False
+    return step.shard.unanimous("has kernels", partial(_has_kernels, unit, weight, step), unit.device)
+
+
+def _has_kernels(unit: Tensor, weight: Tensor, step: Step) -> bool:
+    if step.shard.group is not None:
+        round_unit_rows(unit)  # a Triton that cannot compile fails here, before the ranks agree
+    return has_kernels(unit, weight)
 
 
 def screen(unit: Tensor, weight: Tensor, target: Target, step: Step) -> Found:
-    """The non-target classes of `weight` that may be active, with their logits: a superset of the support.
-
-    With sharded classes, the bound comes from this rank's classes only, and is right for all of them.
-    """
+    """The non-target classes of `weight` that may be active, with their logits: a superset of the support."""
     alpha, scale = step.loss.alpha, step.loss.scale
     rounded, norm, residual = round_rows(weight)
     e, e_error = round_unit_rows(unit)
@@ -66,7 +74,7 @@ def screen(unit: Tensor, weight: Tensor, target: Target, step: Step) -> Found:
     maxima = group_maxima(e, rounded[::stride], e_error, residual[::stride], own, scale)
     groups = maxima.shape[1]
     pointer = torch.arange(len(unit) + 1, device=unit.device) * groups
-    lower = threshold(maxima.flatten(), pointer, target.logit, target.log_q, alpha)
+    lower = step.shard.max(threshold(maxima.flatten(), pointer, target.logit, target.log_q, alpha))
     width = 1.0 / (alpha - 1.0)
     bound = (lower - width - TAU_ERROR * (lower.abs() + width)) / scale
     row, column, pointer = survivors(e, rounded, e_error, residual, bound, target.column)
@@ -84,13 +92,12 @@ class FusedHead(torch.autograd.Function):
         with torch.autocast(unit.device.type, enabled=False):
             target = Target(unit, weight, step, differentiates(ctx))
             found = screen(unit, weight, target, step)
-            p, residual, loss, active = probabilities(
-                found.logit, found.pointer, target.logit, target.log_q, step.loss.alpha
-            )
+            logit, pointer, own = step.shard.gather_lists(found.logit, found.pointer)
+            p, residual, loss, active = probabilities(logit, pointer, target.logit, target.log_q, step.loss.alpha)
         statistics = torch.stack([active.to(loss).mean(), (residual == 0).to(loss).mean()])
         row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])
-        column = torch.cat([found.column, step.column])
-        slope = torch.cat([p * step.loss.scale, residual * target.slope])
+        column = torch.cat([found.column, step.column.clamp_min(0)])
+        slope = torch.cat([p[own] * step.loss.scale, residual * target.slope * target.owned])
         ctx.save_for_backward(unit, weight, found.norm, row, column, slope)
         ctx.mark_non_differentiable(statistics)
         return loss, statistics

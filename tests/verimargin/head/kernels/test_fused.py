@@ -2,7 +2,9 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 import verimargin as vm
+from distributed import on_ranks
 from kernel_checks import KERNELS_MUST_RUN
 from small_head import LOSSES, batch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -195,3 +197,65 @@ def test_where_it_applies():
     assert not applies(unit, weight, step_of(vm.arcface(8.0, 0.2), labels, 3))
     assert not applies(unit.double(), weight.double(), step)
     assert not applies(unit[:0], weight, step)
+
+
+SPLIT = [("q-margin", 301), ("q-margin", 5), ("alpha 3", 301), ("adaptive", 301)]
+not_interpreted = pytest.mark.skipif(INTERPRETED, reason="the kernels are the same on each rank; the exchange is not")
+
+
+def _on_rank(name, classes):
+    """The results of FusedHead with the classes split over the ranks."""
+    embeddings, weight, labels = batch(7, classes, 16, torch.float32)
+    shard = Shard(classes, dist.group.WORLD)
+    column = labels - shard.start
+    column = torch.where((column >= 0) & (column < shard.size), column, -1)
+    step = Step(labels, column, LOSSES[name](), shard, GradientMemory())
+    part = weight[shard.start : shard.start + shard.size]
+    loss, statistics, of_unit, of_weight = results(FusedHead, F.normalize(embeddings), part, step)
+    return loss, statistics, shard.sum(of_unit), of_weight
+
+
+@not_interpreted
+@pytest.mark.parametrize(("name", "classes"), SPLIT)
+def test_classes_split_over_ranks(name, classes, ranks):
+    embeddings, weight, labels = batch(7, classes, 16, torch.float32)
+    unit, step = F.normalize(embeddings).double(), step_of(LOSSES[name](), labels, classes)
+    loss, statistics, of_unit, of_weight = results(SparseHead, unit, weight.double(), step)
+    by_rank = [found[name, classes] for found, _ in ranks]
+    for found in by_rank:
+        torch.testing.assert_close(found[0].double(), loss, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(found[1].double(), statistics)
+        torch.testing.assert_close(found[2].double(), of_unit, rtol=2e-4, atol=2e-5)
+        assert torch.equal(found[0], by_rank[0][0])
+    scale = 1 + float(of_weight.abs().max())
+    torch.testing.assert_close(
+        torch.cat([found[3] for found in by_rank]).double(), of_weight, rtol=0, atol=2e-6 * scale
+    )
+
+
+def _agreed(rank):
+    """Whether the ranks take the kernels if rank 0 alone has them at first; and if rank 0 alone has lost them since."""
+    unit, weight, labels = torch.eye(6), torch.eye(6)[2 * rank : 2 * rank + 2], torch.arange(6)
+    answers = []
+    for first, later in ((rank == 0, True), (True, rank != 0)):
+        shard = Shard(6, dist.group.WORLD)
+        step = Step(labels, labels, vm.q_margin(1.5, 8.0, 0.2), shard, GradientMemory())
+        for has in (first, later):
+            fused.has_kernels = lambda *_, here=has: here
+            answers.append(applies(unit, weight, step))
+    return answers
+
+
+@not_interpreted
+def test_ranks_take_the_kernels_together_or_not_at_all(ranks):
+    """Otherwise they would wait for each other for ever, because the two computations exchange different values."""
+    assert [answers for _, answers in ranks] == [[False, False, True, True]] * 3
+
+
+def _run(rank):
+    return {case: _on_rank(*case) for case in SPLIT}, _agreed(rank)
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    return on_ranks(3, _run)
