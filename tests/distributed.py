@@ -1,5 +1,6 @@
 """Runs a function in several gloo processes on this machine."""
 
+import multiprocessing
 import os
 import socket
 import sys
@@ -11,10 +12,15 @@ import torch
 import torch.distributed as dist
 
 
+# One process imports these for all; the ranks are forks of it.
+multiprocessing.set_forkserver_preload(["torch.distributed", "verimargin", "verimargin_insightface"])
+
+
 def on_ranks(ranks, function, *arguments):
     """function(rank, *arguments) on each rank of a process group; the list of what the ranks returned."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_run, (ranks, _free_port(), function, arguments, folder), nprocs=ranks)
+        arguments = (ranks, _free_port(), function, arguments, folder)
+        torch.multiprocessing.start_processes(_run, arguments, nprocs=ranks, start_method="forkserver")
         return [torch.load(Path(folder, str(rank)), weights_only=False) for rank in range(ranks)]
 
 
