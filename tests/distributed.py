@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-
 # One process imports these for all; the ranks are forks of it.
 multiprocessing.set_forkserver_preload(["torch.distributed", "verimargin", "verimargin_insightface"])
 

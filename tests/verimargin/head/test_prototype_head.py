@@ -65,8 +65,9 @@ def test_without_gradients(name):
     torch.testing.assert_close(frozen.grad, plain_step(LOSSES[name](), embeddings, weight, labels)[1])
 
 
-@pytest.mark.parametrize("name", ["q-margin", "arcface"])
-def test_compiled_equals_eager(name):
+def test_compiled_equals_eager():
+    """For alpha = 1; test_screening.py has the same for alpha > 1, whose trace takes long."""
+    name = "arcface"
     embeddings, weight, labels = batch(6, 301, 8)
     head = head_with(weight, LOSSES[name]())
     compiled = torch.compile(lambda e: head(e, labels), backend="aot_eager")
