@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from verimargin import metrics
-from verimargin.metrics import DetCurve, Interval
+from verimargin.metrics import DetCurve, Interval, intervals
 
 DIMENSIONS = 16
 METRICS: dict[str, metrics.CurveMetric] = {
@@ -118,13 +118,13 @@ def bayesian(trials: Trials, random: np.random.Generator) -> dict[str, Interval]
 
 def symmetric(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
     """The value and its jackknife variance, with Student's t."""
-    grouped = metrics._grouped(*trials.judged(), 0.95)
-    intervals = {}
-    for name, v, left_out in zip(METRICS, *metrics._jackknife(metrics._values_of(METRICS), grouped, iter)):
-        variance, freedom = metrics._variance(left_out)
-        half = metrics._student(0.95, freedom) * variance**0.5
-        intervals[name] = Interval(v - half, v + half)
-    return intervals
+    grouped = intervals._grouped(*trials.judged(), 0.95)
+    found = {}
+    for name, v, left_out in zip(METRICS, *intervals._jackknife(intervals._values_of(METRICS), grouped, iter)):
+        variance, freedom = intervals._variance(left_out)
+        half = intervals._student(0.95, freedom) * variance**0.5
+        found[name] = Interval(v - half, v + half)
+    return found
 
 
 def ours(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:

@@ -1,0 +1,31 @@
+"""Verification metrics, for scores of which a higher one means more similar; all take O(n log n) time and O(n) memory.
+
+A trial is accepted if its score is above the threshold, so tied scores are decided alike and their order never
+matters. Scores are array-likes or tensors of any shape. Metrics also take one weight per trial.
+"""
+
+from .curves import DetCurve, det_curve, eer, min_dcf, tar_at_far
+from .intervals import (
+    CurveMetric,
+    Interval,
+    TooFewSpeakers,
+    confidence_interval,
+    confidence_intervals,
+    difference_intervals,
+)
+from .likelihood_ratios import cllr
+
+__all__ = [
+    "CurveMetric",
+    "DetCurve",
+    "Interval",
+    "TooFewSpeakers",
+    "cllr",
+    "confidence_interval",
+    "confidence_intervals",
+    "det_curve",
+    "difference_intervals",
+    "eer",
+    "min_dcf",
+    "tar_at_far",
+]
