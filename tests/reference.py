@@ -170,3 +170,11 @@ def mutual_likelihood(mean1, variance1, mean2, variance2):
         densities = [np.exp(-0.5 * (z - m) ** 2 / v) / np.sqrt(2.0 * np.pi * v) for m, v in ((m1, v1), (m2, v2))]
         total += np.log(np.sum(densities[0] * densities[1]) * (z[1] - z[0]))
     return total
+
+
+def calibration_objective(llr, same, prior):
+    """The prior-weighted logistic loss of log-likelihood ratios, one trial at a time."""
+    odds = [ratio + np.log(prior / (1 - prior)) for ratio in llr]
+    targets = [np.log1p(np.exp(-o)) for o, s in zip(odds, same) if s]
+    others = [np.log1p(np.exp(o)) for o, s in zip(odds, same) if not s]
+    return prior * sum(targets) / len(targets) + (1 - prior) * sum(others) / len(others)

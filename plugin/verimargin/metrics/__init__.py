@@ -13,19 +13,26 @@ from .intervals import (
     confidence_intervals,
     difference_intervals,
 )
-from .likelihood_ratios import cllr
+from .likelihood_ratios import actual_dcf, cllr, min_cllr
+from .thresholds import Judged, Threshold, judge, thresholds_at_far
 
 __all__ = [
     "CurveMetric",
     "DetCurve",
     "Interval",
+    "Judged",
+    "Threshold",
     "TooFewSpeakers",
+    "actual_dcf",
     "cllr",
     "confidence_interval",
     "confidence_intervals",
     "det_curve",
     "difference_intervals",
     "eer",
+    "judge",
+    "min_cllr",
     "min_dcf",
     "tar_at_far",
+    "thresholds_at_far",
 ]

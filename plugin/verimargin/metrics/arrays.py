@@ -34,3 +34,8 @@ def checked_scores(name: str, scores: ArrayLike, weight: ArrayLike | None) -> tu
 def blocks(length: int) -> Iterator[slice]:
     """Consecutive parts of arrays of this length, so that what is computed from a part takes little memory."""
     return (slice(first, min(first + BLOCK, length)) for first in range(0, length, BLOCK))
+
+
+def check_prior(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"{name} is {value}: give the prior of a target trial, between 0 and 1")

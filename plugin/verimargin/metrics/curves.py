@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Weights, blocks, checked_scores
+from .arrays import Weights, blocks, check_prior, checked_scores
 
 
 class DetCurve(NamedTuple):
@@ -33,8 +33,7 @@ class DetCurve(NamedTuple):
 
     def min_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[float, float]:
         """As `metrics.min_dcf`."""
-        if not 0.0 < p_target < 1.0:
-            raise ValueError(f"p_target is {p_target}: give the prior of a target trial, between 0 and 1")
+        check_prior("p_target", p_target)
         lowest, best = math.inf, 0
         for part in blocks(len(self.threshold)):
             cost = c_miss * self.false_reject[part] * p_target + c_fa * self.false_accept[part] * (1.0 - p_target)
@@ -43,12 +42,35 @@ class DetCurve(NamedTuple):
                 lowest, best = float(cost[first]), part.start + first
         return lowest, float(self.threshold[best])
 
+    def actual_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[float, float]:
+        """As `metrics.actual_dcf`."""
+        check_prior("p_target", p_target)
+        threshold = math.log(c_fa * (1.0 - p_target)) - math.log(c_miss * p_target)
+        far, frr = self.rates_at(threshold)
+        return c_miss * frr * p_target + c_fa * far * (1.0 - p_target), threshold
+
     def tar_at_far(self, far: float) -> tuple[float, float]:
         """As `metrics.tar_at_far`."""
         if not 0.0 <= far <= 1.0:
             raise ValueError(f"far is {far}: give a false accept rate between 0 and 1")
         first = int(np.argmax(self.false_accept <= far * (1 + 1e-12)))
         return float(1.0 - self.false_reject[first]), float(self.threshold[first])
+
+    def rates_at(self, threshold: float) -> tuple[float, float]:
+        """The false accept and the false reject rate with this threshold, which need not be a score."""
+        place = int(np.searchsorted(self.threshold, threshold, side="right")) - 1
+        return float(self.false_accept[place]), float(self.false_reject[place])
+
+    def hull(self) -> DetCurve:
+        """The corners of the curve's lower convex hull: the best decisions that chance may choose between.
+
+        It is what isotonic regression (pool adjacent violators) of the labels on the scores gives: from one corner to
+        the next, a share dp of the positives and dn of the negatives have the log-likelihood ratio log(dp / dn).
+
+        Source: Bruemmer and de Villiers, "The BOSARIS Toolkit" (2013), section 3.
+        """
+        kept = _lower_hull(self.false_reject, self.false_accept)
+        return DetCurve(*(values[kept] for values in self))
 
 
 def det_curve(
@@ -201,3 +223,35 @@ def tar_at_far(
     (0.5, 0.3)
     """
     return det_curve(positive, negative, positive_weight, negative_weight).tar_at_far(far)
+
+
+def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The positions of the corners of the lower convex hull of points with rising x and falling y.
+
+    A point that is not below the line from its left to its right neighbour is no corner. Such points are removed
+    all at once, again and again, for as long as that removes many; the rest is Andrew's monotone chain.
+    """
+    kept = np.arange(len(x))
+    while True:
+        corner = np.ones(len(kept), dtype=bool)
+        corner[1:-1] = _turns_left(x[kept], y[kept])
+        removed = len(kept) - np.count_nonzero(corner)
+        kept = kept[corner]
+        if 8 * removed < len(kept):
+            break
+    hull: list[int] = []
+    points = list(zip(x[kept].tolist(), y[kept].tolist()))
+    for n, (px, py) in enumerate(points):
+        while len(hull) > 1:
+            (ax, ay), (bx, by) = points[hull[-2]], points[hull[-1]]
+            if (bx - ax) * (py - ay) > (by - ay) * (px - ax):
+                break
+            hull.pop()
+        hull.append(n)
+    return kept[hull]
+
+
+def _turns_left(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """For each point but the first and the last, whether it is below the line from its left to its right neighbour."""
+    left_x, left_y = x[1:-1] - x[:-2], y[1:-1] - y[:-2]
+    return left_x * (y[2:] - y[:-2]) > left_y * (x[2:] - x[:-2])

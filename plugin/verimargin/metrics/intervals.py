@@ -17,9 +17,9 @@ GROUPS = 10  # of speakers; of more and smaller ones, a figure such as the EER j
 DIVISIONS = 4  # into groups, so that little depends on who is with whom
 
 CurveMetric = Callable[[DetCurve], tuple[float, float]]
-# A system without errors and one that is always wrong: between them lie all values of a metric.
-PERFECT = DetCurve(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]), np.array([-np.inf, 0.0, 1.0]))
-INVERTED = DetCurve(np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0]), np.array([-np.inf, 0.0, 1.0]))
+# A system without errors and one that is always wrong: between them lie all values of a metric, at any threshold.
+PERFECT = DetCurve(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]), np.array([-np.inf, -np.inf, np.inf]))
+INVERTED = DetCurve(np.array([1.0, 1.0, 0.0]), np.array([0.0, 1.0, 1.0]), np.array([-np.inf, -np.inf, np.inf]))
 
 
 class Interval(NamedTuple):

@@ -185,3 +185,50 @@ def test_half_a_million_trials():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@settings(max_examples=200, deadline=None)
+@given(scores, scores, st.floats(-3, 3))
+def test_rates_at_any_threshold_equal_counting(positive, negative, threshold):
+    far, frr = metrics.det_curve(positive, negative).rates_at(threshold)
+    assert far == pytest.approx((np.array(negative) > threshold).mean(), abs=1e-12)
+    assert frr == pytest.approx((np.array(positive) <= threshold).mean(), abs=1e-12)
+
+
+def lines_below(curve):
+    """For each point, the lowest line between two others at its place, by trying all pairs."""
+    x, y = curve.false_reject, curve.false_accept
+    for k in range(len(x)):
+        heights = [
+            y[a] + (y[b] - y[a]) * (x[k] - x[a]) / (x[b] - x[a])
+            for a in range(len(x))
+            for b in range(len(x))
+            if x[a] <= x[k] <= x[b] and x[a] < x[b]
+        ]
+        yield min([y[k], *heights])
+
+
+@settings(max_examples=100, deadline=None)
+@given(scores, scores)
+def test_the_hull_is_the_lowest_of_all_lines_between_two_points(positive, negative):
+    curve = metrics.det_curve(positive, negative)
+    hull = curve.hull()
+    points = set(zip(*(values.tolist() for values in curve)))
+    assert set(zip(*(values.tolist() for values in hull))) <= points
+    for x, lowest in zip(curve.false_reject, lines_below(curve)):
+        at = np.interp(x, hull.false_reject, hull.false_accept)
+        if x not in hull.false_reject:  # on a vertical line the interpolation takes any of its points
+            assert at == pytest.approx(lowest, abs=1e-12)
+    slopes = np.diff(hull.false_accept)[:-1] * np.diff(hull.false_reject)[1:]
+    assert (slopes < np.diff(hull.false_accept)[1:] * np.diff(hull.false_reject)[:-1]).all()
+
+
+def test_the_hull_of_half_a_million_scores():
+    random = np.random.default_rng(0)
+    curve = metrics.det_curve(random.normal(2, 1, 250_000), random.normal(0, 1, 250_000))
+    started = time.perf_counter()
+    hull = curve.hull()
+    assert time.perf_counter() - started < 20
+    assert 2 < len(hull.threshold) < 5000
+    inside = np.interp(curve.false_reject, hull.false_reject, hull.false_accept)
+    assert (inside <= curve.false_accept + 1e-9).all()
