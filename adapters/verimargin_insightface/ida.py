@@ -23,6 +23,7 @@ from torch import Tensor
 from verimargin._checks import unit_rows
 from verimargin.files.networks import fingerprint
 from verimargin.files.scorers import ScorerFile, read_scorer
+from verimargin.scoring.density_spread import spread_over_all_pairs
 from verimargin.scoring.ida import DensityScorer, dao
 from verimargin.scoring.pairs import slices
 
@@ -38,6 +39,7 @@ SEAMS = {  # the names of upstream's functions, with the arguments that each beg
 }
 SCRIPTS = "onnx_ijbc.py, eval_ijbc.py and ijb_evals.py"
 DECORATOR = "_verimargin_ida"
+ENOUGH = 32  # templates to look at the spread of their densities
 LARGEST_TAU = 300.0  # up to here exp(-2 tau) is a normal float64
 
 
@@ -124,6 +126,7 @@ class Comparison:
 
     def __init__(self, scorer: DensityScorer):
         self.scorer = scorer
+        self._watched = False
         self._last: tuple[bytes, tuple[Tensor, Tensor]] | None = None  # of the features with this content
 
     def instead_of(self, function: Callable) -> Callable:
@@ -172,9 +175,18 @@ class Comparison:
         rows = torch.from_numpy(features.astype(np.float32)).to(device)
         unit = unit_rows(rows, "the feature of template", templates)
         found = unit, self.scorer.log_density(unit)
+        self._watch_spread(*found)
         if keep:
             self._last = content, found
         return found
+
+    def _watch_spread(self, unit: Tensor, log_density: Tensor) -> None:
+        """Say once, of the first templates, if their densities rival their cosines."""
+        if self._watched or len(unit) < ENOUGH:
+            return
+        self._watched = True
+        if warning := spread_over_all_pairs(unit, log_density, self.scorer.tau).warning:
+            logger.warning("%s", warning)
 
 
 def _content(features: np.ndarray) -> bytes:

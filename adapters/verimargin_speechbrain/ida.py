@@ -12,10 +12,12 @@ from speechbrain.utils.logger import get_logger
 from torch import Tensor
 from verimargin.files.networks import fingerprint
 from verimargin.files.scorers import read_scorer
+from verimargin.scoring.density_spread import spread_over_all_pairs
 from verimargin.scoring.ida import DensityScorer, IDAScorer, dao
 
 logger = get_logger(__name__)
 
+ENOUGH = (32, 128, 512)  # embeddings after which the spread of their densities is looked at
 SAME = 1.0 - 1e-6  # a larger cosine is that of an embedding with itself, in float32
 
 # Functions that rearrange embeddings without changing any of them: they are applied to the densities too.
@@ -52,13 +54,15 @@ class IDAEmbeddingModel(torch.nn.Module):
         self.log, self._file = log, read_scorer(anchors, k, tau)
         self.scorer, self.model = self._file.scorer, model
         self._checked = False
+        self._seen: list[tuple[Tensor, Tensor]] | None = []  # unit embeddings and log densities, until they are enough
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         embeddings = self.model(*args, **kwargs)
         if not self._checked:  # not earlier, because the model has no weights yet when the recipe is loaded
             self._check(embeddings)
-        self._check_strangers(embeddings)
-        return IDAEmbedding.wrap(embeddings, self.scorer, self.log)
+        log_density = self._log_density(embeddings)
+        self._watch_spread(embeddings, log_density)
+        return IDAEmbedding.wrap(embeddings, self.scorer, self.log, log_density)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Load this module's state dict or, as a recipe's pretrainer does, the state dict of the model alone."""
@@ -72,16 +76,34 @@ class IDAEmbeddingModel(torch.nn.Module):
         _warn_of_score_norm()
         self._checked = True
 
-    def _check_strangers(self, embeddings: Tensor) -> None:
-        """Refuse an embedding that is an anchor itself, which would be its own nearest neighbour."""
+    def _log_density(self, embeddings: Tensor) -> Tensor:
+        """The log densities; an embedding that is an anchor itself is refused, as its own nearest neighbour."""
         if not isinstance(self.scorer, IDAScorer):
-            return
-        rows = torch.nn.functional.normalize(embeddings.detach().flatten(0, -2).float())
-        if bool((rows @ self.scorer.anchors.to(rows).T > SAME).any()):
+            return self.scorer.log_density(embeddings)
+        support = self.scorer.support(embeddings.detach())
+        if bool((support > SAME).any()):
             raise ValueError(
                 f"{self._file.path} holds an embedding that is to be scored, which would be its own nearest "
                 "neighbour: make the anchors from identities that no trial is about"
             )
+        return self.scorer.of_support(support)
+
+    def _watch_spread(self, embeddings: Tensor, log_density: Tensor) -> None:
+        """Say once, of the first embeddings, if their densities rival their cosines."""
+        if self._seen is None:
+            return
+        unit = torch.nn.functional.normalize(embeddings.detach().flatten(0, -2).float())
+        before = sum(len(rows) for rows, _ in self._seen)
+        self._seen.append((unit, log_density.flatten().float()))
+        count = before + len(unit)
+        if not any(before < enough <= count for enough in ENOUGH):
+            return
+        rows, densities = (torch.cat(parts) for parts in zip(*self._seen))
+        warning = spread_over_all_pairs(rows, densities, self.scorer.tau).warning
+        if warning:
+            logger.warning("after %d embeddings: %s", count, warning)
+        if warning or count >= ENOUGH[-1]:
+            self._seen = None
 
 
 class IDAEmbedding(Tensor):

@@ -209,3 +209,16 @@ def test_probes_are_good_for_nothing_else():
     probes = ida.Probes(FEATURES, comparison().matrix)
     with pytest.raises(TypeError, match="no implementation found"):
         np.sort(probes)
+
+
+@pytest.mark.parametrize(("length", "told"), [(0.0, False), (30.0, True)])
+def test_densities_that_rival_the_cosines_are_told_once(caplog, length, told):
+    """Half-trained: embeddings with a long common direction, which the prototypes have nothing of."""
+    random = np.random.default_rng(0)
+    voices = random.normal(size=(140, 32)) * (np.arange(32) > 0)
+    scorer = vm.IDAScorer(torch.from_numpy(voices[:100]).float(), k=3)
+    features = voices[100:].repeat(3, 0) + random.normal(size=(120, 32)) + length * np.eye(32)[0]
+    compare = ida.Comparison(scorer)
+    for rows in (features[:20], features, features[::-1]):
+        compare.matrix(rows, features[:5])
+    assert caplog.text.count("IDA's densities rival the cosines: over the pairs") == told

@@ -52,8 +52,9 @@ def test_the_scripts_comparison_gives_dao(anchors, log):
     path, vectors = anchors
     model = IDAEmbeddingModel(Model(), path, K, TAU, log).eval()
     calls = []
-    density = model.scorer.log_density
-    model.scorer.log_density = lambda f: (calls.append(len(f)), density(f))[1]
+    model.scorer.log_density = lambda f: pytest.fail("the anchors are looked at once more")
+    support = model.scorer.support
+    model.scorer.support = lambda f: (calls.append(len(f)), support(f))[1]
     kept = {}
     with torch.no_grad():
         batch = model(torch.randn(8, 5, 3), torch.ones(8)).squeeze(1).unsqueeze(1)
@@ -67,7 +68,7 @@ def test_the_scripts_comparison_gives_dao(anchors, log):
     cohort = torch.stack(list(kept.values()))
     scores = similarity(kept[2].repeat(cohort.shape[0], 1, 1), cohort)
     np.testing.assert_allclose(scores[:, 0], expected(plain[[2] * 8], plain, vectors, log), rtol=1e-5, atol=1e-5)
-    assert calls == [8]  # a density for each embedding, once
+    assert calls == [8]  # the anchors are looked at once for each embedding
 
 
 def test_an_altered_embedding_gets_its_own_density(anchors):
@@ -234,3 +235,18 @@ def test_anchors_that_hold_what_is_scored_are_refused(tmp_path, anchors):
         wrapped(torch.randn(1, 5, 3))  # the first recording may be a stranger
     with torch.no_grad(), pytest.raises(ValueError, match=r"own.npz holds an embedding that is to be scored"):
         wrapped(features[2:3])
+
+
+@pytest.mark.parametrize(("length", "told"), [(0.0, False), (30.0, True)])
+def test_densities_that_rival_the_cosines_are_told_once(tmp_path, caplog, length, told):
+    """Half-trained: embeddings with a long common direction, which the prototypes have nothing of."""
+    torch.manual_seed(0)
+    voices, axis = torch.randn(100, 32) * (torch.arange(32) > 0), torch.eye(32)[0]
+    write_embeddings(tmp_path / "a.npz", Embeddings([str(i) for i in range(60)], voices[:60], source={"kind": "fc"}))
+    model = IDAEmbeddingModel(torch.nn.Identity(), tmp_path / "a.npz", k=3)
+    rows = voices[60:].repeat(4, 1) + torch.randn(160, 32) + length * axis
+    for start in range(0, 160, 8):
+        model(rows[start : start + 8].unsqueeze(1))
+        assert ("IDA's densities rival the cosines" in caplog.text) == (told and start >= 24)
+    assert caplog.text.count("rival") == told
+    assert model._seen is None or not told

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from .ida import dao
 
 RIVAL = 0.5  # times the spread of the cosines; below it, scores and cosines have a correlation of 0.86 or more
+
+SAMPLE = 512  # embeddings whose pairs are looked at
 
 
 class DensitySpread(NamedTuple):
@@ -47,3 +53,13 @@ def density_spread(cosine: np.ndarray, log_dao: np.ndarray, tau: float) -> Densi
     """
     similarity = tau * np.asarray(cosine, dtype=float)
     return DensitySpread(float(similarity.std()), float((np.asarray(log_dao, dtype=float) - similarity).std()))
+
+
+def spread_over_all_pairs(unit: Tensor, log_density: Tensor, tau: float) -> DensitySpread:
+    """`density_spread` over all pairs of unit embeddings (N, d) with log densities (N,), or of 512 of them."""
+    step = -(-len(unit) // SAMPLE)
+    unit, log_density = unit[::step], log_density[::step]
+    i, j = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
+    cosine = (unit @ unit.T)[i, j]
+    log_dao = dao(cosine, log_density[i], log_density[j], tau, log=True)
+    return density_spread(cosine.cpu().numpy(), log_dao.cpu().numpy(), tau)

@@ -195,8 +195,21 @@ class IDAScorer(DensityScorer):
     def forward(self, unit: Tensor, own: Tensor | None = None) -> Tensor:
         log_density = unit.new_empty(len(unit))
         for rows, nearest in nearest_cosines(unit, self.anchors, self.k, self.max_bytes, own):
-            torch.logsumexp(self.tau * nearest, 1, out=log_density[rows])
-        return log_density.neg_()
+            log_density[rows] = self.of_support(nearest)
+        return log_density
+
+    def of_support(self, nearest: Tensor) -> Tensor:
+        """log F (...) from the cosines (..., k) with the support set."""
+        return -torch.logsumexp(self.tau * nearest, -1)
+
+    @torch.no_grad()
+    def support(self, f: Tensor) -> Tensor:
+        """The cosines of embeddings (..., d) with their k nearest anchors, in no particular order; shape (..., k)."""
+        unit = self._unit(f)
+        with torch.autocast(unit.device.type, enabled=False):
+            rows = unit.reshape(-1, self.embedding_size)
+            parts = [nearest for _, nearest in nearest_cosines(rows, self.anchors, self.k, self.max_bytes)]
+        return torch.cat(parts).view(*unit.shape[:-1], self.k)
 
     @torch.no_grad()
     def log_density(self, f: Tensor, own: Tensor | None = None) -> Tensor:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 import verimargin as vm
-from verimargin.scoring.density_spread import density_spread
+from verimargin.scoring import density_spread as module
+from verimargin.scoring.density_spread import density_spread, spread_over_all_pairs
 
 
 def scored(collapse, tau=1.0):
@@ -67,3 +68,15 @@ def test_the_promise_is_sharp_and_does_not_hold_beyond_one():
     assert np.corrcoef(cosine, cosine + worst)[0, 1] == pytest.approx((1 - ratio**2) ** 0.5)
     assert np.corrcoef(cosine, cosine - 2 * cosine)[0, 1] == pytest.approx(-1.0)
     assert density_spread(cosine, cosine - 2 * cosine, 1.0).warning
+
+
+def test_all_pairs_and_a_part_of_very_many(monkeypatch):
+    f = torch.nn.functional.normalize(torch.randn(90, 8, generator=torch.Generator().manual_seed(0)))
+    log_density = torch.randn(90, generator=torch.Generator().manual_seed(1))
+    i, j = np.triu_indices(90, 1)
+    cosine = (f[i] * f[j]).sum(1).numpy()
+    log_dao = 2.0 * cosine + np.logaddexp(log_density.numpy()[i], log_density.numpy()[j])
+    found = spread_over_all_pairs(f, log_density, 2.0)
+    assert found == pytest.approx(density_spread(cosine, log_dao, 2.0), rel=1e-5)
+    monkeypatch.setattr(module, "SAMPLE", 30)
+    assert spread_over_all_pairs(f, log_density, 2.0) == spread_over_all_pairs(f[::3], log_density[::3], 2.0)

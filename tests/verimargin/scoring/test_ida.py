@@ -169,3 +169,14 @@ def test_each_side_of_a_batch_has_variances_of_its_own():
     for n in range(3):
         similarity = reference.mutual_likelihood(unit1[n].numpy(), v1[n].numpy(), unit2[n].numpy(), v2[n].numpy())
         assert float(found[n]) == pytest.approx(1.5 * similarity + np.log(density1[n] + density2[n]), rel=1e-6)
+
+
+def test_the_support_set_is_the_nearest_anchors():
+    scorer = vm.IDAScorer(A, k=5, tau=2.0, max_bytes=1000)
+    f = F.reshape(1, N, SIZE)
+    unit, anchors = (x / x.norm(dim=-1, keepdim=True) for x in (F, A))
+    nearest = np.sort((unit @ anchors.T).numpy(), axis=1)[:, -5:]
+    found = scorer.support(f)
+    assert found.shape == (1, N, 5)
+    np.testing.assert_allclose(np.sort(found[0].numpy(), axis=1), nearest, atol=1e-12)
+    np.testing.assert_array_equal(scorer.of_support(found), scorer.log_density(f))
