@@ -65,12 +65,17 @@ def _embeddings(folder: Path, random: np.random.Generator) -> None:
     write("distractors", [f"d{n}/a" for n in range(150)])
     write("train", [f"t{n % 60}/{n}" for n in range(300)], labels=[f"t{n % 60}" for n in range(300)])
     ids = [f"s{n // 5}/{n % 5}" for n in range(50)]
-    write("test", ids)
+    write("test", ids, sizes=random.uniform(2, 8, len(ids)))
+    dev = [f"v{n // 4}/{n % 4}" for n in range(60)]
+    voices = random.normal(size=(15, SIZE)).repeat(4, axis=0)
+    rows = (voices + 2.5 * random.normal(size=voices.shape)).astype(np.float32)
+    np.savez(folder / "dev.npz", ids=dev, embeddings=rows, sizes=random.uniform(2, 8, len(dev)))
     regressor = vm.SupportSetRegressor(SIZE, 4)
     regressor.fit(torch.randn(20, SIZE), torch.rand(20) + 0.1, epochs=1)
     write_regressor(folder / "ssr.pt", regressor)
-    pairs = [f"{a.split('/')[0] == b.split('/')[0]:d} {a} {b}" for a, b in combinations(ids, 2)]
-    (folder / "trials.txt").write_text("\n".join(pairs) + "\n")
+    for name, listed in (("trials", ids), ("dev", dev)):
+        pairs = [f"{a.split('/')[0] == b.split('/')[0]:d} {a} {b}" for a, b in combinations(listed, 2)]
+        (folder / f"{name}.txt").write_text("\n".join(pairs) + "\n")
     (folder / "exclude.txt").write_text("3\n")
 
 

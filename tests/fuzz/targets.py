@@ -13,6 +13,13 @@ import numpy as np
 import torch
 import verimargin as vm
 from verimargin.files.anchors import anchors_from_prototypes
+from verimargin.files.calibrations import (
+    CalibratedMethod,
+    Calibrations,
+    FarThreshold,
+    read_calibrations,
+    write_calibrations,
+)
 from verimargin.files.class_names import read_class_names
 from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
 from verimargin.files.kappa_state import read_kappa
@@ -21,6 +28,7 @@ from verimargin.files.scorers import read_regressor, write_regressor
 from verimargin.files.templates import holds_images, read_templates
 from verimargin.files.torchscript import is_torchscript, scripted_state
 from verimargin.files.trials import identities, read_trials
+from verimargin.scoring.calibration import Calibration
 
 IDS = ["a/1", "a/2", "b/1", "c/1"]
 
@@ -39,6 +47,7 @@ def check_embeddings(read: Embeddings) -> None:
     assert len(read.ids) == len(set(read.ids)) == len(read.vectors) > 0
     assert len(read.labels) in (0, len(read.ids))
     assert all(isinstance(text, str) for text in [*read.ids, *read.labels, read.encoder])
+    assert read.sizes is None or bool((np.isfinite(read.sizes) & (read.sizes > 0)).all())
     assert read.vectors.dtype == torch.float32
     assert read.vectors.dim() == 2
     norms = torch.linalg.vector_norm(read.vectors, dim=1)
@@ -46,8 +55,26 @@ def check_embeddings(read: Embeddings) -> None:
 
 
 def make_npz(folder: Path) -> list[Path]:
-    write_embeddings(folder / "a.npz", Embeddings(IDS, rows(4, 3), list("aabc"), "abc", {"kind": "real"}))
+    write_embeddings(
+        folder / "a.npz", Embeddings(IDS, rows(4, 3), list("aabc"), "abc", {"kind": "real"}, np.arange(1.0, 5.0))
+    )
     return [folder / "a.npz"]
+
+
+def make_calibrations(folder: Path) -> list[Path]:
+    thresholds = [FarThreshold(0.1, 1.5, (1.0, 2.0)), FarThreshold(0.01, 3.0, None)]
+    cosine = CalibratedMethod("cosine", Calibration(-1.5, 8.0, {"size": (0.1, 0.2)}), thresholds)
+    write_calibrations(folder / "c.json", Calibrations({"name": "dev.txt"}, "abc", 0.5, {}, {"cosine": cosine}))
+    return [folder / "c.json"]
+
+
+def check_calibrations(folder: Path) -> None:
+    read = read_calibrations(folder / "c.json")
+    assert math.isfinite(read.prior)
+    for method in read.methods.values():
+        qualities = {name: (np.ones(2), np.ones(2)) for name in method.calibration.qualities}
+        assert np.isfinite(method.calibration(np.zeros(2), qualities)).all()
+        assert all(math.isfinite(t.far) and math.isfinite(t.threshold) for t in method.thresholds)
 
 
 def make_compressed(folder: Path) -> list[Path]:
@@ -261,6 +288,7 @@ TARGETS = {
     "kappa": Target(make_kappa, read_kappa_rows),
     "trials by name": Target(make_voxceleb, lambda folder: read_list(folder, IDS)),
     "trials by number": Target(make_ijb, lambda folder: read_list(folder, ["1", "2", "3", "12"])),
+    "calibrations": Target(make_calibrations, check_calibrations),
     "class names": Target(make_names, read_names),
     "torchscript": Target(make_scripted, read_scripted),
     "onnx graph": Target(make_onnx, read_onnx, ("onnx",)),

@@ -38,7 +38,7 @@ def embed_speech(
         list[Path],
         typer.Argument(help="train.csv, or enrol.csv and test.csv, with the columns ID, wav, start, stop and spk_id"),
     ],
-    out: Annotated[Path, typer.Argument(help="a new .npz for the ids, labels and embeddings")],
+    out: Annotated[Path, typer.Argument(help="a new .npz for the ids, labels, seconds and embeddings")],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="set KEY=VALUE in the recipe, such as pretrain_path=results/...")
     ] = None,
@@ -60,7 +60,10 @@ def embed_speech(
     work = hashlib.sha256(json.dumps([settings, rows]).encode()).hexdigest()[:12]  # all that an embedding depends on
     vectors = _resumable(rows, hparams, device, out.with_suffix(f".{work}.partial"))
     labels = [row["spk_id"] for row in rows]
-    write_embeddings(out, Embeddings(ids, torch.from_numpy(vectors), labels, encoder, {"recipe": recipe.name}))
+    rate = _sample_rate(hparams)
+    sizes = np.array([int(row["stop"]) - int(row["start"]) for row in rows]) / rate if rate else None
+    source = {"recipe": recipe.name}
+    write_embeddings(out, Embeddings(ids, torch.from_numpy(vectors), labels, encoder, source, sizes))
     print(f"wrote {len(rows)} embeddings of {vectors.shape[1]} numbers to {out}")
 
 

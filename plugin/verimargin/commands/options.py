@@ -24,6 +24,13 @@ MaxMemoryOption = Annotated[
         help="the memory that the command may take, in GiB or as 1500MiB; refused at once if it is too little"
     ),
 ]
+CohortOption = Annotated[Path | None, typer.Option(help="embeddings of impostors: adds s-norm and adaptive s-norm")]
+CohortSizeOption = Annotated[
+    int | None,
+    typer.Option(help="how many of the nearest impostors adaptive s-norm uses", show_default="300, or all if fewer"),
+]
+AnchorsOption = Annotated[Path | None, typer.Option(help="a file of anchors: adds IDA-R")]
+RegressorOption = Annotated[Path | None, typer.Option(help="a file that verimargin train-ssr wrote: adds IDA-L")]
 SeedOption = Annotated[int, typer.Option(help="the seed of every random choice")]
 DeviceOption = Annotated[str, typer.Option(help="the device to compute on, such as cuda")]
 

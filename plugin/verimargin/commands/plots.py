@@ -46,6 +46,25 @@ def distributions(path: Path, scores: Mapping[str, np.ndarray], same: np.ndarray
             panel.legend()
 
 
+def reliability(path: Path, hulls: Mapping[str, tuple[DetCurve, DetCurve]]) -> None:
+    """Plot, for each method, the share of targets over the posterior that the scores say, before and after calibration.
+
+    Both are for as many targets as non-targets. The shares are those of isotonic regression, one for each step of the
+    convex `hull` of the DET curve: well calibrated scores lie on the diagonal.
+    """
+    with figure(path, len(hulls), figsize=(3.6 * len(hulls), 3.8)) as panels:
+        for panel, (name, both) in zip(np.atleast_1d(panels), hulls.items()):
+            panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+            for hull, label in zip(both, ("before", "after")):
+                dp, dn = np.diff(hull.false_reject), -np.diff(hull.false_accept)
+                share, ends = dp / (dp + dn), 1.0 / (1.0 + np.exp(-np.clip(hull.threshold, -500, 500)))
+                panel.plot(ends, np.append(share, share[-1:]), drawstyle="steps-post", label=label)
+            panel.set(title=name, xlabel="posterior by the scores", xlim=(0, 1), ylim=(-0.02, 1.02), aspect="equal")
+            panel.grid(alpha=0.3)
+            panel.legend()
+        np.atleast_1d(panels)[0].set_ylabel("share of targets")
+
+
 def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Plot series of values over x, one panel per quantity; the x axis is logarithmic if x spans more than a decade."""
     with figure(path, len(panels), figsize=(4.5 * len(panels), 3.6)) as axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,52 +12,62 @@ import torch
 import typer
 from torch import Tensor
 
+from ..files.calibrations import read_calibrations
 from ..files.embeddings import save_npz
 from ..files.score_lists import write_score_list
-from ..files.scorers import read_regressor
 from ..files.whole import whole_folder
-from ..scoring import methods as scoring
-from ..scoring.ida import IDAScorer
+from ..scoring.density_spread import density_spread
 from ..scoring.identification import rank1
-from ..scoring.methods import Method
-from ..scoring.score_norm import ScoreNorm
-from . import plots, report
+from ..scoring.methods import COSINE, Method
+from . import plots, report, thresholds
+from .calibrated import calibrated_name, check_fits, figures_of, scored, those_that_rank, titles_of, write_figures
+from .chosen_methods import ChosenMethods, choose_methods
+from .dev_list import choose_tau, read_dev_list, shared_identities
 from .memory import block_bytes
 from .options import (
+    AnchorsOption,
+    CohortOption,
+    CohortSizeOption,
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
     IntervalsOption,
     KOption,
     MaxMemoryOption,
-    TauOption,
+    RegressorOption,
     TrialsArgument,
 )
 from .progress import Progress, progress
 from .trial_set import TrialSet, read_trial_set
 
-COHORT_SIZE = 300  # impostors that adaptive s-norm takes by default, as SpeechBrain's recipes do
+AUTO = "auto"
 
 
 def score(
     embeddings: EmbeddingsArgument,
     trials: TrialsArgument,
     out: FolderArgument,
-    cohort: Annotated[
-        Path | None, typer.Option(help="embeddings of impostors: adds s-norm and adaptive s-norm")
-    ] = None,
-    cohort_size: Annotated[
-        int | None,
-        typer.Option(
-            help="how many of the nearest impostors adaptive s-norm uses", show_default="300, or all if fewer"
-        ),
-    ] = None,
-    anchors: Annotated[Path | None, typer.Option(help="a file of anchors: adds IDA-R")] = None,
+    cohort: CohortOption = None,
+    cohort_size: CohortSizeOption = None,
+    anchors: AnchorsOption = None,
     k: KOption = 10,
-    tau: TauOption = 1.0,
-    regressor: Annotated[Path | None, typer.Option(help="a file that verimargin train-ssr wrote: adds IDA-L")] = None,
+    tau: Annotated[str, typer.Option(help="IDA's temperature; auto chooses it on the list of --dev")] = "1",
+    regressor: RegressorOption = None,
     distractors: Annotated[
         Path | None, typer.Option(help="embeddings of other identities: adds Rank-1 among 10, 100, ... of them")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="a file that verimargin calibrate wrote: adds calibrated scores")
+    ] = None,
+    far: Annotated[
+        list[float] | None,
+        typer.Option(help="a wanted FAR: its threshold is found on --dev, or is in --calibration; may be repeated"),
+    ] = None,
+    dev: Annotated[
+        Path | None, typer.Option(help="trials of other identities, on which tau and thresholds are chosen")
+    ] = None,
+    dev_embeddings: Annotated[
+        Path | None, typer.Option(help="the embeddings of --dev", show_default="EMBEDDINGS")
     ] = None,
     at_far: Annotated[
         float | None, typer.Option(min=0, max=1, help="compare decisions at this FAR instead of at the EER")
@@ -67,39 +77,108 @@ def score(
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
-    number = 1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)
-    max_bytes = block_bytes(max_memory, trials, embeddings, [cohort, anchors, distractors], number, intervals)
+    fars, wanted_tau = far or [], tau_of(tau)
+    check_choices(wanted_tau, anchors, dev, dev_embeddings, calibration, fars)
+    number = (1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)) * (4 if calibration else 1)
+    files = [cohort, anchors, distractors, dev_embeddings]
+    max_bytes = block_bytes(max_memory, trials, embeddings, files, number, intervals)
+    known = read_calibrations(calibration) if calibration else None
     trial_set = read_trial_set(embeddings, trials)
-    methods = [scoring.COSINE]
-    if cohort:
-        impostors = trial_set.read_others(cohort).vectors.to(device)
-        if cohort_size is None:
-            cohort_size = min(COHORT_SIZE, len(impostors))
-        methods += [scoring.score_norm(ScoreNorm(impostors, size)) for size in (None, cohort_size)]
-    if anchors:
-        methods.append(scoring.ida(IDAScorer(trial_set.read_others(anchors).vectors.to(device), k, tau)))
-    if regressor:
-        density = read_regressor(regressor)
-        density.check_encoder(trial_set.embeddings.encoder)
-        methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
+    dev_set = read_dev_list(dev_embeddings or embeddings, dev, trials, trial_set) if dev else None
+    warnings, parts = [], []
+    if dev and dev_set:
+        thresholds.check(dev, dev_set, fars)
+        warnings.append(shared_identities(dev_set, trial_set, (dev, trials)))
+        if cohort:
+            dev_set.read_others(cohort)  # refuses impostors who are in the list
+    if wanted_tau is None and dev and dev_set and anchors:
+        choice = choose_tau(dev_set, anchors, k, device, progress, max_bytes)
+        parts, wanted_tau = [choice.text(dev)], choice.tau
+    used_tau = 1.0 if wanted_tau is None else wanted_tau
+    chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, used_tau, regressor, device)
+    if calibration and known:
+        check_fits(calibration, known, trials, trial_set, chosen)
     others = trial_set.read_others(distractors).vectors if distractors else None
+    titles = titles_of(chosen.methods, known)
+    shown = those_that_rank(titles, known)
+    found: Mapping[str, list] = {}
+    if dev_set and fars:
+        on_dev = scored(dev_set, chosen, known, device, progress, max_bytes)
+        found = {name: thresholds.find(dev_set, on_dev[name], fars, intervals, progress) for name in titles}
+    elif calibration and known and fars:
+        found = thresholds.stored(calibration, known, fars)
     with whole_folder(out) as folder:
-        scores = trial_set.scores(methods, device, progress, max_bytes)
+        scores = scored(trial_set, chosen, known, device, progress, max_bytes)
         write_scores(folder, trial_set, scores)
-        results = {m.title: trial_set.evaluate(m, scores[m.name], intervals, progress, at_far) for m in methods}
+        results = {
+            title: trial_set.evaluate(title, scores[name], intervals, progress, at_far) for name, title in shown.items()
+        }
         rows = {title: result.figures for title, result in results.items()}
-        warning = report.collapse(scores[scoring.COSINE.name])
-        parts = [warning, report.write_table(folder, rows, trial_set.note(intervals))]
-        if len(methods) > 1:
-            parts.append(decisions(folder, trial_set, methods, scores, results, at_far))
+        warnings = [report.collapse(scores[COSINE.name]), *rivals(chosen, scores), *warnings]
+        parts = [*warnings, report.write_table(folder, rows, trial_set.note(intervals)), *parts]
+        if found:
+            judged = thresholds.judge(found, titles, trial_set, scores, intervals, progress)
+            parts.append(thresholds.write(folder, judged, str(dev or calibration)))
+        if known:
+            parts.append(calibration_figures(folder, chosen, titles, scores, trial_set.trials.same))
+        if len(shown) > 1:
+            parts.append(decisions(folder, trial_set, shown, scores, results, at_far))
         plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)
-        by_title = {m.title: scores[m.name] for m in methods}
+        by_title = {title: scores[name] for name, title in shown.items()}
         plots.distributions(folder / "distributions.png", by_title, trial_set.trials.same)
         parts.append("![DET](det.png)\n\n![Scores](distributions.png)")
         if others is not None:
-            parts.append(identification(folder, methods, trial_set, others, device, progress))
+            parts.append(identification(folder, chosen.methods, trial_set, others, device, progress))
         report.write_markdown(folder, trial_set.title, parts)
-    report.show(out, trial_set.title, rows, warning)
+    report.show(out, trial_set.title, rows, "\n".join(filter(None, warnings)))
+
+
+def tau_of(text: str) -> float | None:
+    """The number, or None for "auto"."""
+    try:
+        return None if text == AUTO else float(text)
+    except ValueError:
+        raise ValueError(f"--tau is {text!r}: give a number, or auto") from None
+
+
+def check_choices(
+    tau: float | None,
+    anchors: Path | None,
+    dev: Path | None,
+    dev_embeddings: Path | None,
+    calibration: Path | None,
+    fars: list[float],
+) -> None:
+    """Refuse options that need another one which is not given, or that nothing would be done with."""
+    if tau is None and not (anchors and dev):
+        raise ValueError("--tau auto chooses the tau of IDA-R on a list of its own: give --anchors and --dev")
+    if fars and not (dev or calibration):
+        raise ValueError(
+            "--far asks for a threshold, which must not be found on the trials that it is judged on: give other trials "
+            "as --dev, or a --calibration that has thresholds"
+        )
+    if dev and not fars and tau is not None:
+        raise ValueError("--dev is for thresholds or tau, and nothing is chosen on it: give --far, or --tau auto")
+    if dev_embeddings and not dev:
+        raise ValueError("--dev-embeddings belong to a list: give it as --dev")
+
+
+def rivals(chosen: ChosenMethods, scores: Mapping[str, np.ndarray]) -> list[str]:
+    """A warning for each of IDA's methods whose densities rival the cosines."""
+    spreads = {name: density_spread(scores[COSINE.name], scores[name], tau) for name, tau in chosen.tau.items()}
+    titles = {method.name: method.title for method in chosen.methods}
+    return [f"{titles[name]}: {spread.warning}" for name, spread in spreads.items() if spread.warning]
+
+
+def calibration_figures(
+    folder: Path, chosen: ChosenMethods, titles: Mapping[str, str], scores: Mapping[str, np.ndarray], same: np.ndarray
+) -> str:
+    """The figures before and after the calibration of each method that has one, as Markdown."""
+    both = {m.title: (m.name, calibrated_name(m.name)) for m in chosen.methods if calibrated_name(m.name) in titles}
+    before, after = ({title: figures_of(scores[names[n]], same) for title, names in both.items()} for n in (0, 1))
+    missing = [m.title for m in chosen.methods if m.title not in both]
+    note = f"\n\nWithout a calibration in the file: {', '.join(missing)}." if missing else ""
+    return write_figures(folder, before, after) + note
 
 
 def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray]) -> None:
@@ -117,23 +196,24 @@ def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray
 def decisions(
     folder: Path,
     trial_set: TrialSet,
-    methods: list[Method],
+    titles: Mapping[str, str],
     scores: dict[str, np.ndarray],
     results: dict[str, report.Result],
     far: float | None,
 ) -> str:
     """The pairs that each method decides correctly and the cosine wrongly, or the other way round, as Markdown.
 
-    The cosine is the first of the methods.
+    The cosine is the first of the titles.
     """
     same = trial_set.trials.same
-    right = {m.name: (scores[m.name] > results[m.title].threshold) == same for m in methods}
-    cosine, changed, counts = methods[0].name, {}, []
-    for m in methods[1:]:
-        changed[m.name, "right"] = right[m.name] & ~right[cosine]
-        changed[m.name, "wrong"] = right[cosine] & ~right[m.name]
-        kinds = [int((changed[m.name, put] & side).sum()) for put in ("right", "wrong") for side in (same, ~same)]
-        counts.append([m.title, f"{results[m.title].threshold:.4g}", *kinds])
+    right = {name: (scores[name] > results[title].threshold) == same for name, title in titles.items()}
+    (cosine, _), *others = titles.items()
+    changed, counts = {}, []
+    for name, title in others:
+        changed[name, "right"] = right[name] & ~right[cosine]
+        changed[name, "wrong"] = right[cosine] & ~right[name]
+        kinds = [int((changed[name, put] & side).sum()) for put in ("right", "wrong") for side in (same, ~same)]
+        counts.append([title, f"{results[title].threshold:.4g}", *kinds])
     head = ["method", "put", "label", "enrol", "test", "cosine", "score"]
     report.write_csv(folder / "changes.csv", head, _changes(trial_set, scores, cosine, changed))
     where = "the EER" if far is None else f"FAR {far:g}"

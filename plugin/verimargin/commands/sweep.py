@@ -74,7 +74,7 @@ def sweep(
     methods = [scoring.COSINE, *map(method, values)]  # refuses a wrong value before anything is scored
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress, max_bytes)
-        rows = {m.title: trial_set.evaluate(m, scores[m.name], intervals, progress).figures for m in methods}
+        rows = {m.title: trial_set.evaluate(m.title, scores[m.name], intervals, progress).figures for m in methods}
         warning = report.collapse(scores[scoring.COSINE.name])
         parts = [
             warning,

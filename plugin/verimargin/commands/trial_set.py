@@ -74,9 +74,9 @@ class TrialSet:
         return {name: values.numpy() for name, values in scores.items()}
 
     def evaluate(
-        self, method: Method, scores: np.ndarray, intervals: bool, progress: Progress, far: float | None = None
+        self, title: str, scores: np.ndarray, intervals: bool, progress: Progress, far: float | None = None
     ) -> report.Result:
-        shown = partial(progress, title=f"Intervals, {method.title}")
+        shown = partial(progress, title=f"Intervals, {title}")
         return report.evaluate(scores, self.trials.same, self.identities, intervals, far, shown)
 
     def note(self, intervals: bool) -> str:
@@ -91,7 +91,8 @@ def read_trial_set(embeddings: Path, trials: Path) -> TrialSet:
     used[listed.enrol] = used[listed.test] = True
     place = np.cumsum(used, dtype=np.int32) - 1
     ids = [name for name, u in zip(given.ids, used) if u]
-    named = replace(given, ids=ids, vectors=given.vectors[torch.from_numpy(used)], labels=[])
+    vectors, sizes = given.vectors[torch.from_numpy(used)], None if given.sizes is None else given.sizes[used]
+    named = replace(given, ids=ids, vectors=vectors, labels=[], sizes=sizes)
     listed = listed._replace(enrol=place[listed.enrol], test=place[listed.test])
     targets = int(listed.same.sum())
     title = f"{trials.name}: {targets:,} target and {len(listed.same) - targets:,} non-target trials"

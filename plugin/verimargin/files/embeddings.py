@@ -29,6 +29,8 @@ class Embeddings:
         labels: the identity of each embedding; empty if the identities are unknown.
         encoder: `verimargin.files.networks.fingerprint` of the encoder; "" if it is unknown.
         source: where the embeddings came from, as described by whoever made them.
+        sizes: (N,) float64, how much went into each embedding: seconds of speech, or images of a template; None if
+            that is unknown.
     """
 
     ids: list[str]
@@ -36,6 +38,7 @@ class Embeddings:
     labels: list[str] = field(default_factory=list)
     encoder: str = ""
     source: dict[str, Any] = field(default_factory=dict)
+    sizes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.vectors) or len(self.labels) not in (0, len(self.ids)):
@@ -43,12 +46,15 @@ class Embeddings:
                 f"{len(self.vectors)} embeddings have {len(self.ids)} ids and {len(self.labels)} labels: give one id "
                 "per embedding, and one label per embedding or none"
             )
+        if self.sizes is not None:
+            _check_sizes(self.sizes, len(self.ids), "the embeddings")
 
 
 def read_embeddings(path: str | Path) -> Embeddings:
     """The embeddings of a file or folder.
 
-    - `.npz` with `embeddings` (N, d), with `ids` (N,) or `labels` (N,) or both, and perhaps `encoder` and `source`;
+    - `.npz` with `embeddings` (N, d), with `ids` (N,) or `labels` (N,) or both, and perhaps `sizes` (N,), `encoder` and
+      `source`;
     - `.pt`, `.pth` or `.ckpt`: ``torch.save({id: embedding}, path)``, as the dictionaries of SpeechBrain's
       `speaker_verification_cosine.py`;
     - a folder of `<id>.npy`, as SpeechBrain's `extract_speaker_embeddings.py` writes it.
@@ -80,6 +86,7 @@ def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
         ids=np.array(embeddings.ids),
         embeddings=embeddings.vectors.detach().cpu().numpy(),
         **({"labels": np.array(embeddings.labels)} if embeddings.labels else {}),
+        **({} if embeddings.sizes is None else {"sizes": embeddings.sizes}),
         encoder=embeddings.encoder,
         source=json.dumps(embeddings.source),
     )
@@ -98,6 +105,7 @@ def checked(
     labels: Sequence[str] | None = None,
     encoder: str = "",
     source: dict[str, Any] | None = None,
+    sizes: np.ndarray | None = None,
 ) -> Embeddings:
     """The embeddings of `path`, refused for the reasons that `read_embeddings` names."""
     if vectors.ndim != 2 or len(vectors) != len(ids) or not len(ids) or vectors.dtype.kind not in "fiu":
@@ -113,7 +121,17 @@ def checked(
     check_norms(torch.linalg.vector_norm(rows, dim=1), f"in {path}, the embedding of", ids)
     if labels is None:
         labels = [name.partition("/")[0] for name in ids] if all("/" in name for name in ids) else []
-    return Embeddings(ids, rows, list(labels), encoder, source or {})
+    if sizes is not None:
+        _check_sizes(sizes, len(ids), str(path))
+    return Embeddings(ids, rows, list(labels), encoder, source or {}, None if sizes is None else sizes.astype(float))
+
+
+def _check_sizes(sizes: np.ndarray, number: int, owner: str) -> None:
+    if sizes.shape != (number,) or sizes.dtype.kind not in "fiu" or not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise ValueError(
+            f"the `sizes` of {owner} are {sizes.dtype} of shape {sizes.shape}, for {number} embeddings: give the "
+            "seconds or images of each, finite and above 0"
+        )
 
 
 def check_encoder(path: str | Path, found: str, wanted: str) -> None:
@@ -126,7 +144,7 @@ def check_encoder(path: str | Path, found: str, wanted: str) -> None:
 
 
 def _from_npz(path: Path) -> Embeddings:
-    held, names = read_arrays(path, ("ids", "embeddings", "labels", "encoder", "source"))
+    held, names = read_arrays(path, ("ids", "embeddings", "labels", "encoder", "source", "sizes"))
     if "embeddings" not in held or not {"ids", "labels"} & set(held):
         raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}: save it with `ids` and `embeddings`")
     ids, labels = (_strings(held[name]) if name in held else None for name in ("ids", "labels"))
@@ -134,7 +152,7 @@ def _from_npz(path: Path) -> Embeddings:
     encoder, source = (
         str(held[name]) if name in held and not held[name].ndim else "" for name in ("encoder", "source")
     )
-    return checked(path, ids, held["embeddings"], labels, encoder, _described(source))
+    return checked(path, ids, held["embeddings"], labels, encoder, _described(source), held.get("sizes"))
 
 
 def _described(source: str) -> dict[str, Any]:

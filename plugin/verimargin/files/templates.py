@@ -29,7 +29,8 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
     """One embedding per template, as `ijb_evals.py` makes it by default (N0D1F1), keeping the norms of the embeddings.
 
     Let x be the embedding of an image, x' that of its flipped copy and a its detector score. The mean of
-    ``a (x + x')`` over the images of a medium, summed over the media of a template, is the template's embedding.
+    ``a (x + x')`` over the images of a medium, summed over the media of a template, is the template's embedding. Its
+    size is the number of its images.
 
     Args:
         path: the `.npz` with `embs` and, for the flipped images, `embs_f`, one row for each line of
@@ -58,7 +59,9 @@ def read_templates(path: str | Path, pairs: str | Path) -> Embeddings:
     media, of_medium, count = np.unique(np.stack([template, medium]), axis=1, return_inverse=True, return_counts=True)
     templates, of_template = np.unique(media[0], return_inverse=True)
     means = _summed(images * quality[:, None], of_medium.reshape(-1), len(count)) / torch.from_numpy(count)[:, None]
-    return checked(path, [str(t) for t in templates], _summed(means, of_template, len(templates)).numpy())
+    sizes = np.bincount(of_template[of_medium.reshape(-1)])
+    vectors = _summed(means, of_template, len(templates)).numpy()
+    return checked(path, [str(t) for t in templates], vectors, sizes=sizes)
 
 
 def _images(path: Path) -> np.ndarray:

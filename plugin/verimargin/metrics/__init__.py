@@ -14,7 +14,7 @@ from .intervals import (
     difference_intervals,
 )
 from .likelihood_ratios import actual_dcf, cllr, min_cllr
-from .thresholds import Judged, Threshold, judge, thresholds_at_far
+from .thresholds import Judged, Threshold, check_fars, judge, thresholds_at_far
 
 __all__ = [
     "CurveMetric",
@@ -24,6 +24,7 @@ __all__ = [
     "Threshold",
     "TooFewSpeakers",
     "actual_dcf",
+    "check_fars",
     "cllr",
     "confidence_interval",
     "confidence_intervals",

@@ -63,15 +63,7 @@ def thresholds_at_far(
     True
     """
     scores, same = flat(scores), flat(same).astype(bool)
-    non_targets = int((~same).sum())
-    for far in fars:
-        if not 0.0 < far <= 1.0:
-            raise ValueError(f"far is {far}: give a false accept rate above 0, at most 1")
-        if far * non_targets < 1 - 1e-9:
-            raise ValueError(
-                f"a FAR of {far:g} is less than one of {non_targets:,} non-target trials: give a list with "
-                f"{int(np.ceil(1 / far - 1e-9)):,} or more of them, or a larger FAR"
-            )
+    check_fars(fars, int((~same).sum()))
     curve = det_curve(scores[same], scores[~same])
     values = [curve.tar_at_far(far)[1] for far in fars]
     rates = {n: partial(_false_accept, threshold=value) for n, value in enumerate(values)}
@@ -85,6 +77,18 @@ def thresholds_at_far(
         return Interval(curve.tar_at_far(high)[1], curve.tar_at_far(low)[1])
 
     return [Threshold(far, value, of(n)) for n, (far, value) in enumerate(zip(fars, values))]
+
+
+def check_fars(fars: Sequence[float], non_targets: int) -> None:
+    """Refuse FARs that so many non-target trials cannot tell."""
+    for far in fars:
+        if not 0.0 < far <= 1.0:
+            raise ValueError(f"far is {far}: give a false accept rate above 0, at most 1")
+        if far * non_targets < 1 - 1e-9:
+            raise ValueError(
+                f"a FAR of {far:g} is less than one of {non_targets:,} non-target trials: give a list with "
+                f"{int(np.ceil(1 / far - 1e-9)):,} or more of them, or a larger FAR"
+            )
 
 
 def judge(

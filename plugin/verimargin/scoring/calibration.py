@@ -1,4 +1,4 @@
-"""Calibration: scores turned into natural log-likelihood ratios, by logistic regression (mathematics, section 5)."""
+"""Calibration: scores turned into natural log-likelihood ratios, by logistic regression (mathematics, section 6)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .._checks import check_share
 from .pairs import slices
 
 BLOCK = 2**18  # trials whose measures are in float64 at once
@@ -83,8 +84,7 @@ def fit_calibration(
     """
     qualities = qualities or {}
     same = np.asarray(same, dtype=bool)
-    if not 0.0 < prior < 1.0:
-        raise ValueError(f"prior is {prior}: give the prior of a target trial, between 0 and 1")
+    check_share("prior", prior, "(0, 1)")
     if same.all() or not same.any():
         raise ValueError(f"the {len(same)} trials are of one kind: a calibration needs targets and non-targets")
     problem = _Problem(np.asarray(scores), same, qualities, prior)

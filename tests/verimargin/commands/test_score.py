@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 import reference
+import small_trials
 import torch
-import typer
 import verimargin as vm
-from typer.testing import CliRunner
+from small_trials import run
 from verimargin.commands import report
 from verimargin.commands.score import score
 from verimargin.commands.sweep import sweep
@@ -35,15 +35,6 @@ def task(tmp_path):
     lines = [f"{a // UTTERANCES == b // UTTERANCES:d} {ids[a]}.wav {ids[b]}.wav\n" for a, b in pairs]
     (tmp_path / "trials.txt").write_text("".join(lines))
     return tmp_path, rows.double().numpy(), np.array(pairs)
-
-
-def run(command, *arguments):
-    app = typer.Typer()
-    app.command()(command)
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def given(folder):
@@ -283,6 +274,88 @@ def test_small_blocks_give_the_same_scores(task, monkeypatch):
     with np.load(folder / "out" / "scores.npz") as whole, np.load(folder / "blocks" / "scores.npz") as blocks:
         for name in ("cosine", "s-norm", "adaptive-s-norm"):
             np.testing.assert_allclose(blocks[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def two_lists(tmp_path, monkeypatch):
+    monkeypatch.chdir(small_trials.make(tmp_path))
+    return tmp_path
+
+
+def test_thresholds_of_a_development_list(two_lists):
+    chosen = ["--cohort", "cohort.npz", "--dev", "dev.txt", "--far", 0.1, "--far", 0.01]
+    result = run(score, "e.npz", "trials.txt", "out", *chosen)
+    run(score, "e.npz", "dev.txt", "on_dev", "--cohort", "cohort.npz", "--no-intervals")
+    with open("out/thresholds.csv", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [row[:2] for row in rows[:2]] == [["cosine", "0.1"], ["cosine", "0.01"]]
+    assert len(rows) == 3 * 2
+    with np.load("on_dev/scores.npz") as dev, np.load("out/scores.npz") as judged:
+        for row, name in zip(rows[::2], ("cosine", "s-norm", "adaptive-s-norm")):
+            threshold = vm.metrics.tar_at_far(dev[name][dev["same"]], dev[name][~dev["same"]], far=0.1)[1]
+            assert float(row[2]) == threshold
+            assert float(row[3]) <= threshold <= float(row[4])
+            assert float(row[5]) == (judged[name][~judged["same"]] > threshold).mean()
+            assert float(row[8]) == (judged[name][judged["same"]] <= threshold).mean()
+    assert "Thresholds found on dev.txt" in (two_lists / "out" / "report.md").read_text()
+    assert "share" not in result.output
+
+
+def test_tau_is_chosen_on_a_development_list(two_lists):
+    run(score, "e.npz", "trials.txt", "out", "--anchors", "cohort.npz", "--tau", "auto", "--dev", "dev.txt")
+    text = (two_lists / "out" / "report.md").read_text()
+    tau = float(text.split(" has the lowest EER on dev.txt")[0].rpartition("tau ")[2])
+    assert f"| IDA-R (k 10, tau {tau:g}) |" in text
+    run(score, "e.npz", "trials.txt", "with_it", "--anchors", "cohort.npz", "--tau", tau, "--no-intervals")
+    with np.load("out/scores.npz") as chosen, np.load("with_it/scores.npz") as given_tau:
+        np.testing.assert_array_equal(chosen["ida-r"], given_tau["ida-r"])
+
+
+def test_identities_in_both_lists_are_named(two_lists):
+    ids = [f"{name}/{n}" for name in ("j0", "j1", "d0", "d1", "d2") for n in range(4)]
+    small_trials.write_list(two_lists / "mixed.txt", ids)
+    small_trials.write_list(two_lists / "trials.txt", [f"j{n}/4" for n in range(9)] + ["j3/0"])
+    result = run(score, "e.npz", "trials.txt", "out", "--dev", "mixed.txt", "--far", 0.1, "--no-intervals")
+    for text in (result.output, (two_lists / "out" / "report.md").read_text()):
+        assert "mixed.txt and trials.txt share 2 identities, such as j0" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tau", "auto", "--dev", "dev.txt"], "give --anchors and --dev"),
+        (["--tau", "auto", "--anchors", "cohort.npz"], "give --anchors and --dev"),
+        (["--tau", "small"], "--tau is 'small': give a number, or auto"),
+        (["--far", 0.1], "must not be found on the trials that it is judged on: give other trials as --dev"),
+        (["--dev", "dev.txt"], "nothing is chosen on it: give --far, or --tau auto"),
+        (["--dev-embeddings", "e.npz"], "belong to a list: give it as --dev"),
+        (["--dev", "trials.txt", "--far", 0.1], r"--dev is trials\.txt, the list that is judged"),
+        (["--dev", "dev.txt", "--far", 1e-5], r"dev\.txt: a FAR of 1e-05 is less than one of 3,000"),
+        (["--dev", "none.txt", "--far", 0.1], r"none\.txt does not exist"),
+        (["--dev", "dev.txt", "--far", 0.1, "--cohort", "devs.npz"], "share 80 embeddings, such as d0/0"),
+        (["--calibration", "none.json"], "does not exist: make it with verimargin calibrate"),
+    ],
+)
+def test_choices_that_cannot_be_made_are_named(two_lists, options, message):
+    with np.load("e.npz") as held:
+        np.savez("devs.npz", ids=held["ids"][:80], embeddings=held["embeddings"][:80])
+    with pytest.raises(ValueError, match=message):
+        run(score, "e.npz", "trials.txt", "out", *options)
+    assert not (two_lists / "out").exists()
+
+
+@pytest.mark.parametrize("collapsed", [False, True])
+def test_densities_that_rival_the_cosines_are_told(two_lists, collapsed):
+    """A three-epoch face model with its prototypes fell from a TAR of 68 to one of 19 without a word."""
+    random = np.random.default_rng(0)
+    voices = random.normal(size=(50, 8)) * (np.arange(8) > 0)
+    np.savez("prototypes.npz", ids=[f"p{n}" for n in range(50)], embeddings=voices)
+    with np.load("e.npz") as held:
+        ids, rows = held["ids"], held["embeddings"]
+    np.savez("given.npz", ids=ids, embeddings=rows + 40.0 * collapsed * np.eye(8)[0])
+    result = run(score, "given.npz", "trials.txt", "out", "--anchors", "prototypes.npz", "--k", 3, "--no-intervals")
+    for text in (result.output, (two_lists / "out" / "report.md").read_text()):
+        assert ("IDA-R (k 3, tau 1): IDA's densities rival the cosines" in " ".join(text.split())) == collapsed
 
 
 MEASURED = """

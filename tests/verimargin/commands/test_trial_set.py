@@ -14,7 +14,7 @@ IDS = ["unused/0", "b/0", "a/0", "a/1", "b/1"]
 
 @pytest.fixture
 def files(tmp_path):
-    write_embeddings(tmp_path / "e.npz", Embeddings(IDS, seeded(5, 4), encoder="abc"))
+    write_embeddings(tmp_path / "e.npz", Embeddings(IDS, seeded(5, 4), encoder="abc", sizes=np.arange(1.0, 6.0)))
     (tmp_path / "t.txt").write_text("1 a/0.wav a/1.wav\n0 b/1.wav a/0.wav\n1 b/0.wav b/1.wav\n")
     return tmp_path / "e.npz", tmp_path / "t.txt"
 
@@ -23,6 +23,7 @@ def test_holds_the_embeddings_that_trials_name_and_whose_they_are(files):
     trial_set = read_trial_set(*files)
     assert trial_set.embeddings.ids == IDS[1:]
     assert trial_set.embeddings.encoder == "abc"
+    assert trial_set.embeddings.sizes.tolist() == [2, 3, 4, 5]
     assert torch.equal(trial_set.embeddings.vectors, seeded(5, 4)[1:])
     names = [[trial_set.embeddings.ids[n] for n in side] for side in (trial_set.trials.enrol, trial_set.trials.test)]
     assert names == [["a/0", "b/1", "b/0"], ["a/1", "a/0", "b/1"]]
@@ -43,7 +44,7 @@ def test_scores_each_trial_by_the_name_of_the_method(files):
 def test_evaluates_with_the_identities_of_both_sides(files):
     trial_set, shown = read_trial_set(*files), []
     scores = np.array([0.9, 0.1, 0.8])
-    result = trial_set.evaluate(methods.COSINE, scores, True, lambda steps, title: shown.append(title) or steps)
+    result = trial_set.evaluate(methods.COSINE.title, scores, True, lambda steps, title: shown.append(title) or steps)
     assert result.figures["EER %"].value == 0.0
     assert result.figures["EER %"].interval is None  # two identities are too few
     assert shown == ["Intervals, cosine"]

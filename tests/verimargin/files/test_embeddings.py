@@ -31,6 +31,24 @@ def test_each_format(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_sizes_are_kept(tmp_path):
+    write_embeddings(tmp_path / "e.npz", Embeddings(IDS, torch.from_numpy(ROWS), sizes=np.array([1.5, 2.0, 7.0])))
+    assert read_embeddings(tmp_path / "e.npz").sizes.tolist() == [1.5, 2.0, 7.0]
+    np.savez(tmp_path / "images.npz", ids=IDS, embeddings=ROWS, sizes=[1, 2, 3])
+    assert read_embeddings(tmp_path / "images.npz").sizes.dtype == float
+    write_embeddings(tmp_path / "none.npz", Embeddings(IDS, torch.from_numpy(ROWS)))
+    assert read_embeddings(tmp_path / "none.npz").sizes is None
+
+
+@pytest.mark.parametrize(
+    "sizes", [[1.0, 2.0], [1.0, 0.0, 2.0], [1.0, np.nan, 2.0], ["1", "2", "3"], [1.0, np.inf, 2.0]]
+)
+def test_wrong_sizes_are_named(tmp_path, sizes):
+    np.savez(tmp_path / "e.npz", ids=IDS, embeddings=ROWS, sizes=sizes)
+    with pytest.raises(ValueError, match=r"the `sizes` of .*e\.npz are .* for 3 embeddings"):
+        read_embeddings(tmp_path / "e.npz")
+
+
 def npz(**arrays):
     return "e.npz", lambda path: np.savez(path, **arrays)
 

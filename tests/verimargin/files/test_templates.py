@@ -20,6 +20,7 @@ def test_templates_of_ijb(protocol):
     folder, x = protocol
     read = read_templates(folder / "result.npz", folder / "ijbc_template_pair_label.txt")
     assert read.ids == ["4", "9"]
+    assert read.sizes.tolist() == [3, 2]
     np.testing.assert_allclose(read.vectors, [(x[1] + x[2]) / 2 + x[3], x[0] + x[4]], rtol=1e-6)
 
 

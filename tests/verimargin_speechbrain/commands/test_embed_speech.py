@@ -75,6 +75,7 @@ def test_embeds_each_recording_by_itself_and_says_whose_it_is(corpus):
         vector, encoder = expected(corpus, number, 100 * (number % 2))
         np.testing.assert_allclose(made["embeddings"][number], vector, atol=1e-5)
         assert made["encoder"] == encoder
+    assert "sizes" not in made  # the recipe does not say how many samples a second has
     assert not list(corpus.glob("*.partial*"))
     assert not (corpus / "not").exists()
 
@@ -199,6 +200,9 @@ def test_recordings_that_cannot_be_embedded_are_named(corpus, change, message):
 def test_another_sample_rate_is_refused(corpus):
     (corpus / "recipe.yaml").write_text("sample_rate: 16000\n" + RECIPE)
     assert run(corpus).exit_code == 0
+    made = np.load(corpus / "out.npz")
+    assert made["sizes"][0] == (1100 - 0) / 16000  # seconds
+    assert made["sizes"][1] == (1100 - 100) / 16000
     soundfile.write(corpus / "4.wav", 0.1 * torch.randn(1200).numpy(), 8000)
     refused = run(corpus, out="again.npz").exception
     assert "4.wav has 8000 samples per second, the recipe takes 16000" in str(refused)

@@ -1,0 +1,73 @@
+"""The methods of `score` and `calibrate`: the cosine, and those whose files are given."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from ..files.networks import fingerprint
+from ..files.scorers import read_regressor
+from ..scoring import methods as scoring
+from ..scoring.ida import IDAScorer
+from ..scoring.methods import Method
+from ..scoring.score_norm import ScoreNorm
+from .trial_set import TrialSet
+
+COHORT_SIZE = 300  # impostors that adaptive s-norm takes by default, as SpeechBrain's recipes do
+
+
+@dataclass(frozen=True)
+class ChosenMethods:
+    """The methods, the first of which is the cosine.
+
+    Attributes:
+        methods: in the order of the report.
+        inputs: a digest of each file that scores or qualities depend on, and the size of the cohort.
+        cohort: the adaptive norm, whose mean is a quality measure.
+        tau: of each of IDA's methods by its name.
+    """
+
+    methods: list[Method]
+    inputs: dict[str, str] = field(default_factory=dict)
+    cohort: ScoreNorm | None = None
+    tau: dict[str, float] = field(default_factory=dict)
+
+
+def choose_methods(
+    trial_set: TrialSet,
+    cohort: Path | None,
+    cohort_size: int | None,
+    anchors: Path | None,
+    k: int,
+    tau: float,
+    regressor: Path | None,
+    device: str,
+) -> ChosenMethods:
+    """The methods whose files are given, which must fit the embeddings of the trials and hold none of them."""
+    methods, adaptive = [scoring.COSINE], None
+    inputs: dict[str, str] = {}
+    taus: dict[str, float] = {}
+    if cohort:
+        impostors = trial_set.read_others(cohort).vectors.to(device)
+        if cohort_size is None:
+            cohort_size = min(COHORT_SIZE, len(impostors))
+        adaptive = ScoreNorm(impostors, cohort_size)
+        methods += [scoring.score_norm(norm) for norm in (ScoreNorm(impostors), adaptive)]
+        inputs |= {"cohort": digest(impostors), "cohort_size": str(cohort_size)}
+    if anchors:
+        vectors = trial_set.read_others(anchors).vectors
+        methods.append(scoring.ida(IDAScorer(vectors.to(device), k, tau)))
+        inputs["anchors"], taus["ida-r"] = digest(vectors), tau
+    if regressor:
+        density = read_regressor(regressor)
+        density.check_encoder(trial_set.embeddings.encoder)
+        methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
+        inputs["regressor"], taus["ida-l"] = fingerprint(density.scorer), density.scorer.tau
+    return ChosenMethods(methods, inputs, adaptive, taus)
+
+
+def digest(vectors: Tensor) -> str:
+    return hashlib.sha256(vectors.cpu().numpy().tobytes()).hexdigest()

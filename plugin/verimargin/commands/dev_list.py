@@ -1,0 +1,112 @@
+"""A development list: trials on which something is chosen, so that it is not chosen on those that are reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import metrics
+from ..files.embeddings import Embeddings
+from ..scoring import methods as scoring
+from ..scoring.ida import IDAScorer
+from . import report
+from .progress import Progress
+from .trial_set import TrialSet, read_trial_set
+
+TAUS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # below 0.1 the order of pairs hardly changes any more
+
+
+def read_dev_list(embeddings: Path, dev: Path, trials: Path, judged: TrialSet) -> TrialSet:
+    """The trials of `dev`, which must share none with those that are judged.
+
+    Raises:
+        ValueError: it is the same list, or shares trials with it; or as for `read_trial_set`.
+    """
+    if dev.is_file() and dev.samefile(trials):
+        raise ValueError(
+            f"--dev is {dev}, the list that is judged: what is chosen on a list looks better there than it is; give "
+            "trials of other identities"
+        )
+    chosen_on = read_trial_set(embeddings, dev)
+    if shared := _shared_trials(chosen_on, judged):
+        raise ValueError(
+            f"{dev} and {trials} share {len(shared)} trials, such as {shared[0]}: what is chosen on trials looks "
+            "better there than it is; give trials of other identities"
+        )
+    return chosen_on
+
+
+def shared_identities(one: TrialSet, other: TrialSet, names: tuple[Path, Path]) -> str:
+    """A warning that names identities of both lists; "" if there are none.
+
+    Identities are those of `verimargin.files.trials.identities`: folders in both lists, or linked embeddings.
+    """
+    found = [_folders(trial_set) for trial_set in (one, other)]
+    shared = sorted(set(found[0]) & set(found[1])) if all(found) else _shared_ids(one.embeddings, other.embeddings)
+    if not shared:
+        return ""
+    kind = "identities" if all(found) else "embeddings, and so their identities"
+    return (
+        f"{names[0]} and {names[1]} share {len(shared)} {kind}, such as {shared[0]}: what is chosen on the first looks "
+        "better on the second than it is"
+    )
+
+
+class TauChoice(NamedTuple):
+    """The tau with the lowest EER on a development list, and EER and minDCF, times 100, of each that was tried."""
+
+    tau: float
+    tried: dict[float, tuple[float, float]]
+
+    def text(self, dev: Path) -> str:
+        """A table in Markdown."""
+        rows = [[f"{tau:g}", f"{eer:.4g}", f"{cost:.4g}"] for tau, (eer, cost) in self.tried.items()]
+        table = report.markdown(["tau", "EER %", "minDCF x 100"], rows)
+        return f"tau {self.tau:g} has the lowest EER on {dev.name}:\n\n{table}"
+
+
+def choose_tau(dev_set: TrialSet, anchors: Path, k: int, device: str, progress: Progress, max_bytes: int) -> TauChoice:
+    """The tau of IDA-R with the lowest EER on the list; the smaller one if two are equal."""
+    vectors = dev_set.read_others(anchors).vectors.to(device)
+    methods = [scoring.ida(IDAScorer(vectors, k, tau))._replace(name=str(tau)) for tau in TAUS]
+    scores, same = dev_set.scores(methods, device, progress, max_bytes), dev_set.trials.same
+    tried = {}
+    for tau in TAUS:
+        curve = metrics.det_curve(scores[str(tau)][same], scores[str(tau)][~same])
+        tried[tau] = 100 * curve.eer()[0], 100 * curve.min_dcf()[0]
+    return TauChoice(min(TAUS, key=lambda tau: tried[tau][0]), tried)
+
+
+def _folders(trial_set: TrialSet) -> list[str]:
+    """The first folders of the ids if they are the identities; else nothing."""
+    names, number = np.unique([name.split("/")[0] for name in trial_set.embeddings.ids], return_inverse=True)
+    flat = not any("/" in name for name in trial_set.embeddings.ids)
+    return [] if flat or not (number == trial_set.identity).all() else names.tolist()
+
+
+def _shared_ids(one: Embeddings, other: Embeddings) -> list[str]:
+    """The ids of both; numbers count only where the embeddings are the same too."""
+    place = {name: n for n, name in enumerate(other.ids)}
+    return [
+        name
+        for n, name in enumerate(one.ids)
+        if name in place and (not name.isdecimal() or bool((one.vectors[n] == other.vectors[place[name]]).all()))
+    ]
+
+
+def _shared_trials(one: TrialSet, other: TrialSet) -> list[str]:
+    """The trials of the first that are among those of the second, in any order of the sides."""
+    known = {name: n for n, name in enumerate(_shared_ids(one.embeddings, other.embeddings))}
+
+    def codes(trial_set: TrialSet) -> np.ndarray:
+        place = np.array([known.get(name, -1) for name in trial_set.embeddings.ids])
+        enrol, test = place[trial_set.trials.enrol], place[trial_set.trials.test]
+        both = (enrol >= 0) & (test >= 0)
+        return np.minimum(enrol, test)[both].astype(np.int64) * len(known) + np.maximum(enrol, test)[both]
+
+    names = list(known)
+    return [
+        " ".join(names[side] for side in divmod(code, len(names))) for code in np.intersect1d(codes(one), codes(other))
+    ]
