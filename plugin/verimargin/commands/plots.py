@@ -52,7 +52,7 @@ def reliability(path: Path, hulls: Mapping[str, tuple[DetCurve, DetCurve]]) -> N
     Both are for as many targets as non-targets. The shares are those of isotonic regression, one for each step of the
     convex `hull` of the DET curve: well calibrated scores lie on the diagonal.
     """
-    with figure(path, len(hulls), figsize=(3.6 * len(hulls), 3.8)) as panels:
+    with figure(path, len(hulls), figsize=(3.6 * len(hulls), 4.1)) as panels:
         for panel, (name, both) in zip(np.atleast_1d(panels), hulls.items()):
             panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
             for hull, label in zip(both, ("before", "after")):
