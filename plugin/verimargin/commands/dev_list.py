@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import metrics
-from ..files.embeddings import Embeddings
+from ..files.embeddings import Embeddings, check_encoder
 from ..scoring import methods as scoring
 from ..scoring.ida import IDAScorer
 from . import report
@@ -18,11 +19,17 @@ from .trial_set import TrialSet, read_trial_set
 TAUS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # below 0.1 the order of pairs hardly changes any more
 
 
-def read_dev_list(embeddings: Path, dev: Path, trials: Path, judged: TrialSet) -> TrialSet:
+def read_dev_list(
+    embeddings: Path, dev: Path, trials: Path, judged: TrialSet, others: Sequence[Path | None] = ()
+) -> TrialSet:
     """The trials of `dev`, which must share none with those that are judged.
 
+    Args:
+        others: cohort and anchors, which must hold no embeddings of these trials either.
+
     Raises:
-        ValueError: it is the same list, or shares trials with it; or as for `read_trial_set`.
+        ValueError: it is the same list, or shares trials with it; its embeddings are of another encoder; or as for
+            `read_trial_set` and `TrialSet.read_others`.
     """
     if dev.is_file() and dev.samefile(trials):
         raise ValueError(
@@ -30,6 +37,15 @@ def read_dev_list(embeddings: Path, dev: Path, trials: Path, judged: TrialSet) -
             "trials of other identities"
         )
     chosen_on = read_trial_set(embeddings, dev)
+    one, other = chosen_on.embeddings, judged.embeddings
+    check_encoder(embeddings, one.encoder, other.encoder)
+    if one.vectors.shape[1] != other.vectors.shape[1]:
+        raise ValueError(
+            f"the vectors in {embeddings} have {one.vectors.shape[1]} numbers, those of the trials "
+            f"{other.vectors.shape[1]}: give embeddings of one encoder"
+        )
+    for path in filter(None, others):
+        chosen_on.read_others(path)
     if shared := _shared_trials(chosen_on, judged):
         raise ValueError(
             f"{dev} and {trials} share {len(shared)} trials, such as {shared[0]}: what is chosen on trials looks "

@@ -16,6 +16,7 @@ from ..files.calibrations import read_calibrations
 from ..files.embeddings import save_npz
 from ..files.score_lists import write_score_list
 from ..files.whole import whole_folder
+from ..metrics import Threshold
 from ..scoring.density_spread import density_spread
 from ..scoring.identification import rank1
 from ..scoring.methods import COSINE, Method
@@ -84,37 +85,36 @@ def score(
     max_bytes = block_bytes(max_memory, trials, embeddings, files, number, intervals)
     known = read_calibrations(calibration) if calibration else None
     trial_set = read_trial_set(embeddings, trials)
-    dev_set = read_dev_list(dev_embeddings or embeddings, dev, trials, trial_set) if dev else None
-    warnings, parts = [], []
+    dev_set = read_dev_list(dev_embeddings or embeddings, dev, trials, trial_set, [cohort, anchors]) if dev else None
     if dev and dev_set:
         thresholds.check(dev, dev_set, fars)
-        warnings.append(shared_identities(dev_set, trial_set, (dev, trials)))
-        if cohort:
-            dev_set.read_others(cohort)  # refuses impostors who are in the list
-    if wanted_tau is None and dev and dev_set and anchors:
-        choice = choose_tau(dev_set, anchors, k, device, progress, max_bytes)
-        parts, wanted_tau = [choice.text(dev)], choice.tau
-    used_tau = 1.0 if wanted_tau is None else wanted_tau
-    chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, used_tau, regressor, device)
-    if calibration and known:
-        check_fits(calibration, known, trials, trial_set, chosen)
     others = trial_set.read_others(distractors).vectors if distractors else None
-    titles = titles_of(chosen.methods, known)
-    shown = those_that_rank(titles, known)
-    found: Mapping[str, list] = {}
-    if dev_set and fars:
-        on_dev = scored(dev_set, chosen, known, device, progress, max_bytes)
-        found = {name: thresholds.find(dev_set, on_dev[name], fars, intervals, progress) for name in titles}
-    elif calibration and known and fars:
-        found = thresholds.stored(calibration, known, fars)
     with whole_folder(out) as folder:
+        parts = []
+        if wanted_tau is None and dev and dev_set and anchors:
+            choice = choose_tau(dev_set, anchors, k, device, progress, max_bytes)
+            parts, wanted_tau = [choice.text(dev)], choice.tau
+        used_tau = 1.0 if wanted_tau is None else wanted_tau
+        chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, used_tau, regressor, device)
+        if calibration and known:
+            check_fits(calibration, known, trials, trial_set, chosen)
+        titles = titles_of(chosen.methods, known)
+        found: Mapping[str, list[Threshold]] = {}
+        if dev_set and fars:
+            on_dev = scored(dev_set, chosen, known, device, progress, max_bytes)
+            found = {name: thresholds.find(dev_set, on_dev[name], fars, intervals, progress) for name in titles}
+        elif calibration and known and fars:
+            found = thresholds.stored(calibration, known, fars)
         scores = scored(trial_set, chosen, known, device, progress, max_bytes)
         write_scores(folder, trial_set, scores)
+        shown = those_that_rank(titles, known)
         results = {
             title: trial_set.evaluate(title, scores[name], intervals, progress, at_far) for name, title in shown.items()
         }
         rows = {title: result.figures for title, result in results.items()}
-        warnings = [report.collapse(scores[COSINE.name]), *rivals(chosen, scores), *warnings]
+        warnings = [report.collapse(scores[COSINE.name]), *rivals(chosen, scores)]
+        if dev and dev_set:
+            warnings.append(shared_identities(dev_set, trial_set, (dev, trials)))
         parts = [*warnings, report.write_table(folder, rows, trial_set.note(intervals)), *parts]
         if found:
             judged = thresholds.judge(found, titles, trial_set, scores, intervals, progress)

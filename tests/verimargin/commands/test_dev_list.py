@@ -39,6 +39,19 @@ def test_the_list_that_is_judged_is_refused_under_any_name(folder):
         read_dev_list(folder / "e.npz", folder / "part.txt", trials, judged(folder))
 
 
+def test_a_list_of_another_encoder_or_with_its_own_anchors_is_refused(folder):
+    held, trials = read_embeddings(folder / "e.npz"), folder / "trials.txt"
+    write_embeddings(folder / "other.npz", Embeddings(held.ids, held.vectors, encoder="def"))
+    write_embeddings(folder / "short.npz", Embeddings(held.ids, held.vectors[:, :5]))
+    with pytest.raises(ValueError, match=r"other\.npz holds was made with the encoder def, but .* with abc"):
+        read_dev_list(folder / "other.npz", folder / "dev.txt", trials, judged(folder))
+    with pytest.raises(ValueError, match=r"vectors in .*short\.npz have 5 numbers, those of the trials 8"):
+        read_dev_list(folder / "short.npz", folder / "dev.txt", trials, judged(folder))
+    write_embeddings(folder / "some.npz", Embeddings(held.ids[:3], held.vectors[:3]))
+    with pytest.raises(ValueError, match=r"some\.npz and the trials share 3 embeddings"):
+        read_dev_list(folder / "e.npz", folder / "dev.txt", trials, judged(folder), [None, folder / "some.npz"])
+
+
 def test_shared_identities_are_named(folder):
     ids = read_embeddings(folder / "e.npz").ids
     names = folder / "mixed.txt", folder / "trials.txt"

@@ -333,6 +333,7 @@ def test_identities_in_both_lists_are_named(two_lists):
         (["--dev", "dev.txt", "--far", 1e-5], r"dev\.txt: a FAR of 1e-05 is less than one of 3,000"),
         (["--dev", "none.txt", "--far", 0.1], r"none\.txt does not exist"),
         (["--dev", "dev.txt", "--far", 0.1, "--cohort", "devs.npz"], "share 80 embeddings, such as d0/0"),
+        (["--dev", "dev.txt", "--far", 0.1, "--anchors", "devs.npz"], "share 80 embeddings, such as d0/0"),
         (["--calibration", "none.json"], "does not exist: make it with verimargin calibrate"),
     ],
 )
