@@ -2,6 +2,7 @@
 
 from . import metrics
 from .head.prototype_head import PrototypeHead
+from .head.subcenters import PrunedSubcenters, prune_subcenters
 from .kappa.momentum_encoder import MomentumEncoder
 from .kappa.tracker import KappaTracker
 from .losses.divergence import alpha_divergence_loss, alpha_softargmax
@@ -24,6 +25,7 @@ __all__ = [
     "MomentumEncoder",
     "NoMargin",
     "PrototypeHead",
+    "PrunedSubcenters",
     "QMargin",
     "ScoreNorm",
     "SupportSetRegressor",
@@ -34,6 +36,7 @@ __all__ = [
     "gather_state_dict",
     "kappaface",
     "metrics",
+    "prune_subcenters",
     "q_margin",
     "split_state_dict",
 ]

@@ -26,7 +26,8 @@ class DenseHead(torch.autograd.Function):
             target = Target(unit, weight, step, differentiates(ctx))
             norm = torch.linalg.vector_norm(weight, dim=1).clamp_min_(EPS)
             check_prototypes(norm)
-            p = torch.mm(unit, weight.t()).mul_(scale / norm)
+            logit = torch.mm(unit, weight.t()).mul_(scale / norm)
+            p, center = (logit, None) if step.subcenters == 1 else logit.unflatten(1, (-1, step.subcenters)).max(2)
             row, column = target.owned.nonzero().squeeze(1), step.column[target.owned]
             target_logit = target.logit + target.log_q
             p[row, column] = target_logit[row]
@@ -34,9 +35,9 @@ class DenseHead(torch.autograd.Function):
             p.sub_(highest[:, None]).exp_()
             total = shard.sum(p.sum(1))
             p.div_(total[:, None])
-        target_slope = (p[row, column] - 1.0) * target.slope[row] / norm[column]
-        slope = p.mul_(scale / norm)  # d loss / d cosine, divided by the prototype's norm
-        slope[row, column] = target_slope
+        p[row, column] = (p[row, column] - 1.0) * target.slope[row] / scale
+        # d loss / d cosine, divided by the prototype's norm
+        slope = (p if center is None else _of_subcenters(p, center, step.subcenters)).mul_(scale / norm)
         ctx.save_for_backward(unit, weight, norm, slope)
         ctx.memory = step.memory
         return highest + total.log() - target_logit
@@ -55,3 +56,9 @@ class DenseHead(torch.autograd.Function):
                 block = slice(start, start + BLOCK)
                 remove_radial_part_(grad_weight[block], weight[block], norm[block])
         return grad_unit, grad_weight, None
+
+
+def _of_subcenters(slope: Tensor, center: Tensor, subcenters: int) -> Tensor:
+    """The slopes (B, C K) of all sub-centres from those of the classes: the nearest one has it, the others have 0."""
+    spread = slope.new_zeros(*slope.shape, subcenters)
+    return spread.scatter_(2, center[:, :, None], slope[:, :, None]).flatten(1)

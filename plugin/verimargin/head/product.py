@@ -1,4 +1,7 @@
-"""The logits of a batch: of chunks of classes by a matrix product, and of single pairs of a sample and a class."""
+"""The logits of a batch: of chunks of classes by a matrix product, and of single pairs of a sample and a class.
+
+The logit of a class with K sub-centres is the largest of theirs. Their prototypes are K rows that follow one another.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,49 @@ class Product:
         norm: (C,), their norms, which have to be known for a chunk when its logits are asked for.
         scale: s.
         chunk: the largest number of classes in a chunk.
+        subcenters: K.
     """
 
-    def __init__(self, unit: Tensor, weight: Tensor, norm: Tensor, scale: float, chunk: int):
+    def __init__(self, unit: Tensor, weight: Tensor, norm: Tensor, scale: float, chunk: int, subcenters: int = 1):
         self.unit, self.weight, self.norm, self.scale = unit, weight, norm, scale
-        self.logit = unit.new_empty(len(unit) * chunk)
+        self.subcenters, self.logit = subcenters, unit.new_empty(len(unit) * chunk * subcenters)
 
     def __call__(self, start: int, stop: int) -> Tensor:
-        """The logits (B, stop - start); the next call overwrites them."""
+        """The logits (B, stop - start) of these classes; the next call overwrites them."""
+        start, stop = start * self.subcenters, stop * self.subcenters
         logit = leading(self.logit, len(self.unit), stop - start)
         torch.mm(self.unit, self.weight[start:stop].t(), out=logit)
-        return logit.mul_(self.scale / self.norm[start:stop])
+        return largest(logit.mul_(self.scale / self.norm[start:stop]), self.subcenters)
 
     def pairs(self, row: Tensor, column: Tensor) -> Tensor:
         """The logits of pairs (row of the batch, class), which are sorted by row."""
+        row, column = pairs_of_subcenters(row, column, self.subcenters)
         cosine = pair_products(self.unit, self.weight, row, column).div_(self.norm[column])
-        return cosine.mul_(self.scale)
+        return largest(cosine, self.subcenters).mul_(self.scale)
+
+
+def largest(logit: Tensor, subcenters: int) -> Tensor:
+    """The largest logit of each class, (..., C), from those of all sub-centres, (..., C K)."""
+    return logit if subcenters == 1 else logit.unflatten(-1, (-1, subcenters)).amax(-1)
+
+
+def pairs_of_subcenters(row: Tensor, column: Tensor, subcenters: int) -> tuple[Tensor, Tensor]:
+    """The pairs (row of the batch, prototype) with all K prototypes of each class."""
+    if subcenters == 1:
+        return row, column
+    prototype = column[:, None] * subcenters + torch.arange(subcenters, device=column.device)
+    return row.repeat_interleave(subcenters), prototype.flatten()
+
+
+def nearest_prototypes(
+    unit: Tensor, weight: Tensor, norm: Tensor, row: Tensor, column: Tensor, subcenters: int
+) -> Tensor:
+    """The row of `weight` that gives each pair (row of the batch, class) its logit: the only one with a gradient."""
+    if subcenters == 1:
+        return column
+    row, prototype = pairs_of_subcenters(row, column, subcenters)
+    cosine = gathered_products(unit, weight, row, prototype) / norm[prototype]
+    return column * subcenters + cosine.unflatten(0, (-1, subcenters)).argmax(1)
 
 
 def pair_products(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:

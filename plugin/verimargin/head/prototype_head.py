@@ -22,6 +22,7 @@ from ..losses.divergence import reduce_loss
 from ..losses.margin_loss import MarginLoss
 from .dense import DenseHead
 from .gradient_memory import GradientMemory
+from .product import largest
 from .screening import check_screening, screening_type
 from .sparse import SparseHead
 from .step import BLOCK, Step
@@ -53,10 +54,13 @@ class PrototypeHead(torch.nn.Module):
         screening: for alpha > 1, the type in which the classes are screened for those that may have a probability:
             "float16", "bfloat16", "int8", or "auto" for what the device multiplies fastest; "off" for none. The
             result is that of the prototypes' own precision in any case (mathematics, section 5).
+        subcenters: K, the prototypes per class. The cosine of a class is the largest of its K (Sub-center ArcFace,
+            ECCV 2020), so that mislabelled samples gather around a centre of their own. `prune_subcenters` removes
+            them. It takes K times the memory and time of K = 1.
 
     Shapes: embeddings (B, d), labels (B,) global integer class ids; B may be 0 and may differ between ranks.
-    `weight` is (local classes, d). Its initial values do not depend on the number of ranks, provided that all
-    ranks have the same random seed.
+    `weight` is (local classes, d), or (local classes, K, d) for K > 1. Its initial values do not depend on the number
+    of ranks, provided that all ranks have the same random seed.
 
     Attributes:
         active_classes: the mean number of classes per sample with a probability above 0 in the last training
@@ -79,9 +83,11 @@ class PrototypeHead(torch.nn.Module):
         sample_rate: float = 1.0,
         process_group: dist.ProcessGroup | None = None,
         screening: str = "auto",
+        subcenters: int = 1,
     ):
         super().__init__()
-        for name, value in (("embedding_size", embedding_size), ("num_classes", num_classes)):
+        sizes = {"embedding_size": embedding_size, "num_classes": num_classes, "subcenters": subcenters}
+        for name, value in sizes.items():
             if not float(value).is_integer() or value < 1:
                 raise ValueError(f"{name} is {value}: give an integer >= 1")
         if not 0.0 < sample_rate <= 1.0:
@@ -101,8 +107,11 @@ class PrototypeHead(torch.nn.Module):
             alpha=loss.alpha,
             scale=loss.scale,
             margin=loss.margin.m,
+            subcenters=subcenters,
         )
-        self.weight = torch.nn.Parameter(_initial_prototypes(self.shard, self.embedding_size))
+        self.subcenters = int(subcenters)
+        weight = _initial_prototypes(self.shard, self.subcenters * self.embedding_size)
+        self.weight = torch.nn.Parameter(weight if subcenters == 1 else weight.unflatten(1, (self.subcenters, -1)))
         self._gradient_memory = GradientMemory()
         self.active_classes = self.zero_loss = torch.tensor(math.nan)
 
@@ -114,7 +123,9 @@ class PrototypeHead(torch.nn.Module):
         weight: Tensor = self.weight
         if self.training and self.sample_rate < 1.0:
             weight, column = self._sample(column)
-        step = Step(labels, column, self.loss, self.shard, self._gradient_memory)
+        if self.subcenters > 1:
+            weight = weight.flatten(0, 1)
+        step = Step(labels, column, self.loss, self.shard, self._gradient_memory, subcenters=self.subcenters)
         if self.loss.alpha == 1.0:
             loss = DenseHead.apply(unit, weight, step)
         else:
@@ -126,10 +137,12 @@ class PrototypeHead(torch.nn.Module):
 
     def cosine(self, embeddings: Tensor) -> Tensor:
         """The cosines (B, local classes) with this rank's prototypes, for evaluation or for another loss."""
-        return F.linear(F.normalize(embeddings, eps=EPS), F.normalize(self.weight, eps=EPS))
+        prototypes = F.normalize(self.weight.view(-1, self.embedding_size), eps=EPS)
+        return largest(F.linear(F.normalize(embeddings, eps=EPS), prototypes), self.subcenters)
 
     def extra_repr(self) -> str:
-        return f"embedding_size={self.embedding_size}, num_classes={self.num_classes}, ranks={self.shard.ranks}"
+        sizes = f"embedding_size={self.embedding_size}, num_classes={self.num_classes}, subcenters={self.subcenters}"
+        return f"{sizes}, ranks={self.shard.ranks}"
 
     def _checked(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         embeddings = check_training_embeddings(embeddings, self.embedding_size, self.weight, "head")

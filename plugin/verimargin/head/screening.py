@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .product import GROUP, entries_above, leading
+from .product import GROUP, entries_above, largest, leading
 from .threshold import Candidates
 
 SCREENING = ("auto", "off", "float16", "bfloat16", "int8")
@@ -95,7 +95,7 @@ class Screen(ABC):
 
     Attributes:
         step: (B,), what the numbers of a chunk have to be multiplied by to become logits.
-        residual: (C,), |w/|w| - w^|, or a number that is not below it, of the chunks that were asked for.
+        residual: (C K,), |w/|w| - w^|, or a number that is not below it, of the chunks that were asked for.
         offset, gain: (B,), such that the error of a logit is at most offset_i + gain_i residual_j.
     """
 
@@ -104,30 +104,34 @@ class Screen(ABC):
     gain: Tensor
     residual: Tensor
 
-    def __init__(self, unit: Tensor, weight: Tensor, norm: Tensor, scale: float, chunk: int):
-        self.unit, self.weight, self.norm, self.scale = unit, weight, norm, scale
-        self.prepare(chunk)
+    def __init__(self, unit: Tensor, weight: Tensor, norm: Tensor, scale: float, chunk: int, subcenters: int = 1):
+        self.unit, self.weight, self.norm, self.scale, self.subcenters = unit, weight, norm, scale, subcenters
+        self.prepare(chunk * subcenters)
 
     @abstractmethod
     def prepare(self, chunk: int) -> None:
-        """Round the embeddings, bound their errors, and allocate the memory of a chunk."""
+        """Round the embeddings, bound their errors, and allocate the memory of a chunk of prototypes."""
 
     @abstractmethod
     def __call__(self, start: int, stop: int) -> Tensor:
-        """The logits (B, stop - start) in steps of their row; the next call overwrites them."""
+        """The logits (B, stop - start) of these prototypes, in steps of their row; the next call overwrites them."""
 
     def above(self, start: int, stop: int, bound: Tensor) -> Candidates:
-        """The entries of a chunk that may be above the bound (B,) of their row, with the largest possible logits."""
-        logit = self(start, stop)
-        residual = F.pad(self.residual[start:stop], (0, -(stop - start) % GROUP)).unflatten(0, (-1, GROUP)).amax(1)
+        """The entries of a chunk of classes that may be above the bound (B,) of their row, with the largest possible
+        logits.
+        """
+        first, last = start * self.subcenters, stop * self.subcenters
+        logit = largest(self(first, last), self.subcenters)
+        group = GROUP * self.subcenters
+        residual = F.pad(self.residual[first:last], (0, (first - last) % group)).unflatten(0, (-1, group)).amax(1)
         lowest = torch.addr((bound - self.offset)[:, None], self.gain, residual, alpha=-1)
         row, column, logit = entries_above(logit, lowest / self.step[:, None])
         column += start
         return Candidates(row, column, logit * self.step[row] + self.error(row, column)).above(bound)
 
     def error(self, row: Tensor, column: Tensor) -> Tensor:
-        """The largest possible error of the logits of these pairs."""
-        return self.offset[row] + self.gain[row] * self.residual[column]
+        """The largest possible error of the logits of these pairs of a sample and a class."""
+        return self.offset[row] + self.gain[row] * self.residual.view(-1, self.subcenters)[column].amax(1)
 
     def set_error(self, rounded: Tensor, output_roundoff: float) -> None:
         """Set offset and gain for the embeddings that are multiplied.

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..losses.divergence import as_dtype, divergence_loss_value, q_logarithm
+from .product import nearest_prototypes
 from .step import BLOCK, Step, differentiates, remove_radial_part_
 from .streaming import stream
 from .target import Target
@@ -48,7 +49,9 @@ class SparseHead(torch.autograd.Function):
         row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])
         slope = torch.cat([p * scale, (p_y - 1.0) * target.slope * target.owned]).to(unit.dtype)
         used = slope != 0
-        ctx.save_for_backward(unit, weight, norm, row[used], torch.cat([found.column, step.column])[used], slope[used])
+        row, column, slope = row[used], torch.cat([found.column, step.column])[used], slope[used]
+        prototype = nearest_prototypes(unit, weight, norm, row, column, step.subcenters)
+        ctx.save_for_backward(unit, weight, norm, row, prototype, slope)
         ctx.memory = step.memory
         ctx.mark_non_differentiable(statistics)
         return value, statistics

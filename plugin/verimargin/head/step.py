@@ -25,6 +25,7 @@ class Step:
     shard: Shard  # this rank's part of the classes
     memory: GradientMemory
     screening: torch.dtype | None = None  # the type in which the classes are screened, if they are
+    subcenters: int = 1  # prototypes per class, in rows that follow one another
 
 
 def differentiates(ctx: Any) -> bool:

@@ -94,14 +94,16 @@ def stream(
     Args:
         lower: (B,), a first lower bound of tau.
     """
-    norm = weight.new_empty(len(weight))
-    chunk = min(chunk_size(len(unit), unit.device), len(weight))
-    product = Product(unit, weight, norm, step.loss.scale, chunk)
-    screen = SCREENS[step.screening](unit, weight, norm, step.loss.scale, chunk) if step.screening else None
-    search, stop = Search(product, screen, target, lower, step), 0
-    while (start := stop) < len(weight):
-        stop = min(start + min(chunk, max(start, FIRST)), len(weight))
-        torch.linalg.vector_norm(weight[start:stop], dim=1, out=norm[start:stop]).clamp_min_(EPS)
+    norm, k = weight.new_empty(len(weight)), step.subcenters
+    classes = len(weight) // k
+    chunk = min(max(chunk_size(len(unit), unit.device) // (k * GROUP), 1) * GROUP, classes)
+    arguments = unit, weight, norm, step.loss.scale, chunk, k
+    screen = SCREENS[step.screening](*arguments) if step.screening else None
+    search, stop = Search(Product(*arguments), screen, target, lower, step), 0
+    while (start := stop) < classes:
+        stop = min(start + min(chunk, max(start, FIRST)), classes)
+        part = slice(start * k, stop * k)
+        torch.linalg.vector_norm(weight[part], dim=1, out=norm[part]).clamp_min_(EPS)
         search.look_at(start, stop)
     check_prototypes(norm)
     # nan is passed on: the logits of a nan prototype are never above the bound

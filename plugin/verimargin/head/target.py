@@ -21,8 +21,9 @@ class Target:
 
     def __init__(self, unit: Tensor, weight: Tensor, step: Step, differentiate: bool):
         self.column, self.owned = step.column, step.column >= 0
-        rows = weight[step.column.clamp_min(0)]
-        cosine = ((unit * rows).sum(1) / torch.linalg.vector_norm(rows, dim=1).clamp_min(EPS)).clamp(-1.0, 1.0)
+        rows = weight.unflatten(0, (-1, step.subcenters))[step.column.clamp_min(0)]  # (B, K, d)
+        cosines = (unit[:, None] * rows).sum(2) / torch.linalg.vector_norm(rows, dim=2).clamp_min(EPS)
+        cosine = cosines.amax(1).clamp(-1.0, 1.0)
         with torch.set_grad_enabled(differentiate):
             logit, log_q = step.loss.target(cosine.requires_grad_(differentiate), step.label)
             self.slope = torch.zeros_like(cosine)

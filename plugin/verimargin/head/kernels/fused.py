@@ -52,8 +52,11 @@ class Found:
 
 
 def applies(unit: Tensor, weight: Tensor, step: Step) -> bool:
-    """Whether `FusedHead` can compute this step: alpha > 1, and float32 on a device with kernels, on all ranks."""
-    if step.loss.alpha == 1.0 or not unit.dtype == weight.dtype == torch.float32 or not unit.numel():
+    """Whether `FusedHead` can compute this step: alpha > 1, one prototype per class, and float32 on a device with
+    kernels, on all ranks.
+    """
+    kind = step.loss.alpha > 1.0 and step.subcenters == 1 and unit.dtype == weight.dtype == torch.float32
+    if not kind or not unit.numel():
         return False
     return step.shard.unanimous("has kernels", partial(_has_kernels, unit, weight, step), unit.device)
 

@@ -1,0 +1,77 @@
+"""`verimargin prune`: the dominant sub-centre of each class, and the training samples that are far from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..files.class_names import read_class_names
+from ..files.embeddings import Embeddings, read_embeddings
+from ..files.prototypes import read_prototypes
+from ..files.whole import whole_folder
+from ..head.subcenters import LARGEST_ANGLE, prune_subcenters
+from . import report
+from .options import FolderArgument, TrainingArgument
+
+
+def prune(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="classifier.ckpt, checkpoint_gpu_0.pt, or the folder with those of all ranks")
+    ],
+    embeddings: TrainingArgument,
+    out: FolderArgument,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            help="the identities of the classes: label_encoder.txt, a file with one per line, or the image folder; "
+            "not needed if the labels of the embeddings are class numbers"
+        ),
+    ] = None,
+    largest_angle: Annotated[
+        float, typer.Option(help="in degrees: a sample that is further from its class's dominant centre is removed")
+    ] = LARGEST_ANGLE,
+) -> None:
+    """Keep the dominant sub-centre of each class, and list the training samples that fall away.
+
+    OUT gets prototypes.pt, a state dict with the one prototype of each class, samples.csv, with the angle of every
+    sample, and removed.txt, the ids of the samples that a cleaned training set should leave out.
+    """
+    with whole_folder(out) as folder:
+        weight, given = read_prototypes([checkpoint]), read_embeddings(embeddings)
+        labels = class_numbers(given, read_class_names(names) if names else None, embeddings)
+        pruned = prune_subcenters(weight, given.vectors, labels, largest_angle)
+        torch.save({"weight": pruned.weight}, folder / "prototypes.pt")
+        columns = labels.tolist(), pruned.nearest.tolist(), pruned.angle.tolist(), pruned.kept.tolist()
+        rows = list(zip(given.ids, *columns))
+        report.write_csv(folder / "samples.csv", ("id", "class", "subcenter", "angle", "kept"), rows)
+        removed = [row[0] for row in rows if not row[-1]]
+        (folder / "removed.txt").write_text("".join(f"{name}\n" for name in removed), encoding="utf-8")
+    share = len(removed) / max(len(rows), 1)
+    print(
+        f"{len(removed)} of {len(rows)} samples ({share:.1%}) are more than {largest_angle:g} degrees from the "
+        f"dominant centre of their class: wrote prototypes.pt, samples.csv and removed.txt to {out}"
+    )
+
+
+def class_numbers(given: Embeddings, names: list[str] | None, path: Path) -> torch.Tensor:
+    """The class (N,) of each embedding, by the names of the classes or by the numbers that its labels are."""
+    if not given.labels:
+        raise ValueError(
+            f"{path} does not tell the identities: give an .npz with `embeddings` and `labels`, or with ids such as "
+            "id10001/a/00001"
+        )
+    if names is None:
+        if unknown := [label for label in given.labels if not label.isdecimal()]:
+            raise ValueError(
+                f"the label {unknown[0]!r} is no class number: give --names, the identities in class order"
+            )
+        return torch.tensor([int(label) for label in given.labels])
+    numbers = {name: number for number, name in enumerate(names)}
+    if unknown := [label for label in given.labels if label not in numbers]:
+        raise ValueError(
+            f"{unknown[0]!r} is not among the {len(names)} names: give those that the head was trained with"
+        )
+    return torch.tensor([numbers[label] for label in given.labels])
