@@ -139,6 +139,11 @@ def _faces(folder: Path, random: np.random.Generator) -> None:
     _export(network, (3, 112, 112), run / "model.onnx")
     torch.save(network.state_dict(), run / "model.pt")
     torch.save({"state_dict_softmax_fc": {"weight": torch.randn(FACE_CLASSES, FACE_SIZE)}}, run / "checkpoint_gpu_0.pt")
+    (folder / "work_dirs" / "SUBCENTERS").mkdir()
+    subcenters = {"weight": torch.randn(FACE_CLASSES, 3, FACE_SIZE)}
+    torch.save({"state_dict_softmax_fc": subcenters}, folder / "work_dirs" / "SUBCENTERS" / "checkpoint_gpu_0.pt")
+    labels = [f"p{c:02}" for c in range(FACE_CLASSES)] * 3
+    np.savez(folder / "training_faces.npz", labels=labels, embeddings=torch.randn(len(labels), FACE_SIZE).numpy())
     meta, images = folder / "faces" / "IJBC" / "meta", 24
     meta.mkdir(parents=True)
     rows = random.normal(size=(2, images, FACE_SIZE)).astype(np.float32)
