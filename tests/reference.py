@@ -45,16 +45,41 @@ def loss(theta, target, alpha, target_log_q=0.0):
     return float(theta @ p - divergence(p, q, alpha) + divergence(one_hot, q, alpha) - theta[target])
 
 
-def margin(name, cosine, m, scale):
-    """Target logit and log q_y of one target cosine (mathematics, section 2)."""
+def margin(name, cosine, m, scale, g=0.0):
+    """Target logit and log q_y of one target cosine (mathematics, section 2); g is the quality times its weight."""
     if name == "ArcMargin":
-        angle = np.arccos(cosine) + m
-        return scale * (np.cos(angle) if angle <= np.pi else cosine - m * np.sin(m)), 0.0
+        return scale * moved(cosine, m), 0.0
+    if name == "AdaMargin":
+        return scale * (moved(cosine, -g * m) - (g * m + m)), 0.0
     return {
         "NoMargin": (scale * cosine, 0.0),
         "CosMargin": (scale * (cosine - m), 0.0),
-        "QMargin": (scale * cosine, -scale * m),
+        "QMargin": (scale * cosine, -scale * m * (1.0 + g)),
     }[name]
+
+
+def moved(cosine, angle):
+    """cos(arccos(c) + angle), continued below 0 and above pi."""
+    theta = np.arccos(cosine) + angle
+    return np.cos(max(theta, 0.0)) if theta <= np.pi else cosine - angle * np.sin(angle)
+
+
+class Quality:
+    """w g of each batch of norms, with AdaFace's running averages of the batches so far."""
+
+    def __init__(self, weight, h=0.333, momentum=0.01):
+        self.weight, self.h, self.momentum, self.mean, self.std = weight, h, momentum, 20.0, 100.0
+
+    def update(self, norms):
+        norms = np.clip(np.asarray(norms, float), 0.001, 100.0)
+        if len(norms) > 0:
+            self.mean = self.momentum * norms.mean() + (1 - self.momentum) * self.mean
+        if len(norms) > 1:
+            self.std = self.momentum * norms.std(ddof=1) + (1 - self.momentum) * self.std
+
+    def of(self, norms):
+        norms = np.clip(np.asarray(norms, float), 0.001, 100.0)
+        return self.weight * np.clip((norms - self.mean) / (self.std + 0.001) * self.h, -1.0, 1.0)
 
 
 def cosines(embeddings, weight):
@@ -63,12 +88,12 @@ def cosines(embeddings, weight):
     return e @ w.T
 
 
-def head_loss(embeddings, weight, labels, name, m, alpha, scale):
+def head_loss(embeddings, weight, labels, name, m, alpha, scale, g=None):
     """Mean loss of a batch through unit prototypes."""
     losses = []
-    for row, y in zip(cosines(embeddings, weight), labels):
+    for i, (row, y) in enumerate(zip(cosines(embeddings, weight), labels)):
         theta = scale * row
-        theta[y], log_q = margin(name, row[y], m, scale)
+        theta[y], log_q = margin(name, row[y], m, scale, 0.0 if g is None else g[i])
         losses.append(loss(theta, y, alpha, log_q))
     return float(np.mean(losses))
 

@@ -12,6 +12,11 @@ LOSSES = {
     "adaptive": lambda: vm.MarginLoss(vm.QMargin(0.4, psi=torch.linspace(0, 1, 301)), 1.5, scale=10.0),
 }
 
+WITH_QUALITY = {  # their margins follow the norms; h is so large that the samples of `batch` differ much
+    "adaface": lambda: vm.MarginLoss(vm.AdaMargin(0.3, h=5.0), scale=20.0),
+    "quality q-margin": lambda: vm.q_margin(1.25, 20.0, 0.2, quality=vm.Quality(0.6, h=5.0)),
+}
+
 
 def batch(samples=13, classes=301, size=16, dtype=torch.float64, seed=0):
     """Prototypes of any norm, and embeddings close to their own and to some others."""
@@ -43,5 +48,5 @@ def step(head, embeddings, labels):
 def plain_step(loss, embeddings, weight, labels):
     embeddings, weight = embeddings.clone().requires_grad_(), weight.clone().requires_grad_()
     normalize = torch.nn.functional.normalize
-    value = loss(normalize(embeddings) @ normalize(weight).T, labels)
+    value = loss.to(weight.dtype)(normalize(embeddings) @ normalize(weight).T, labels, embeddings.detach().norm(dim=1))
     return value.detach(), *torch.autograd.grad(value, (embeddings, weight))

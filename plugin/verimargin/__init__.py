@@ -6,8 +6,9 @@ from .head.subcenters import PrunedSubcenters, prune_subcenters
 from .kappa.momentum_encoder import MomentumEncoder
 from .kappa.tracker import KappaTracker
 from .losses.divergence import alpha_divergence_loss, alpha_softargmax
-from .losses.margin_loss import MarginLoss, arcface, cosface, kappaface, q_margin
-from .losses.margins import ArcMargin, CosMargin, Margin, NoMargin, QMargin
+from .losses.margin_loss import MarginLoss, a3m, adaface, arcface, cosface, entmax, kappaface, q_margin
+from .losses.margins import AdaMargin, ArcMargin, CosMargin, Margin, NoMargin, QMargin
+from .losses.quality import Quality
 from .scoring.ida import IDAScorer
 from .scoring.regressor import SupportSetRegressor
 from .scoring.score_norm import ScoreNorm
@@ -16,6 +17,7 @@ from .sharded_state import gather_state_dict, split_state_dict
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaMargin",
     "ArcMargin",
     "CosMargin",
     "IDAScorer",
@@ -27,12 +29,16 @@ __all__ = [
     "PrototypeHead",
     "PrunedSubcenters",
     "QMargin",
+    "Quality",
     "ScoreNorm",
     "SupportSetRegressor",
+    "a3m",
+    "adaface",
     "alpha_divergence_loss",
     "alpha_softargmax",
     "arcface",
     "cosface",
+    "entmax",
     "gather_state_dict",
     "kappaface",
     "metrics",

@@ -101,18 +101,19 @@ class Shard:
             dist.all_reduce(x, op, group=self.group)
         return x
 
-    def gather_batch(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def gather_batch(self, embeddings: Tensor, labels: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         """The samples of all ranks, in rank order; the ranks may have different numbers of samples.
 
         The gradient of the embeddings is multiplied by the number of ranks, because data-parallel
-        training averages the gradients of the backbone over the ranks afterwards.
+        training averages the gradients of the backbone over the ranks afterwards. `others` have no gradient.
         """
         if self.group is None:
-            return embeddings, labels
+            return embeddings, labels, *others
         lengths = [torch.empty(1, dtype=torch.long, device=labels.device) for _ in range(self.ranks)]
         dist.all_gather(lengths, torch.tensor([len(labels)], device=labels.device), group=self.group)
         sizes = torch.cat(lengths).tolist()
-        return _GatherRows.apply(embeddings, self, sizes), _gather_rows(labels, self, sizes)
+        without_gradient = (_gather_rows(rows, self, sizes) for rows in (labels, *others))
+        return _GatherRows.apply(embeddings, self, sizes), *without_gradient
 
     def gather_lists(self, values: Tensor, pointer: Tensor) -> tuple[Tensor, Tensor, Tensor | slice]:
         """The lists of all ranks as one, sorted by row, and within a row by rank.

@@ -11,9 +11,10 @@ import pytest
 import torch
 import verimargin as vm
 from pretend_cuda import CAN_PRETEND, on_pretend_cuda, pretend_cuda, real
-from small_head import LOSSES, batch, head_with
+from small_head import LOSSES, WITH_QUALITY, batch, head_with
 from verimargin.head.kernels import fused
 
+ALL = {**LOSSES, **WITH_QUALITY}
 with_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
@@ -68,25 +69,25 @@ def test_the_pretended_gpu_finds_what_does_not_belong_together():
 
 
 @pytest.mark.parametrize("screening", ["off", "auto"])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_step_of_the_head(gpu, name, screening):
     embeddings, weight, labels = batch(24, 301 if name == "adaptive" else 3000, 16, torch.float32)
-    expected = head_step(head_with(weight, LOSSES[name](), screening="off"), embeddings.clone(), labels)
+    expected = head_step(head_with(weight, ALL[name](), screening="off"), embeddings.clone(), labels)
     with gpu.place():
-        head = gpu.put(head_with(weight, LOSSES[name](), screening=screening))
+        head = gpu.put(head_with(weight, ALL[name](), screening=screening))
         found = head_step(head, gpu.put(embeddings.clone()), gpu.put(labels))
         for ours, theirs in zip(found, expected):
             same(ours, theirs, rtol=1e-4, atol=2e-6 * max(1.0, float(theirs.abs().max())))
 
 
-@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss().alpha > 1])
+@pytest.mark.parametrize("name", [name for name, loss in ALL.items() if loss().alpha > 1])
 def test_a_step_in_fused_kernels_waits_for_nothing_but_the_number_of_survivors(gpu, name, monkeypatch):
     """On the pretended GPU the references of the kernels compute; what they wait for stays inside them."""
     embeddings, weight, labels = batch(24, 301 if name == "adaptive" else 3000, 16, torch.float32)
-    expected = head_step(head_with(weight, LOSSES[name](), screening="off"), embeddings.clone(), labels)
+    expected = head_step(head_with(weight, ALL[name](), screening="off"), embeddings.clone(), labels)
     monkeypatch.setattr(fused, "applies", lambda *_: True)
     with gpu.place() as waits:
-        head = gpu.put(head_with(weight, LOSSES[name]()))
+        head = gpu.put(head_with(weight, ALL[name]()))
         x, y = gpu.put(embeddings.clone()).requires_grad_(), gpu.put(labels)
         loss = head(x, y)
         loss.backward()

@@ -108,6 +108,7 @@ class PrototypeHead(torch.nn.Module):
             scale=loss.scale,
             margin=loss.margin.m,
             subcenters=subcenters,
+            **_quality_settings(loss),
         )
         self.subcenters = int(subcenters)
         weight = _initial_prototypes(self.shard, self.subcenters * self.embedding_size)
@@ -116,8 +117,14 @@ class PrototypeHead(torch.nn.Module):
         self.active_classes = self.zero_loss = torch.tensor(math.nan)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        unit, labels = self._checked(embeddings, labels)
-        unit, labels = self.shard.gather_batch(unit, labels)
+        unit, norms, labels = self._checked(embeddings, labels)
+        quality = self.loss.margin.quality
+        if quality is None:
+            unit, labels = self.shard.gather_batch(unit, labels)
+        else:
+            unit, labels, norms = self.shard.gather_batch(unit, labels, norms)
+            if self.training:
+                quality.update(norms, gathered=self.shard.group is not None)
         column = labels - self.shard.start
         column = torch.where((column >= 0) & (column < self.shard.size), column, -1)
         weight: Tensor = self.weight
@@ -125,7 +132,9 @@ class PrototypeHead(torch.nn.Module):
             weight, column = self._sample(column)
         if self.subcenters > 1:
             weight = weight.flatten(0, 1)
-        step = Step(labels, column, self.loss, self.shard, self._gradient_memory, subcenters=self.subcenters)
+        step = Step(
+            labels, column, self.loss, self.shard, self._gradient_memory, subcenters=self.subcenters, norms=norms
+        )
         if self.loss.alpha == 1.0:
             loss = DenseHead.apply(unit, weight, step)
         else:
@@ -144,12 +153,13 @@ class PrototypeHead(torch.nn.Module):
         sizes = f"embedding_size={self.embedding_size}, num_classes={self.num_classes}, subcenters={self.subcenters}"
         return f"{sizes}, ranks={self.shard.ranks}"
 
-    def _checked(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _checked(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The unit embeddings, the norms, without a gradient, and the labels."""
         embeddings = check_training_embeddings(embeddings, self.embedding_size, self.weight, "head")
         labels = check_labels(labels, len(embeddings), self.num_classes, embeddings.device)
         norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         check_norms(norm.squeeze(1))
-        return embeddings / norm.clamp_min(EPS), labels
+        return embeddings / norm.clamp_min(EPS), norm.detach().squeeze(1), labels
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """The prototypes that take part in this step, and the column of each target among them."""
@@ -159,6 +169,13 @@ class PrototypeHead(torch.nn.Module):
         index = order.topk(wanted).indices.sort().values
         column = torch.where(column >= 0, torch.searchsorted(index, column), -1)
         return self.weight[index], column
+
+
+def _quality_settings(loss: MarginLoss) -> dict[str, float]:
+    """All 0 without a quality, so that ranks with one and ranks without are told apart."""
+    quality = loss.margin.quality
+    names = ("weight", "h", "momentum")
+    return {f"the quality's {name}": 0.0 if quality is None else getattr(quality, name) for name in names}
 
 
 def _sparse_head(unit: Tensor, weight: Tensor, step: Step) -> type[torch.autograd.Function]:

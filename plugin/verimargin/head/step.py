@@ -26,6 +26,7 @@ class Step:
     memory: GradientMemory
     screening: torch.dtype | None = None  # the type in which the classes are screened, if they are
     subcenters: int = 1  # prototypes per class, in rows that follow one another
+    norms: Tensor | None = None  # (B,) of the embeddings before their normalisation, for a margin with a `Quality`
 
 
 def differentiates(ctx: Any) -> bool:

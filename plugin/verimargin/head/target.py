@@ -25,7 +25,7 @@ class Target:
         cosines = (unit[:, None] * rows).sum(2) / torch.linalg.vector_norm(rows, dim=2).clamp_min(EPS)
         cosine = cosines.amax(1).clamp(-1.0, 1.0)
         with torch.set_grad_enabled(differentiate):
-            logit, log_q = step.loss.target(cosine.requires_grad_(differentiate), step.label)
+            logit, log_q = step.loss.target(cosine.requires_grad_(differentiate), step.label, step.norms)
             self.slope = torch.zeros_like(cosine)
             if differentiate:
                 (self.slope,) = torch.autograd.grad(logit.sum(), cosine)

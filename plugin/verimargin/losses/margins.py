@@ -1,7 +1,7 @@
 """Margins (mathematics, section 2): each turns a target cosine and its class into a target logit and log q_y.
 
 The logits of the other classes stay scale * cosine, with q = 1. To add a margin, subclass `Margin` and
-implement `forward`.
+implement `forward`; a margin with a `Quality` also gets the norms of the embeddings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._checks import check_at_least
+from .quality import Quality
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +25,19 @@ class Margin(torch.nn.Module):
         m: >= 0; in radians for `ArcMargin`, in cosine for the others. To schedule it, assign to `.m`, which is part
             of the state dict.
         psi: (C,) factors by global class id, kept as a buffer; None means 1 for every class.
+        quality: a `Quality`, for a margin that depends on each sample too; its `forward` then gets the norms.
     """
 
     psi: Tensor | None
+    quality: Quality | None
     largest_m = math.inf
 
-    def __init__(self, m: float, psi: Tensor | None = None):
+    def __init__(self, m: float, psi: Tensor | None = None, quality: Quality | None = None):
         super().__init__()
         self.m = m
+        if quality is not None and not isinstance(quality, Quality):
+            raise ValueError(f"quality is {quality!r}: give a Quality, such as Quality(weight=0.5)")
+        self.quality = quality
         if psi is not None:
             psi = torch.as_tensor(psi)
             if psi.dim() != 1 or not psi.is_floating_point() or not bool((torch.isfinite(psi) & (psi >= 0)).all()):
@@ -61,7 +67,11 @@ class Margin(torch.nn.Module):
         return self.psi[label].to(cosine.dtype) * self.m
 
     def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """The target logits and log q_y, both (B,), from target cosines (B,) in [-1, 1] and global class ids (B,)."""
+        """The target logits and log q_y, both (B,), from target cosines (B,) in [-1, 1] and global class ids (B,).
+
+        A margin that is given a `Quality` takes a fourth argument, norms (B,): those of the embeddings before their
+        normalisation.
+        """
         raise NotImplementedError
 
     def get_extra_state(self) -> dict:
@@ -105,15 +115,69 @@ class ArcMargin(Margin):
 
     def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         m = torch.as_tensor(self.class_margin(label, cosine), dtype=cosine.dtype, device=cosine.device)
-        edge = 1.0 - (1e-7 if cosine.dtype == torch.float32 else 1e-12)  # at 1 the slope of the sine is infinite
-        cosine = cosine.clamp(-edge, edge)
-        sine = ((1.0 - cosine) * (1.0 + cosine)).sqrt()
-        moved = torch.where(cosine > -m.cos(), cosine * m.cos() - sine * m.sin(), cosine - m * m.sin())
-        return scale * moved, torch.zeros_like(cosine)
+        return scale * _cosine_of_moved_angle(cosine, m), torch.zeros_like(cosine)
+
+
+class AdaMargin(Margin):
+    """theta_y = s (cos(arccos(c_y) - g_i psi_y m) - (g_i psi_y m + psi_y m)): AdaFace, arXiv 2204.00964.
+
+    g_i in [-1, 1] is the quality of the sample, which `Quality` judges by the norm of its embedding: the worst samples
+    get ArcFace's margin m on the angle, average ones CosFace's on the cosine, and the best ones that on both.
+
+    Where the moved angle is below 0, its cosine is 1, as in the authors' code; where it exceeds pi, the cosine is
+    continued as for `ArcMargin` (there it is -1, without a gradient). Their code also clips all cosines to 0.999.
+
+    Args:
+        m: >= 0 and at most pi / 2, in radians and in cosine.
+        h, momentum: as for `Quality`.
+        psi: as for `Margin`.
+    """
+
+    largest_m = math.pi / 2
+
+    def __init__(self, m: float = 0.4, h: float = 0.333, momentum: float = 0.01, psi: Tensor | None = None):
+        super().__init__(m, psi, Quality(1.0, h, momentum))
+
+    def forward(
+        self, cosine: Tensor, label: Tensor, scale: float, norms: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        m = self.class_margin(label, cosine)
+        gm = self.quality(norms).to(cosine.dtype) * m  # type: ignore[misc]
+        return scale * (_cosine_of_moved_angle(cosine, -gm) - (gm + m)), torch.zeros_like(cosine)
 
 
 class QMargin(Margin):
-    """theta_y = s c_y, log q_y = -s psi_y m: a margin in the reference measure, arXiv 2606.31664."""
+    """theta_y = s c_y, log q_y = -s psi_y m: a margin in the reference measure, arXiv 2606.31664.
 
-    def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return scale * cosine, torch.zeros_like(cosine) - scale * self.class_margin(label, cosine)
+    With a `Quality`, log q_y = -s psi_y m (1 + w g_i): a sample with a long embedding gets a larger margin, one that
+    can hardly be recognised a smaller one. The paper names this as future work.
+
+    Args:
+        m, psi: as for `Margin`.
+        quality: a `Quality` whose weight w is below 1.
+    """
+
+    def __init__(self, m: float, psi: Tensor | None = None, quality: Quality | None = None):
+        super().__init__(m, psi, quality)
+        if quality is not None and quality.weight == 1.0:
+            raise ValueError(
+                "the quality's weight is 1: give less than 1 to QMargin, so that each sample keeps a margin"
+            )
+
+    def forward(
+        self, cosine: Tensor, label: Tensor, scale: float, norms: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        m = self.class_margin(label, cosine)
+        if self.quality is not None:
+            m = m * (1.0 + self.quality(norms).to(cosine.dtype))
+        return scale * cosine, torch.zeros_like(cosine) - scale * m
+
+
+def _cosine_of_moved_angle(cosine: Tensor, angle: Tensor) -> Tensor:
+    """cos(arccos(c) + angle), also where that leaves 0..pi: 1 below, and c - angle sin(angle) above."""
+    edge = 1.0 - (1e-7 if cosine.dtype == torch.float32 else 1e-12)  # at 1 the slope of the sine is infinite
+    cosine = cosine.clamp(-edge, edge)
+    sine = ((1.0 - cosine) * (1.0 + cosine)).sqrt()
+    moved = cosine * angle.cos() - sine * angle.sin()
+    moved = torch.where((angle > 0.0) & (cosine <= -angle.cos()), cosine - angle * angle.sin(), moved)
+    return torch.where((angle < 0.0) & (cosine >= angle.cos()), 1.0, moved)

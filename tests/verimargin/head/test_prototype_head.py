@@ -2,21 +2,24 @@ import copy
 import io
 import math
 
+import numpy as np
 import pytest
 import reference
 import torch
 import verimargin as vm
 from distributed import on_ranks
-from small_head import LOSSES, batch, head_with, plain_step, step
+from small_head import LOSSES, WITH_QUALITY, batch, head_with, plain_step, step
 from torch.autograd import gradcheck
+
+ALL = {**LOSSES, **WITH_QUALITY}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-5)])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", ALL)
 def test_equals_the_loss_of_all_cosines(name, dtype, tolerance):
     embeddings, weight, labels = batch(dtype=dtype)
-    loss = LOSSES[name]()
-    expected = plain_step(LOSSES[name](), *batch()[:2], labels)
+    loss = ALL[name]()
+    expected = plain_step(ALL[name](), *batch()[:2], labels)
     for ours, truth in zip(step(head_with(weight, loss), embeddings, labels), expected):
         largest = max(1.0, float(truth.abs().max()))
         torch.testing.assert_close(ours.double(), truth, atol=tolerance * largest, rtol=0)
@@ -127,6 +130,42 @@ def test_edge_shapes(name):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", WITH_QUALITY)
+def test_the_reference_with_a_quality_of_each_sample(name, dtype):
+    """In half precision too, the norms are those of the embeddings that are given, in float32."""
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    embeddings = (embeddings * torch.linspace(0.2, 3.0, 13)[:, None]).to(dtype)
+    loss = WITH_QUALITY[name]()
+    head = head_with(weight, loss)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = float(head(embeddings, labels).detach())
+    rows = embeddings.double().numpy()
+    quality = reference.Quality(loss.margin.quality.weight, h=5.0)
+    quality.update(np.linalg.norm(rows, axis=1))
+    g = quality.of(np.linalg.norm(rows, axis=1))
+    assert g.max() - g.min() > 0.5
+    given = rows, weight.double().numpy(), labels.tolist(), type(loss.margin).__name__, loss.margin.m
+    assert found == pytest.approx(reference.head_loss(*given, loss.alpha, 20.0, g), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", WITH_QUALITY)
+def test_few_samples_with_a_quality(name):
+    embeddings, weight, labels = batch(dtype=torch.float32)
+    head = head_with(weight, WITH_QUALITY[name]())
+    loss, grad, grad_weight = step(head, embeddings[:0], labels[:0])
+    assert loss == 0
+    assert grad.shape == (0, 16)
+    assert not grad_weight.any()
+    assert all(bool(torch.isfinite(t).all()) for t in step(head, embeddings[:1], labels[:1]))
+    assert (float(head.loss.margin.quality.mean) - 20.0) == pytest.approx(
+        0.01 * float(embeddings[0].norm() - 20.0), rel=1e-4
+    )
+    assert float(head.loss.margin.quality.std) == 100.0
+    sampled = head_with(weight, WITH_QUALITY[name](), sample_rate=0.2)
+    assert all(bool(torch.isfinite(t).all()) for t in step(sampled, embeddings, labels))
+
+
 @pytest.mark.parametrize("name", ["q-margin", "arcface", "adaptive"])
 def test_sampling_keeps_the_positives_and_each_class_its_margin(name):
     embeddings, weight, labels = batch(dtype=torch.float64)
@@ -151,7 +190,7 @@ def test_sampling_keeps_the_positives_and_each_class_its_margin(name):
     assert step(tiny, embeddings[:0], labels[:0])[0] == 0
 
 
-SHARDED = ["q-margin", "alpha 3", "sparsemax arc", "arcface", "adaptive"]
+SHARDED = ["q-margin", "alpha 3", "sparsemax arc", "arcface", "adaptive", *WITH_QUALITY]
 
 
 def _sharded_steps(rank, sizes):
@@ -160,7 +199,7 @@ def _sharded_steps(rank, sizes):
     results = {}
     for name in SHARDED:
         group = torch.distributed.group.WORLD
-        head = vm.PrototypeHead(16, 301, LOSSES[name](), process_group=group).double()
+        head = vm.PrototypeHead(16, 301, ALL[name](), process_group=group).double()
         first = head.shard.start
         head.weight.data.copy_(weight[first : first + head.shard.size])
         loss, grad, grad_weight = step(head, embeddings[mine], labels[mine])
@@ -174,7 +213,7 @@ def test_sharded_equals_unsharded(ranks, sizes):
     embeddings, weight, labels = batch()
     by_rank = on_ranks(ranks, _sharded_steps, sizes)
     for name in SHARDED:
-        loss, grad, grad_weight = plain_step(LOSSES[name](), embeddings, weight, labels)
+        loss, grad, grad_weight = plain_step(ALL[name](), embeddings, weight, labels)
         results = [result[name] for result in by_rank]
         assert [first for first, *_ in results] == [0, *[301 - (ranks - r) * (301 // ranks) for r in range(1, ranks)]]
         for _, rank_loss, *_ in results:

@@ -13,9 +13,10 @@ from verimargin.head.target import Target
 MARGINS = [vm.NoMargin(), vm.CosMargin(0.3), vm.ArcMargin(0.4), vm.QMargin(0.2)]
 
 
-def target_of(margin, unit, weight, label, scale=9.0, differentiate=True, column=None, shard=None):
+def target_of(margin, unit, weight, label, scale=9.0, differentiate=True, column=None, shard=None, norms=None):
     loss = vm.MarginLoss(margin, 1.5, scale=scale)
-    step = Step(label, label if column is None else column, loss, shard or Shard(len(weight), None), GradientMemory())
+    shard = shard or Shard(len(weight), None)
+    step = Step(label, label if column is None else column, loss, shard, GradientMemory(), norms=norms)
     return Target(unit, weight, step, differentiate)
 
 
@@ -42,6 +43,15 @@ def test_each_class_has_its_own_factor_by_its_global_id():
     target = target_of(margin, normalize(embeddings), weight[[2, 3, 5]], label, column=column)
     torch.testing.assert_close(target.log_q, -9.0 * 0.5 * margin.psi[label])
     torch.testing.assert_close(target.logit, 9.0 * (normalize(embeddings) * normalize(weight)[label]).sum(1))
+
+
+def test_each_sample_has_its_own_quality():
+    embeddings, weight, labels = batch(4, 60, 7)
+    norms, quality = torch.tensor([1.0, 20.0, 60.0, 99.0], dtype=torch.float64), reference.Quality(0.5, h=2.0)
+    margin = vm.QMargin(0.2, quality=vm.Quality(0.5, h=2.0))
+    target = target_of(margin, normalize(embeddings), weight, labels, norms=norms)
+    assert target.log_q.tolist() == pytest.approx((-9.0 * 0.2 * (1.0 + quality.of(norms))).tolist(), rel=1e-6)
+    assert (margin.quality.mean, margin.quality.std) == (20.0, 100.0), "the target entries change no averages"
 
 
 def test_without_a_gradient_there_is_no_slope():

@@ -1,10 +1,11 @@
+import copy
 import math
 
 import pytest
 import reference
 import torch
 import verimargin as vm
-from small_cosines import MARGINS, cosines
+from small_cosines import MARGINS, NORMS, cosines, quality_margins
 from torch.autograd import gradcheck
 
 
@@ -27,6 +28,43 @@ def test_loss_equals_the_table_of_margins(margin, alpha, dtype, tolerance):
 def test_gradients_are_the_derivatives(margin, alpha):
     cosine, target = cosines(4, 5)
     assert gradcheck(vm.MarginLoss(margin, alpha, scale=8.0), (cosine.requires_grad_(), target))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.25, 2.0])
+@pytest.mark.parametrize("margin", quality_margins(), ids=lambda margin: type(margin).__name__)
+def test_loss_with_a_quality_equals_the_table(margin, alpha):
+    cosine, target = cosines()
+    loss = vm.MarginLoss(copy.deepcopy(margin), alpha, scale=12.0, reduction="none")(cosine, target, NORMS)
+    quality = reference.Quality(margin.quality.weight, h=0.5)
+    quality.mean, quality.std = 21.0, 9.0
+    quality.update(NORMS)
+    expected = []
+    for row, y, g in zip(cosine.numpy(), target.tolist(), quality.of(NORMS)):
+        theta = 12.0 * row
+        theta[y], log_q = reference.margin(type(margin).__name__, row[y], margin.m, 12.0, g)
+        expected.append(reference.loss(theta, y, alpha, log_q))
+    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64), atol=2e-6, rtol=1e-6)
+
+
+def test_without_a_weight_the_quality_changes_nothing():
+    cosine, target = cosines()
+    with_quality = vm.q_margin(1.5, 9.0, 0.2, vm.Quality(0.0))
+    assert with_quality(cosine, target, NORMS) == vm.q_margin(1.5, 9.0, 0.2)(cosine, target)
+    assert vm.q_margin(1.5, 9.0, 0.2)(cosine, target, NORMS) == vm.q_margin(1.5, 9.0, 0.2)(cosine, target)
+
+
+def test_a3m_and_entmax_by_name(caplog):
+    cosine, target = cosines()
+    assert vm.entmax(1.5, 9.0)(cosine, target) == vm.MarginLoss(vm.NoMargin(), 1.5, scale=9.0)(cosine, target)
+    vm.arcface(9.0, 0.3)
+    assert not caplog.records
+    a3m = vm.a3m(alpha=1.5, scale=9.0, margin=0.3)
+    assert "ArcMargin with alpha 1.5 is the A3M loss" in caplog.text
+    assert "unstable unless the prototypes are initialised anew" in caplog.text
+    caplog.clear()
+    assert a3m(cosine, target) == vm.MarginLoss(vm.ArcMargin(0.3), 1.5, scale=9.0)(cosine, target)
+    assert "is the A3M loss" in caplog.text
+    assert repr(vm.adaface().margin) == repr(vm.AdaMargin(0.4, h=0.333))
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.0 + 1e-6, 1.0 + 1e-4])
@@ -94,6 +132,18 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: vm.q_margin(1.5, 10, math.nan), "margin is nan"),
         (lambda: vm.q_margin(4.0, 64, 0.5), r"\(alpha - 1\) \* scale \* margin is 96"),
         (lambda: scheduled_to(10.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 100"),
+        (lambda: vm.q_margin(4.0, 64, 0.3, vm.Quality(0.5)), r"\(alpha - 1\) \* scale \* margin is 86.4"),
+        (
+            lambda: vm.adaface()(COSINE, TARGET),
+            r"norms of the embeddings .* missing: call loss\(cosine, target, norms\)",
+        ),
+        (
+            lambda: vm.adaface()(COSINE, TARGET, torch.ones(3)),
+            r"norms are torch.float32 of shape \(3,\): give one norm",
+        ),
+        (lambda: vm.adaface()(COSINE, TARGET, TARGET), r"norms are torch.int64 of shape \(2,\)"),
+        (lambda: vm.adaface()(COSINE, TARGET, torch.tensor([1.0, math.nan])), "embedding of sample 1 has norm nan"),
+        (lambda: vm.a3m(1.0, 9.0, 0.2), "alpha is 1: give an alpha above 1; with 1 it is arcface"),
         (lambda: with_psi(3.0), r"\(alpha - 1\) \* scale \* margin is 115"),
         (lambda: psi_raised_to(3.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 115"),
         (lambda: vm.arcface(30, 28.6), "margin is 28.6: give at most 1.5708 to ArcMargin"),

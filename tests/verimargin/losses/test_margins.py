@@ -5,7 +5,7 @@ import pytest
 import reference
 import torch
 import verimargin as vm
-from small_cosines import MARGINS, cosines
+from small_cosines import MARGINS, NORMS, cosines, quality_margins
 from torch.autograd import gradcheck
 
 
@@ -71,6 +71,67 @@ def test_each_margin_equals_its_line_of_the_table(margin, dtype, tolerance):
 def test_the_slope_of_a_target_logit_is_its_derivative(margin):
     cosine = torch.linspace(-0.97, 0.97, 9, dtype=torch.float64, requires_grad=True)  # pi - 0.4 lies between two
     assert gradcheck(lambda c: margin(c, torch.zeros(9, dtype=torch.long), 8.0)[0], cosine)
+
+
+@pytest.mark.parametrize("margin", quality_margins(), ids=lambda margin: type(margin).__name__)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4)])
+def test_a_margin_with_a_quality_equals_its_line_of_the_table(margin, dtype, tolerance):
+    """Each quality with each cosine, where the moved angle is below 0, between, and above pi."""
+    quality = reference.Quality(margin.quality.weight, h=0.5)
+    quality.mean, quality.std = 21.0, 9.0
+    for norm in NORMS.tolist():
+        cosine = torch.linspace(-0.995, 0.995, 41, dtype=dtype)
+        label, norms = torch.zeros(41, dtype=torch.long), torch.full((41,), norm)
+        logit, log_q = margin(cosine, label, 12.0, norms)
+        assert logit.dtype == log_q.dtype == dtype
+        for c, found, found_log_q in zip(cosine.tolist(), logit.tolist(), log_q.tolist()):
+            expected = reference.margin(type(margin).__name__, c, margin.m, 12.0, quality.of([norm])[0])
+            assert (found, found_log_q) == pytest.approx(expected, abs=tolerance)
+
+
+def test_ada_margin_lies_between_arcface_and_cosface():
+    """Average samples get CosFace's margin, the worst ArcFace's; with the best, it is on both."""
+    margin = quality_margins()[0]
+    cosine, label = torch.linspace(-0.9, 0.9, 19), torch.zeros(19, dtype=torch.long)
+
+    def with_norm(norm):
+        return margin(cosine, label, 1.0, torch.full((19,), norm))[0]
+
+    torch.testing.assert_close(with_norm(21.0), vm.CosMargin(0.4)(cosine, label, 1.0)[0])
+    torch.testing.assert_close(with_norm(0.0), vm.ArcMargin(0.4)(cosine, label, 1.0)[0])
+    torch.testing.assert_close(with_norm(99.0), (torch.arccos(cosine) - 0.4).cos() - 0.8)
+    assert margin.quality(torch.tensor([21.0, 0.0, 99.0])).tolist() == [0.0, -1.0, 1.0]
+
+
+@pytest.mark.parametrize("margin", quality_margins(), ids=lambda margin: type(margin).__name__)
+def test_the_slope_with_a_quality_is_the_derivative(margin):
+    cosine = torch.linspace(-0.97, 0.97, 7, dtype=torch.float64, requires_grad=True)
+    label = torch.zeros(7, dtype=torch.long)
+    assert gradcheck(lambda c: margin(c, label, 8.0, NORMS)[0], cosine)
+    assert gradcheck(lambda c: margin(c, label, 8.0, NORMS.flip(0))[0], cosine)
+
+
+def test_a_quality_and_a_factor_for_each_class_go_together():
+    psi, label = torch.tensor([0.5, 1.0, 0.0], dtype=torch.float64), torch.tensor([0, 2, 1, 0, 1, 0, 2])
+    cosine = cosines()[0][:, 0]
+    for plain in quality_margins():
+        margin = type(plain)(plain.m, psi=psi, **({"quality": plain.quality} if isinstance(plain, vm.QMargin) else {}))
+        margin.quality = plain.quality
+        found = margin(cosine, label, 9.0, NORMS)
+        for i, y in enumerate(label.tolist()):
+            alone = type(plain)(plain.m * float(psi[y]))
+            alone.quality = plain.quality
+            expected = alone(cosine[i : i + 1], label[i : i + 1], 9.0, NORMS[i : i + 1])
+            torch.testing.assert_close((found[0][i : i + 1], found[1][i : i + 1]), expected)
+
+
+def test_what_is_no_quality_is_refused():
+    with pytest.raises(ValueError, match=r"quality is 0\.5: give a Quality, such as Quality\(weight=0\.5\)"):
+        vm.QMargin(0.2, quality=0.5)
+    with pytest.raises(ValueError, match="the quality's weight is 1: give less than 1 to QMargin"):
+        vm.QMargin(0.2, quality=vm.Quality(1.0))
+    with pytest.raises(ValueError, match=r"margin is 2: give at most 1\.5708 to AdaMargin"):
+        vm.AdaMargin(2.0)
 
 
 def test_a_factor_is_looked_up_by_class_in_the_dtype_of_the_cosines():

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -6,7 +7,7 @@ import torch.distributed as dist
 import verimargin as vm
 from distributed import on_ranks
 from kernel_checks import KERNELS_MUST_RUN
-from small_head import LOSSES, batch
+from small_head import LOSSES, WITH_QUALITY, batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn import functional as F
@@ -56,6 +57,13 @@ def assert_as_good_as_sparse_head(unit, weight, step):
 def test_loss_statistics_and_both_gradients(name, shape):
     embeddings, weight, labels = batch(*shape, torch.float32)
     assert_as_good_as_sparse_head(F.normalize(embeddings), weight, step_of(LOSSES[name](), labels, shape[1]))
+
+
+def test_a_margin_that_follows_the_norms():
+    embeddings, weight, labels = batch(3, 101, 16, torch.float32)
+    step = step_of(WITH_QUALITY["quality q-margin"](), labels, 101)
+    step = dataclasses.replace(step, norms=torch.tensor([1.0, 20.0, 40.0]))
+    assert_as_good_as_sparse_head(F.normalize(embeddings), weight, step)
 
 
 @pytest.mark.parametrize("alpha", [1.1, 2.0, 4.0])
