@@ -10,6 +10,7 @@ from torch import Tensor
 from verimargin.files.run_record import settings_of
 
 from .cost import check_speakers, speaker_ids
+from .norms import norms_of
 from .run_guard import watch_brains
 
 if TYPE_CHECKING:
@@ -32,13 +33,23 @@ class PrototypeClassifier(vm.PrototypeHead):
 
     def __init__(self, input_size: int, out_neurons: int, loss: vm.MarginLoss, screening: str = "auto"):
         super().__init__(input_size, out_neurons, loss, screening=screening)
+        self._norms: Tensor | None = None  # of the last embeddings in evaluation, for a margin with a `Quality`
 
     def forward(self, embeddings: Tensor) -> Tensor:  # type: ignore[override]
-        return embeddings if self.training else self.cosine(embeddings.squeeze(1)).unsqueeze(1)
+        if self.training:
+            return embeddings
+        if self.loss.margin.quality is not None:
+            self._norms = norms_of(embeddings)
+        return self.cosine(embeddings.squeeze(1)).unsqueeze(1)
 
     def cost(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss of embeddings (N, d), computed by streaming over the classes."""
         return super().forward(embeddings, labels)
+
+    def evaluation_cost(self, cosine: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the cosines (N, C) that were last returned in evaluation."""
+        norms, self._norms = self._norms, None
+        return self.loss(cosine, labels, norms)
 
 
 class PrototypeCost(torch.nn.Module):
@@ -77,5 +88,5 @@ class PrototypeCost(torch.nn.Module):
         else:
             kappa.observe(targets, classifier.num_classes, classifier.loss.margin)
         labels = speaker_ids(targets, predictions)
-        cost = classifier.cost if classifier.training else classifier.loss
+        cost = classifier.cost if classifier.training else classifier.evaluation_cost
         return cost(predictions.squeeze(1), labels)

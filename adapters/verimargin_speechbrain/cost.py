@@ -9,6 +9,7 @@ import verimargin as vm
 from torch import Tensor
 from verimargin.files.run_record import settings_of
 
+from .norms import EmbeddingNorms
 from .run_guard import watch_brains
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class MarginCost(torch.nn.Module):
     Args:
         loss: a `MarginLoss`, in YAML e.g. ``!apply:verimargin.arcface {scale: 30, margin: 0.2}``.
         kappa: a `KappaFace`, which sets the psi of the loss's margin.
+        embedding_model: ``!ref <embedding_model>``, for a loss whose margin follows the norms of the embeddings
+            (`verimargin.adaface`, or Q-Margin with a `verimargin.Quality`). The cost sees them by a hook, and its
+            running averages follow the batches in which this model is in training mode.
 
     Shapes: predictions (N, 1, C) or (N, C) cosines, targets (N, 1) or (N,) integer speaker ids. The recipes also pass
     a length, which is not used.
@@ -35,12 +39,18 @@ class MarginCost(torch.nn.Module):
     tensor(True)
     """
 
-    def __init__(self, loss: vm.MarginLoss, kappa: KappaFace | None = None):
+    def __init__(
+        self,
+        loss: vm.MarginLoss,
+        kappa: KappaFace | None = None,
+        embedding_model: torch.nn.Module | None = None,
+    ):
         super().__init__()
         if not isinstance(loss, vm.MarginLoss):
             raise ValueError(f"loss is {loss!r}: give a verimargin.MarginLoss, e.g. !apply:verimargin.q_margin")
         self.loss = loss
         self._kappa = [kappa]  # in a list, so that it does not become a submodule too
+        self._norms = None if loss.margin.quality is None else _observed_norms(loss.margin, embedding_model)
         if kappa is not None:
             kappa.adapt(loss.margin)
         watch_brains()
@@ -56,7 +66,11 @@ class MarginCost(torch.nn.Module):
             check_speakers(targets, predictions.shape[-1])
         else:
             kappa.observe(targets, predictions.shape[-1], self.loss.margin)
-        return self.loss(_without_time(predictions, 3), speaker_ids(targets, predictions))
+        norms = None
+        if self._norms is not None:
+            norms = self._norms.take(len(predictions))
+            self.loss.train(self._norms.training)  # a recipe need not list its cost under modules
+        return self.loss(_without_time(predictions, 3), speaker_ids(targets, predictions), norms)
 
 
 class QMarginLoss(MarginCost):
@@ -66,12 +80,32 @@ class QMarginLoss(MarginCost):
         margin: >= 0, in cosine.
         scale: > 0. For some 6,000 speakers, take 5 to 10 with an alpha of 1.5 to 1.75.
         alpha: >= 1; 1 is CosFace.
+        quality: a `verimargin.Quality`, in YAML ``!new:verimargin.Quality {weight: 0.5}``: the margin then follows the
+            norm of each embedding.
+        embedding_model: as for `MarginCost`; needed with `quality`.
 
     Source: arXiv 2606.31664.
     """
 
-    def __init__(self, margin: float = 0.2, scale: float = 10.0, alpha: float = 1.5):
-        super().__init__(vm.q_margin(alpha=alpha, scale=scale, margin=margin))
+    def __init__(
+        self,
+        margin: float = 0.2,
+        scale: float = 10.0,
+        alpha: float = 1.5,
+        quality: vm.Quality | None = None,
+        embedding_model: torch.nn.Module | None = None,
+    ):
+        loss = vm.q_margin(alpha=alpha, scale=scale, margin=margin, quality=quality)
+        super().__init__(loss, embedding_model=embedding_model)
+
+
+def _observed_norms(margin: vm.Margin, embedding_model: torch.nn.Module | None) -> EmbeddingNorms:
+    if embedding_model is None:
+        raise ValueError(
+            f"{type(margin).__name__} follows the norms of the embeddings, which the recipe does not hand to its cost: "
+            "give the cost `embedding_model: !ref <embedding_model>`"
+        )
+    return EmbeddingNorms(embedding_model)
 
 
 def check_speakers(targets: Tensor, num_classes: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import verimargin as vm
 import yaml
 from speechbrain.core import Brain
 from speechbrain.utils.checkpoints import Checkpointer
@@ -49,13 +50,14 @@ def prepare(brain: Brain) -> None:
     A Brain without a loss or a recoverable of ours is left alone.
 
     Raises:
-        ValueError: the folder holds checkpoints of a run with another loss or other settings, for a loss of ours also
-            of a run that recorded none, another process trains in it, or the newest checkpoint lacks one of the
-            recipe's recoverables.
+        ValueError: the loss has a state that no checkpoint would hold; the folder holds checkpoints of a run with
+            another loss or other settings, for a loss of ours also of a run that recorded none; another process trains
+            in it; or the newest checkpoint lacks one of the recipe's recoverables.
     """
     cost, checkpointer = getattr(getattr(brain, "hparams", None), "compute_cost", None), brain.checkpointer
     if checkpointer is None or not any(map(_is_ours, [cost, *checkpointer.recoverables.values()])):
         return
+    _check_saves_state(cost, checkpointer)
     folder = Path(checkpointer.checkpoints_dir)
     hold(folder / NAME)
     settings, saved = _settings(cost, brain.modules), read_record(folder)
@@ -149,6 +151,18 @@ def _check(folder: Path, saved: Mapping[str, Any] | None, settings: Mapping[str,
         )
     if saved is not None and (found := differences(saved, settings)):
         raise ValueError(f"{folder} holds the checkpoint of a run with another loss or other settings ({found}): {own}")
+
+
+def _check_saves_state(cost: Any, checkpointer: Checkpointer) -> None:
+    """Refuse a cost with running averages that no checkpoint would hold."""
+    parts = cost.modules() if isinstance(cost, torch.nn.Module) else ()
+    if any(isinstance(part, vm.Quality) for part in parts) and not any(
+        part is cost for part in checkpointer.recoverables.values()
+    ):
+        raise ValueError(
+            "compute_cost keeps running averages of the embeddings' norms: list `compute_cost: !ref <compute_cost>` "
+            "under modules and under the checkpointer's recoverables, so that they move to the device and are saved"
+        )
 
 
 def _check_recoverables(checkpointer: Checkpointer) -> None:

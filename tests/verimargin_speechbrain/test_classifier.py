@@ -6,7 +6,7 @@ import verimargin as vm
 from distributed import on_ranks
 from speechbrain.core import Brain, Stage
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
-from verimargin_speechbrain import PrototypeClassifier, PrototypeCost, QMarginLoss
+from verimargin_speechbrain import MarginCost, PrototypeClassifier, PrototypeCost, QMarginLoss
 
 
 def sparse_pair(weight):
@@ -19,6 +19,22 @@ def stock_pair(weight):
     classifier = Classifier(weight.shape[1], out_neurons=weight.shape[0])
     classifier.weight.data.copy_(weight)
     return classifier, QMarginLoss(0.2, 10, 1.5)
+
+
+def quality_loss():
+    return vm.q_margin(1.5, 10.0, 0.2, quality=vm.Quality(0.6, h=5.0))
+
+
+def sparse_quality_pair(weight):
+    classifier = PrototypeClassifier(weight.shape[1], weight.shape[0], quality_loss())
+    classifier.weight.data.copy_(weight)
+    return classifier, PrototypeCost(classifier)
+
+
+def stock_quality_pair(weight, model):
+    classifier = Classifier(weight.shape[1], out_neurons=weight.shape[0])
+    classifier.weight.data.copy_(weight)
+    return classifier, MarginCost(quality_loss(), embedding_model=model)
 
 
 def batch(samples=12, speakers=40, size=8):
@@ -42,6 +58,19 @@ def test_trains_on_embeddings_and_validates_on_cosines_as_the_stock_pair():
         if pair is sparse_pair:
             assert outputs is x
     torch.testing.assert_close(results[sparse_pair], results[stock_pair], atol=1e-5, rtol=1e-4)
+
+
+def test_the_margin_follows_the_norms_in_both_modes():
+    weight, embeddings, ids = batch()
+    (classifier, cost), expected = sparse_quality_pair(weight), quality_loss()
+    for training in (True, False, True):
+        classifier.train(training)
+        expected.train(training)
+        found = cost(classifier(embeddings), ids)
+        cosine = torch.nn.functional.normalize(embeddings[:, 0]) @ torch.nn.functional.normalize(weight).T
+        torch.testing.assert_close(found.detach(), expected(cosine, ids[:, 0], embeddings[:, 0].norm(dim=1)))
+        torch.testing.assert_close(classifier.loss.margin.quality.mean, expected.margin.quality.mean)
+    assert expected.margin.quality.mean != 20.0
 
 
 def test_the_recipe_names_the_screening():
@@ -75,16 +104,19 @@ class Speakers(Brain):
 
 
 def _trained(rank, ranks):
-    """For either pair, the parameters and the validation loss after three steps, each rank on its part of the batch."""
+    """For each pair, the parameters, the running averages and the validation loss after three steps, each rank on its
+    part of the batch.
+    """
     if ranks > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
     weight, embeddings, ids = batch()
     results = []
-    for pair in (sparse_pair, stock_pair):
-        classifier, cost = pair(weight)
+    for pair in (sparse_pair, stock_pair, sparse_quality_pair, stock_quality_pair):
         torch.manual_seed(0)
+        model = torch.nn.Linear(8, 8)
+        classifier, cost = pair(weight) if pair is not stock_quality_pair else pair(weight, model)
         brain = Speakers(
-            {"embedding_model": torch.nn.Linear(8, 8), "classifier": classifier},
+            {"embedding_model": model, "classifier": classifier, "compute_cost": cost},
             lambda parameters: torch.optim.SGD(parameters, lr=0.05),
             {"compute_cost": cost},
             {"device": "cpu", "distributed_launch": ranks > 1, "distributed_backend": "gloo", "noprogressbar": True},
@@ -96,13 +128,15 @@ def _trained(rank, ranks):
             brain.fit_batch((embeddings[part], ids[part]))
         brain.modules.eval()
         loss = brain.evaluate_batch((embeddings, ids), Stage.VALID)
-        results.append([*(p.detach().clone() for p in brain.modules.parameters()), loss])
+        state = [*brain.modules.parameters(), *brain.modules.buffers()]
+        results.append([*(x.detach().clone() for x in state), loss])
     return results
 
 
 def test_two_processes_train_as_one():
     (expected,) = on_ranks(1, _trained, 1)
     torch.testing.assert_close(expected[0], expected[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(expected[2], expected[3], atol=1e-5, rtol=1e-4)
     for results in on_ranks(2, _trained, 2):
         torch.testing.assert_close(results, expected, atol=1e-5, rtol=1e-4)
     assert not torch.equal(expected[0][-2], batch()[0])

@@ -25,6 +25,28 @@ def test_takes_what_the_recipes_hand_over():
     assert cost(cosine[:1], ids[:1], torch.ones(1)) == vm.q_margin(1.5, 10.0, 0.2)(cosine[:1, 0], ids[:1, 0])
 
 
+COSTS = {
+    "adaface": lambda model: MarginCost(vm.adaface(30.0, 0.3, h=5.0), embedding_model=model),
+    "q-margin": lambda model: QMarginLoss(0.2, 10, 1.5, quality=vm.Quality(0.5, h=5.0), embedding_model=model),
+}
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_the_cost_sees_the_norms_of_the_embeddings(name):
+    """Also of twice as many as the batch has, as augmentation makes them; only training changes the averages."""
+    torch.manual_seed(0)
+    model, (cosine, ids) = torch.nn.Linear(3, 4), predictions(12)
+    cost, expected = COSTS[name](model), COSTS[name](model).loss
+    for training, samples in ((True, 6), (True, 12), (False, 6), (True, 6)):
+        model.train(training)
+        expected.train(training)
+        embeddings = model(20 * torch.rand(samples, 1, 3))
+        found = cost(cosine[:samples], ids[:samples], torch.ones(samples))
+        assert found == expected(cosine[:samples, 0], ids[:samples, 0], embeddings.detach()[:, 0].norm(dim=1))
+        assert cost.loss.margin.quality.mean == expected.margin.quality.mean
+    assert cost.loss.margin.quality.mean != 20.0
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [(vm.arcface(30.0, 0.2), AdditiveAngularMargin(0.2, 30)), (vm.cosface(30.0, 0.2), AngularMargin(0.2, 30))],
@@ -77,6 +99,10 @@ def test_bad_input_is_named():
         QMarginLoss()(cosine, ids.repeat(1, 2))
     with pytest.raises(ValueError, match=r"give a verimargin\.MarginLoss"):
         MarginCost(AngularMargin())
+    with pytest.raises(ValueError, match=r"AdaMargin follows the norms .*`embedding_model: !ref <embedding_model>`"):
+        MarginCost(vm.adaface())
+    with pytest.raises(ValueError, match="QMargin follows the norms of the embeddings"):
+        QMarginLoss(quality=vm.Quality())
     with pytest.raises(AttributeError, match=r"no 'QMargn': it has .*MarginCost"):
         _ = verimargin_speechbrain.QMargn
     with pytest.raises(ImportError, match=r"no such class as verimargin_speechbrain\.QMargn"):

@@ -48,6 +48,9 @@ def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     next(h["epoch_counter"])
     h["compute_cost"](outputs, torch.tensor([[0], [4]]), torch.ones(2)).backward()
     assert all(p.grad is not None for p in modules.parameters() if p.requires_grad)
+    if "compute_cost" in modules:
+        assert recoverables["compute_cost"] is h["compute_cost"]
+        assert h["compute_cost"].loss.margin.quality.mean != 20.0
     if "kappa" in modules:
         assert h["dataloader_options"]["collate_fn"] is h["training_samples"]
         assert recoverables["kappa"] is h["kappa"]
@@ -59,6 +62,7 @@ def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     [
         *(("train_ecapa_small.yaml", cost) for cost in ("qmargin", "arcface", "cosface")),
         *(("train_ecapa_small_kappaface.yaml", cost) for cost in ("kappaface", "qmargin")),
+        *(("train_ecapa_small_quality.yaml", cost) for cost in ("qmargin", "adaface")),
     ],
 )
 def test_the_small_recipes_choose_their_loss_on_the_command_line(recipe, cost, corpus):

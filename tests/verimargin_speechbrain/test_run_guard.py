@@ -17,12 +17,12 @@ from verimargin_speechbrain import MarginCost, PrototypeClassifier, PrototypeCos
 from verimargin_speechbrain import run_guard as core
 
 
-def brain_in(folder, cost=None, classes=3):
+def brain_in(folder, cost=None, classes=3, **more):
     """A Brain as the scripts make it from a stock recipe in which only the loss has been replaced."""
     cost = cost or QMarginLoss()
     classifier = torch.nn.Linear(4, classes)
     counter = EpochCounter(5)
-    recoverables = {"classifier": classifier, "counter": counter, "random_state": RandomState()}
+    recoverables = {"classifier": classifier, "counter": counter, "random_state": RandomState(), **more}
     hparams = {"compute_cost": cost, "epoch_counter": counter}
     return sb.Brain(
         {"classifier": classifier}, lambda p: torch.optim.SGD(p, lr=0.1), hparams, {"device": "cpu"},
@@ -39,6 +39,23 @@ def train(folder, epochs=1, **options):
         next(counter)
         brain.checkpointer.save_and_keep_only(num_to_keep=1)
     return counter.current
+
+
+def quality_cost(weight=0.5):
+    return QMarginLoss(quality=vm.Quality(weight), embedding_model=torch.nn.Linear(2, 4))
+
+
+def test_running_averages_have_to_be_saved(tmp_path):
+    """A resumed run would begin them anew."""
+    with pytest.raises(ValueError, match=r"list `compute_cost: !ref <compute_cost>` under modules and under the check"):
+        brain_in(tmp_path, quality_cost())
+    assert not list(tmp_path.iterdir())
+    cost = quality_cost()
+    brain_in(tmp_path, cost, compute_cost=cost)
+    train(tmp_path / "other")
+    cost = quality_cost()
+    with pytest.raises(ValueError, match="loss is MarginLoss QMargin there and MarginLoss QMargin Quality here"):
+        brain_in(tmp_path / "other", cost, compute_cost=cost)
 
 
 def test_a_folder_belongs_to_one_loss(tmp_path):

@@ -94,6 +94,27 @@ def test_kappaface_trains_resumes_and_leaves_a_stock_model(estimator, upstream_r
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("cost", ["qmargin", pytest.param("adaface", marks=pytest.mark.slow)])
+def test_margins_that_follow_the_quality_train_and_resume(cost, upstream_recipe, voxceleb_layout, tmp_path):
+    script = upstream_recipe / "train_speaker_embeddings.py"
+
+    def train(name, epochs):
+        options = ["--data_folder", str(voxceleb_layout), "--output_folder", name, "--number_of_epochs", str(epochs)]
+        options += ["--compute_cost", f"!ref <costs[{cost}]>"]
+        run(script, "train_ecapa_small_quality.yaml", tmp_path, *options, *BRIEF)
+        (checkpoint,) = (tmp_path / name / "save").glob("CKPT*")
+        return (tmp_path / name / "train_log.txt").read_text(), torch.load(checkpoint / "compute_cost.ckpt")
+
+    whole, state = train("whole", 2)
+    train("resumed", 1)
+    resumed, state_resumed = train("resumed", 2)
+    assert resumed == whole
+    for name, start in (("mean", 20.0), ("std", 100.0)):
+        key = f"loss.margin.quality.{name}"
+        assert state[key] == state_resumed[key] != start
+
+
+@pytest.mark.timeout(1200)
 def test_the_scripts_scores_are_idas(upstream_recipe, voxceleb_layout, tmp_path):
     """With a model that has seen one epoch: every line of scores.txt against the formulas."""
     data = ["--data_folder", str(voxceleb_layout)]
