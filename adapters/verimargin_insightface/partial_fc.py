@@ -19,6 +19,7 @@ from .rank_files import METADATA
 logger = logging.getLogger(__name__)
 
 KAPPA = "kappa."  # the prefix of KappaFace's keys in the state dict
+QUALITY = "loss.margin.quality."  # that of the running averages of a `Quality`
 
 
 class PartialFC(vm.PrototypeHead):
@@ -51,7 +52,7 @@ class PartialFC(vm.PrototypeHead):
 
     Raises:
         RuntimeError: there is no process group yet, or a state dict is of another number of ranks or classes, or comes
-            from a run with another config.kappa or other data.
+            from a run with another config.kappa, a margin that follows the quality unlike ours, or other data.
         ValueError: as for `vm.PrototypeHead`; on a CPU also for labels outside 0..C-1, including -1.
 
     Source: Partial FC, arXiv 2203.15565.
@@ -124,6 +125,7 @@ class PartialFC(vm.PrototypeHead):
             )
         self._compare_loss(saved.get("settings", {}))
         self._check_kappa(own, state_dict)
+        self._check_quality(own, state_dict)
         result = super().load_state_dict({**own, **saved.get("loss", {}), **state_dict}, strict, assign)
         self._tie_psi()
         if "random" in saved:
@@ -149,6 +151,21 @@ class PartialFC(vm.PrototypeHead):
             )
         if ours and not theirs:
             logger.warning("the checkpoint has no KappaFace: it begins now, with the margin m for every class")
+
+    def _check_quality(self, own: Mapping, state_dict: Mapping) -> None:
+        """Refuse the running averages of norms that no margin of ours has. If there are none, ours start anew."""
+        ours, theirs = ({key for key in state if key.startswith(QUALITY)} for state in (own, state_dict))
+        if theirs and not ours:
+            raise RuntimeError(
+                "the checkpoint's margin followed the quality of each sample, as AdaFace's does, and the one of "
+                "config.loss does not: resume with the same config.loss, or train a new head on the backbone's model.pt"
+            )
+        if ours and not theirs:
+            logger.warning(
+                "the checkpoint has no running averages of the embeddings' norms, which the margin of config.loss "
+                "follows: they begin now, at %g and %g",
+                *(float(own[key]) for key in sorted(ours)),
+            )
 
     def _layout(self) -> dict[str, int]:
         shard = self.shard

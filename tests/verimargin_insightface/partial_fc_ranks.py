@@ -23,6 +23,8 @@ CASES = {
     "arcface": (vm.arcface(64.0, 0.5), (64.0, 1.0, 0.5, 0.0), 27, 1.0, lambda rank: 6),
     "q-margin": (vm.q_margin(1.25, 32.0, 0.2), None, 27, 1.0, lambda rank: 6),
     "q-margin, batches of different sizes": (vm.q_margin(1.5, 10.0, 0.2), None, 27, 1.0, lambda rank: 2 + 3 * rank),
+    "adaface": (vm.adaface(64.0, 0.4, h=5.0), None, 27, 1.0, lambda rank: 2 + 3 * rank),
+    "q-margin with a quality": (vm.q_margin(1.5, 10.0, 0.2, vm.Quality(0.6, h=5.0)), None, 27, 1.0, lambda rank: 6),
     "cosface, batches of different sizes": (vm.cosface(32.0, 0.2), None, 27, 1.0, lambda rank: 3 - min(rank, 3)),
 }
 

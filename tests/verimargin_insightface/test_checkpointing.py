@@ -16,6 +16,8 @@ from verimargin_insightface.checkpointing import ScriptTorch
 
 CASES = {  # config.kappa, config.loss
     "plain": (None, lambda: vm.q_margin(1.5, 10.0, 0.2)),
+    "adaface": (None, lambda: vm.adaface(8.0, 0.4, h=5.0)),
+    "quality": (None, lambda: vm.q_margin(1.5, 10.0, 0.2, vm.Quality(0.6, h=5.0))),
     "momentum": ({"momentum": 0.6}, lambda: vm.MarginLoss(vm.ArcMargin(0.8), scale=8.0)),
     "memory": ({"estimator": "memory"}, lambda: vm.MarginLoss(vm.QMargin(0.4), alpha=1.5, scale=10.0)),
 }

@@ -16,7 +16,7 @@ FACES = {  # classes, images, network
     "wf42m_r100_qmargin": (2059906, 42474557, "r100"),
 }
 
-OTHERS = ("ms1mv3_r50_kappaface", "cpu_mbf_qmargin", "cpu_mbf_kappaface")
+OTHERS = ("ms1mv3_r50_kappaface", "ms1mv3_r50_adaface", "cpu_mbf_qmargin", "cpu_mbf_kappaface")
 
 
 def load(name, monkeypatch):
@@ -54,3 +54,10 @@ def test_kappaface_differs_in_the_loss_alone(name, monkeypatch):
     plain, config = (load(f"{name}_{method}", monkeypatch) for method in ("qmargin", "kappaface"))
     assert {key for key in config if config[key] != plain.get(key)} == {"loss", "kappa"}
     assert (type(config.loss.margin), config.loss.margin.m, config.loss.alpha) == (vm.ArcMargin, 0.8, 1.0)
+
+
+def test_adaface(monkeypatch):
+    config = load("ms1mv3_r50_adaface", monkeypatch)
+    margin = config.loss.margin
+    assert (type(margin), margin.m, margin.quality.h) == (vm.AdaMargin, 0.4, 0.333)
+    assert (config.loss.alpha, config.loss.scale) == (1.0, 64.0)

@@ -4,6 +4,7 @@ import pathlib
 import runpy
 
 import pytest
+import reference
 import torch
 import torch.distributed as dist
 import verimargin as vm
@@ -48,7 +49,7 @@ def test_equals_plain_code(ranks, case):
     embeddings = torch.cat([rank[case]["batch"][0] for rank in ranks]).double().requires_grad_()
     labels = torch.cat([rank[case]["batch"][1] for rank in ranks])
     weight = torch.cat([rank[case]["prototypes"] for rank in ranks]).double().requires_grad_()
-    value = plain_loss(F.normalize(embeddings) @ F.normalize(weight).T, labels, loss)
+    value = plain_loss(F.normalize(embeddings) @ F.normalize(weight).T, labels, loss, plain_quality(embeddings, loss))
     value.backward()
     value = value.detach()
     for rank in ranks:
@@ -58,7 +59,16 @@ def test_equals_plain_code(ranks, case):
         torch.testing.assert_close(ours.double() / scale, expected / scale, atol=1e-5, rtol=0)
 
 
-def plain_loss(cosine, labels, loss):
+def plain_quality(embeddings, loss):
+    """w g of the samples of all ranks in the first step; 0 without a quality."""
+    if loss.margin.quality is None:
+        return torch.zeros(len(embeddings))
+    quality, norms = reference.Quality(loss.margin.quality.weight, h=5.0), embeddings.detach().norm(dim=1)
+    quality.update(norms)
+    return torch.as_tensor(quality.of(norms))
+
+
+def plain_loss(cosine, labels, loss, g):
     """The mean loss, from the definitions, with tau by bisection; differentiable by d loss / d theta = p - e_y."""
     rows, s, m, alpha = torch.arange(len(labels)), loss.scale, loss.margin.m, loss.alpha
     logits, q = s * cosine, torch.ones_like(cosine)
@@ -67,8 +77,10 @@ def plain_loss(cosine, labels, loss):
         target = target - m
     elif isinstance(loss.margin, vm.ArcMargin):
         target = torch.cos(torch.arccos(target) + m)
+    elif isinstance(loss.margin, vm.AdaMargin):
+        target = torch.cos(torch.arccos(target) - g * m) - (g * m + m)
     else:
-        q[rows, labels] = torch.exp(torch.tensor(-s * m).double())
+        q[rows, labels] = torch.exp(-s * m * (1 + g.double()))
     logits = logits.index_put((rows, labels), s * target)
     if alpha == 1.0:
         return F.cross_entropy(logits, labels)
@@ -134,6 +146,22 @@ def test_psi_is_saved_with_its_head(one_rank):
     other.load_state_dict(head.state_dict())
     assert other.loss.margin.psi.tolist() == [0, 1, 2, 3, 4]
     assert list(head.state_dict()) == ["weight", "loss.margin.psi"]
+
+
+def test_the_averages_of_the_norms_are_saved_and_missed_by_name(one_rank, caplog):
+    head = PartialFC(vm.adaface(), 4, 6)
+    head(torch.full((3, 4), 30.0), torch.arange(3))
+    assert list(head.state_dict()) == ["weight", "loss.margin.quality.mean", "loss.margin.quality.std"]
+    other = PartialFC(vm.adaface(), 4, 6)
+    other.load_state_dict(head.state_dict())
+    assert other.loss.margin.quality.mean == head.loss.margin.quality.mean == pytest.approx(20.4)
+    assert not caplog.text
+    with pytest.raises(RuntimeError, match="the checkpoint's margin followed the quality of each sample, as AdaFace's"):
+        PartialFC(vm.arcface(), 4, 6).load_state_dict(head.state_dict())
+    caplog.clear()
+    other.load_state_dict(PartialFC(vm.arcface(), 4, 6).state_dict())
+    assert "has no running averages of the embeddings' norms" in caplog.text
+    assert "they begin now, at 20.4 and 99" in caplog.text
 
 
 def test_nested_in_a_module_it_saves_and_loads_plainly(one_rank):

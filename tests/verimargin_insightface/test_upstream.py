@@ -59,7 +59,7 @@ config.num_workers = 1
 config.verbose = 3
 config.frequent = 1
 config.val_targets = {val_targets}
-config.loss = vm.q_margin(alpha=1.5, scale=10, margin=0.2)
+config.loss = {loss}
 config.kappa = {kappa}
 register(config)
 
@@ -113,6 +113,7 @@ def configure(checkout, name, **values) -> str:
     defaults = {
         "num_classes": 4, "network": "mbf", "resume": False, "val_targets": [], "stop": 0,
         "keep": 0, "kept": "", "kappa": None, "output": str(checkout / "work" / name),
+        "loss": "vm.q_margin(alpha=1.5, scale=10, margin=0.2)",
     }  # fmt: skip
     (checkout / "configs" / f"{name}.py").write_text(CONFIG.format(**{**defaults, **values}))
     return f"configs/{name}.py"
@@ -185,6 +186,34 @@ def test_kappaface_resumes_exactly(python, checkout, faces, tmp_path, ranks, dat
         assert len(psi.unique()) == 4
         assert torch.equal(psi, a["state_dict_softmax_fc"]["loss.margin.psi"])
     assert torch.load(whole / "model.pt").keys() == backbone.keys()  # a plain backbone
+
+
+@pytest.mark.parametrize(
+    ("ranks", "loss"),
+    [
+        (2, "vm.q_margin(1.5, 10, 0.2, quality=vm.Quality(0.5, h=2.0))"),
+        pytest.param(1, "vm.adaface(scale=16, margin=0.4, h=2.0)", marks=pytest.mark.slow),
+        pytest.param(2, "vm.adaface(scale=16, margin=0.4, h=2.0)", marks=pytest.mark.slow),
+    ],
+)
+def test_a_margin_that_follows_the_quality_resumes_exactly(python, checkout, faces, tmp_path, ranks, loss):
+    """The running averages of the norms too, from the checkpoint that a run wrote after its first epoch."""
+    steps, settings = 8 // ranks, {"rec": str(faces / "rec"), "loss": loss}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    parts.mkdir()
+    config = configure(checkout, "quality", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
+    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    config = configure(checkout, "resumed_quality", **settings, output=str(parts), resume=True)
+    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    averages = []
+    for rank in range(ranks):
+        assert losses(parts, rank) == losses(whole, rank)[steps:]
+        a, b = (torch.load(folder / f"checkpoint_gpu_{rank}.pt") for folder in (whole, parts))
+        for key in ("state_dict_backbone", "state_dict_softmax_fc"):
+            assert all(torch.equal(a[key][part], b[key][part]) for part in a[key])
+        averages.append([float(a["state_dict_softmax_fc"][f"loss.margin.quality.{name}"]) for name in ("mean", "std")])
+    assert averages == averages[:1] * ranks
+    assert averages[0] != [20.0, 100.0]
 
 
 def test_another_number_of_ranks_goes_on(python, checkout, faces, resumed):

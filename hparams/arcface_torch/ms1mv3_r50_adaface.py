@@ -1,0 +1,36 @@
+"""MS1MV3, R50, AdaFace (arXiv 2204.00964). Copy it into arcface_torch's configs/ and set the lines marked with *.
+
+torchrun --nproc_per_node=8 -m verimargin_insightface train_v2.py configs/ms1mv3_r50_adaface.py
+"""
+
+import verimargin as vm
+from easydict import EasyDict as edict
+from verimargin_insightface import register
+
+config = edict()
+config.rec = "/train_tmp/ms1m-retinaface-t1"  # * the folder of train.rec, train.idx and the .bin sets
+config.num_classes = 93431
+config.num_image = 5179510
+
+config.network = "r50"
+config.embedding_size = 512
+config.output = None
+config.resume = False
+config.save_all_states = True  # needed for config.resume
+config.sample_rate = 1.0
+config.fp16 = True
+config.batch_size = 128  # per rank; the lr of 0.1 is meant for 8 ranks
+config.optimizer = "sgd"
+config.lr = 0.1
+config.momentum = 0.9
+config.weight_decay = 5e-4
+config.num_epoch = 20
+config.warmup_epoch = 0
+config.dali = False
+config.verbose = 2000
+config.val_targets = ["lfw", "cfp_fp", "agedb_30"]
+
+# The margin follows the norm of each embedding. For a Q-Margin that does so too:
+# config.loss = vm.q_margin(alpha=1.25, scale=32.0, margin=0.2, quality=vm.Quality(weight=0.5))
+config.loss = vm.adaface(scale=64.0, margin=0.4, h=0.333)
+register(config)
