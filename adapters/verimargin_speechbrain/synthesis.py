@@ -1,28 +1,32 @@
 """A small corpus of many speakers in VoxCeleb's layout, made with a real synthesiser for `verimargin demo`.
 
 A speaker is one of eSpeak NG's voices with its own pitch, pitch range, rate, accent and vocal-tract length;
-a session is a room, a microphone and a noise. Needs espeakng-loader and soundfile.
+a session is a room, a microphone and a noise. Each speaker is recorded in a process of its own, on all CPUs, and from
+random numbers of its own, so that neither the order nor the number of processes makes a difference.
 """
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import itertools
-from collections.abc import Iterator
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from verimargin.files.whole import whole_folder
+
+from .espeak import Espeak
 
 RATE = 16_000
 SECONDS = 3.0
 ACCENTS = tuple(
     f"gmw/en{place}" for place in ("", "-029", "-GB-scotland", "-GB-x-gbclan", "-GB-x-rp", "-US", "-US-nyc")
 )
-# Voices that are effects rather than people.
-EFFECTS = ("whisper", "robo", "unirobot", "anikarobot", "demonic", "announcer", "croak", "fast", "klatt6", "tweaky")
 SENTENCES = (
     "The ferry leaves at seven, so bring a coat and something warm to drink.",
     "My neighbour grows tomatoes on the roof, and they are better than mine.",
@@ -50,6 +54,8 @@ class Speaker(NamedTuple):
     pitch_range: int
     words_per_minute: int
     tract: float  # length of the vocal tract, relative to that of the voice
+    utterances: int
+    seed: tuple[int, int]  # of the texts, the channels and the noises
 
 
 def make_corpus(
@@ -57,85 +63,82 @@ def make_corpus(
 ) -> Iterator[str]:
     """Write a corpus to `folder`, and yield the name of each speaker when that speaker is done.
 
-    The folder appears under its name when it is complete. The same seed gives the same corpus in every new process
-    (but not within one process, because some of eSpeak's voices depend on what they said before).
+    The folder appears under its name when it is complete. The same seed gives the same corpus, byte for byte.
     """
-    import soundfile
-
-    random = np.random.default_rng(seed)
-    synthesiser = Espeak()
-    people = _speakers(train_speakers + test_speakers, synthesiser.voices(), random)
-    tests: list[tuple[str, str]] = []
+    counts = [utterances] * train_speakers + [test_utterances] * test_speakers
+    people = _speakers(counts, Espeak().voices(), seed)
     with whole_folder(folder) as partial:
-        for number, speaker in enumerate(people):
-            testing = number >= train_speakers
-            for k in range(test_utterances if testing else utterances):
-                if k % 2 == 0:  # two utterances per session
-                    channel = _Channel(random)
-                speech = synthesiser.say(" ".join(random.choice(SENTENCES, 2, replace=False)), speaker)
-                name = f"{speaker.name}/s{k // 2:02d}/{k:05d}.wav"
-                path = partial / "wav" / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, channel.record(_cut(speech, random), random), RATE)
-                if testing:
-                    tests.append((speaker.name, name))
-            yield speaker.name
+        yield from _record_all(people, partial / "wav")
+        tests = [(who.name, name) for who in people[train_speakers:] for name in _names(who)]
         lines = [f"{int(a == b)} {x} {y}" for (a, x), (b, y) in itertools.combinations(tests, 2)]
         (partial / "veri_test.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-class Espeak:
-    """The library of eSpeak NG, called through its C interface (speak_lib.h); make only one per process."""
+def _record_all(people: Sequence[Speaker], wav: Path) -> Iterator[str]:
+    """Record each speaker in a new process, as many at once as there are CPUs; yields the name of each who is done."""
+    context = multiprocessing.get_context("forkserver")  # its processes start as copies of one that has said nothing
+    context.set_forkserver_preload([__name__, "torchaudio.functional", "soundfile"])
+    waiting = list(reversed(people))
+    running: list[ForkServerProcess] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < len(os.sched_getaffinity(0)):
+                speaker = waiting.pop()
+                process = context.Process(target=_record_in_process, args=(speaker, wav), name=speaker.name)
+                process.daemon = True  # ends when this process ends
+                process.start()
+                running.append(process)
+            ended = connection.wait([process.sentinel for process in running])
+            for process in [process for process in running if process.sentinel in ended]:
+                running.remove(process)
+                process.join()
+                if process.exitcode:
+                    raise RuntimeError(
+                        f"the process that recorded {process.name} ended with status {process.exitcode}: its error is "
+                        "above, or it was killed, as it is when the memory runs out"
+                    )
+                yield process.name
+    finally:
+        for process in running:
+            process.terminate()
+            process.join()
 
-    SYNCHRONOUS, UTF8 = 2, 1  # synchronous: the synthesis returns after it has delivered all samples
-    SPEED, PITCH, RANGE = 1, 3, 4
 
-    def __init__(self) -> None:
-        import espeakng_loader
+def _record_in_process(speaker: Speaker, wav: Path) -> None:
+    import torch
 
-        self._library = espeakng_loader.load_library()
-        self._data = espeakng_loader.get_data_path()
-        if self._library is None:
-            raise RuntimeError("eSpeak NG's library does not load here: reinstall espeakng-loader for this platform")
-        self.rate = self._library.espeak_Initialize(self.SYNCHRONOUS, 0, self._data.encode(), 0)
-        if self.rate <= 0:
-            raise RuntimeError(f"eSpeak NG does not start with its data in {self._data}: reinstall espeakng-loader")
-        self._c = ctypes.CDLL(ctypes.util.find_library("c"))
-        self._parts: list[np.ndarray] = []
-        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-        self._callback = kind(self._receive)  # kept, or it would be freed while the library still calls it
-        self._library.espeak_SetSynthCallback(self._callback)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    for _ in _record(speaker, wav):
+        if parent is not None and not parent.is_alive():
+            return
 
-    def voices(self) -> list[str]:
-        names = sorted(path.name for path in Path(self._data, "voices", "!v").iterdir())
-        return [name for name in names if not name.lower().startswith(EFFECTS)]
 
-    def say(self, text: str, speaker: Speaker) -> np.ndarray:
-        """The spoken text as float32 samples at RATE."""
-        import torch
-        from torchaudio.functional import resample
+def _record(speaker: Speaker, wav: Path) -> Iterator[str]:
+    """Write the recordings of one speaker; yields the name of each that is written."""
+    import soundfile
+    import torch
+    from torchaudio.functional import resample
 
-        if self._library.espeak_SetVoiceByName(speaker.voice.encode()):
-            raise RuntimeError(f"eSpeak NG has no voice {speaker.voice!r}")
-        for parameter, value in (
-            (self.SPEED, speaker.words_per_minute),
-            (self.PITCH, speaker.pitch),
-            (self.RANGE, speaker.pitch_range),
-        ):
-            self._library.espeak_SetParameter(parameter, value, 0)
-        self._parts.clear()
-        self._c.srand(1)  # breath and flutter are random, but the same text has to give the same samples
-        data = text.encode()
-        self._library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, self.UTF8, None, None)
-        speech = torch.from_numpy(np.concatenate(self._parts).astype(np.float32) / 32768.0)
-        # A longer tract lowers all formants, like slower playback. A rate in steps of 50 Hz keeps the filter short.
-        played = round(self.rate / speaker.tract / 50) * 50
-        return resample(speech, played, RATE).numpy()
+    random = np.random.default_rng(speaker.seed)
+    synthesiser = Espeak()
+    for k, name in enumerate(_names(speaker)):
+        if k % 2 == 0:  # two utterances per session
+            channel = _Channel(random)
+        text = " ".join(random.choice(SENTENCES, 2, replace=False))
+        said = synthesiser.say(text, speaker.voice, speaker.pitch, speaker.pitch_range, speaker.words_per_minute)
+        # A longer tract lowers all formants, as slower playback does. Steps of 50 Hz keep the resampling filter short.
+        played = round(synthesiser.rate / speaker.tract / 50) * 50
+        piece = torch.from_numpy(_cut(said, round(SECONDS * played), random))
+        path = wav / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, channel.record(resample(piece, played, RATE).numpy(), random), RATE)
+        yield name
 
-    def _receive(self, samples: Any, count: int, _events: Any) -> int:
-        if samples and count > 0:
-            self._parts.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
+
+def _names(speaker: Speaker) -> list[str]:
+    return [f"{speaker.name}/s{k // 2:02d}/{k:05d}.wav" for k in range(speaker.utterances)]
 
 
 class _Channel:
@@ -163,8 +166,11 @@ class _Channel:
         return (0.5 * heard / np.abs(heard).max()).astype(np.float32)
 
 
-def _speakers(number: int, voices: list[str], random: np.random.Generator) -> list[Speaker]:
-    """Random speakers. Every voice is used once before one is used again, with other parameters."""
+def _speakers(utterances: Sequence[int], voices: list[str], seed: int) -> list[Speaker]:
+    """Random speakers, one for each number of utterances. Every voice is used once before one is used again, with
+    other parameters."""
+    random = np.random.default_rng(seed)
+    number = len(utterances)
     order = [voice for _ in range(-(-number // len(voices))) for voice in random.permutation(voices)]
     return [
         Speaker(
@@ -174,14 +180,15 @@ def _speakers(number: int, voices: list[str], random: np.random.Generator) -> li
             pitch_range=int(random.integers(25, 75)),
             words_per_minute=int(random.integers(140, 200)),
             tract=float(random.uniform(0.9, 1.12)),
+            utterances=utterances[k],
+            seed=(seed, k),
         )
         for k in range(number)
     ]
 
 
-def _cut(speech: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A random piece of SECONDS seconds; shorter speech is repeated first."""
-    size = int(SECONDS * RATE)
+def _cut(speech: np.ndarray, size: int, random: np.random.Generator) -> np.ndarray:
+    """A random piece of `size` samples; shorter speech is repeated first."""
     speech = np.tile(speech, -(-size // len(speech)))
     start = int(random.integers(0, len(speech) - size + 1))
     return speech[start : start + size]

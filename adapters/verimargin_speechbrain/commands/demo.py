@@ -27,7 +27,7 @@ LOSSES = {
     "cosface": "CosFace (s 30, m 0.2)",
     "qmargin": "Q-Margin (alpha 1.5, s 10, m 0.2)",
 }
-CORPUS = {"train_speakers": 72, "test_speakers": 40, "utterances": 12, "test_utterances": 5}
+CORPUS = {"train_speakers": 72, "test_speakers": 120, "utterances": 12, "test_utterances": 5}
 LEFTOVER = ".*.partial*"  # of files.whole
 
 
