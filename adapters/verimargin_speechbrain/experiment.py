@@ -6,9 +6,12 @@ SpeechBrain's own script runs as well. An interrupted run can be resumed.
 
 from __future__ import annotations
 
+import math
 import random
+import statistics
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -49,6 +52,8 @@ class Utterances(Dataset):
 class SpeakerBrain(sb.Brain):
     """Training with the features, embedding model, classifier and cost that the recipe names."""
 
+    step_seconds = math.nan  # of the last epoch that this process has trained
+
     def compute_forward(self, batch: tuple[Tensor, Tensor], stage: sb.Stage) -> Tensor:
         samples, _ = (part.to(self.device) for part in batch)
         lengths = torch.ones(len(samples), device=self.device)
@@ -66,10 +71,12 @@ class SpeakerBrain(sb.Brain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         self.wrong = self.seen = 0
+        self.began = time.perf_counter()
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
+            self.step_seconds = (time.perf_counter() - self.began) / max(self.step, 1)
             return
         self.hparams.train_logger.log_stats(
             {"epoch": epoch}, {"loss": self.train_loss}, {"loss": stage_loss, "error": self.wrong / max(self.seen, 1)}
@@ -109,6 +116,40 @@ def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True,
     options = hparams["dataloader_options"]
     brain.fit(hparams["epoch_counter"], *sets, train_loader_kwargs=options, valid_loader_kwargs={"batch_size": 32})
     return brain
+
+
+class Cost(NamedTuple):
+    """What the classifier and the loss take of one training step."""
+
+    seconds: float  # forwards and backwards
+    kept: int  # bytes that the forward pass keeps for the backward pass
+
+
+def cost_of_loss(brain: SpeakerBrain, batch: int = 32, repeats: int = 20) -> Cost:
+    """Measure the classifier and the loss alone, on random embeddings; the time is the median of the repeats."""
+    classifier, cost = brain.modules.classifier, brain.hparams.compute_cost
+    weights = {parameter.data_ptr() for parameter in classifier.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    embeddings = torch.randn(batch, 1, brain.hparams.emb_dim, requires_grad=True)
+    labels = torch.randint(brain.hparams.out_n_neurons, (batch, 1))
+    seconds = []
+    for _ in range(repeats):
+        kept.clear()
+        began = time.perf_counter()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = cost(classifier(embeddings), labels)
+        size = sum(kept.values())
+        loss.backward()
+        seconds.append(time.perf_counter() - began)
+    classifier.zero_grad()
+    return Cost(statistics.median(seconds), size)
 
 
 def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:

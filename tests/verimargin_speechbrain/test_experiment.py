@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from small_speech import TINY
 from verimargin import metrics
 from verimargin_speechbrain import experiment
@@ -80,3 +81,17 @@ def test_errors_name_what_is_missing(corpus, tmp_path):
         experiment.read_wav(tmp_path / "none.wav")
     with pytest.raises(ValueError, match="has 48000 samples: training cuts 64000"):
         experiment.train(corpus, tmp_path / "long", "qmargin", 1, progress=False, sentence_len=4.0, **TINY)
+
+
+def test_what_the_loss_takes_is_measured_without_the_weights(corpus, tmp_path):
+    brain = experiment.train(corpus, tmp_path, "arcface", 1, progress=False, number_of_epochs=1, **TINY)
+    assert 0 < brain.step_seconds < 60
+    before = brain.modules.classifier.weight.detach().clone()
+    small, large = (experiment.cost_of_loss(brain, batch, repeats=2) for batch in (16, 64))
+    assert small.seconds > 0
+    one_row = (large.kept - small.kept) / 48
+    classes, size = before.shape
+    assert one_row >= 4 * (size + 2 * classes)  # an embedding, and cosines and posteriors of all classes
+    assert one_row < 4 * (4 * size + 20 * classes)
+    assert torch.equal(brain.modules.classifier.weight, before)
+    assert all(p.grad is None or not p.grad.any() for p in brain.modules.classifier.parameters())

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
-from verimargin.commands import plots, report
+from verimargin.commands import report
 from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
 from verimargin.files.embeddings import save_npz
-from verimargin.files.reading import read_arrays, read_text
+from verimargin.files.reading import read_text
 from verimargin.files.whole import alone, whole
 
-from ..corpus import Trial, speaker_of
+from . import demo_report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,21 +62,30 @@ def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[str, 
     _remove_leftovers(output)
     seed, corpus, recipe = settings["seed"], settings["corpus"], settings["recipe"]
     data = output / "corpus"
-    if not data.is_dir():
+    if data.is_dir():
+        console.print(f"Speech: synthesised before, in {data}")
+    else:
         people = corpus["train_speakers"] + corpus["test_speakers"]
+        console.print(f"Synthesising {people} speakers with eSpeak NG, on {len(os.sched_getaffinity(0))} CPUs")
         made = synthesis.make_corpus(data, seed=seed, **corpus)
         for _ in progress(made, "synthesising", "speaker", total=people):
             pass
-    results = {}
-    for loss, title in LOSSES.items():
+    runs = {}
+    for number, (loss, title) in enumerate(LOSSES.items(), 1):
         finished = output / loss / "scores.npz"
-        if not finished.exists():
-            console.print(f"Training with {title}")
-            scores, trials = experiment.score(experiment.train(data, output / loss, loss, seed, **recipe), data)
-            _save(finished, scores, trials)
-        results[title] = _evaluate(finished, title)
-    _report(output, results, read_arrays(finished, ["same"])[0]["same"], settings, console)
-    return results
+        if finished.exists():
+            console.print(f"{title}: trained and scored before, in {finished.parent}")
+        else:
+            console.print(f"Training {number} of {len(LOSSES)}, {title}: {recipe.get('number_of_epochs')} epochs")
+            brain = experiment.train(data, output / loss, loss, seed, **recipe)
+            save_npz(
+                finished,
+                scores=experiment.score(brain, data)[0],
+                step_seconds=[brain.step_seconds],
+                cost=experiment.cost_of_loss(brain),
+            )
+        runs[title] = demo_report.read_run(finished)
+    return demo_report.write(output, runs, settings, console)
 
 
 def _same_settings(output: Path, settings: dict) -> None:
@@ -104,41 +112,3 @@ def _remove_leftovers(output: Path) -> None:
     """Remove what a killed demo was writing."""
     for path in sorted(output.rglob(LEFTOVER)):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _save(finished: Path, scores: np.ndarray, trials: list[Trial]) -> None:
-    save_npz(
-        finished,
-        scores=scores,
-        same=[trial.same for trial in trials],
-        enrol=[speaker_of(trial.enrol) for trial in trials],
-        test=[speaker_of(trial.test) for trial in trials],
-    )
-
-
-def _evaluate(finished: Path, title: str) -> report.Result:
-    names = ("scores", "same", "enrol", "test")
-    saved, _ = read_arrays(finished, names)
-    if len(saved) < len(names):
-        raise ValueError(f"{finished} is damaged: remove it, and the demo makes it again")
-    scores, same, enrol, test = (saved[name] for name in names)
-    shown = partial(progress, title=f"Intervals, {title}")
-    return report.evaluate(scores, same, (enrol, test), True, progress=shown)
-
-
-def _report(
-    output: Path, results: dict[str, report.Result], same: np.ndarray, settings: dict[str, Any], console: Console
-) -> None:
-    corpus = settings["corpus"]
-    data = (
-        f"Synthetic speech (eSpeak NG): {corpus['train_speakers']} training speakers, {corpus['test_speakers']} other "
-        f"speakers in the test, {same.sum()} target and {(~same).sum()} non-target trials, seed {settings['seed']}."
-    )
-    rows = {title: result.figures for title, result in results.items()}
-    plots.det(output / "det.png", {title: result.curve for title, result in results.items()}, "synthetic speech")
-    table = report.write_table(output, rows, report.note(corpus["test_speakers"], True))
-    note = "Made by `verimargin demo`. These are not results on VoxCeleb: compare the losses with each other only."
-    report.write_markdown(output, "verimargin demo", [data, table, "![DET](det.png)", note])
-    report.print_table(console, "verimargin demo", rows)
-    console.print(data)
-    console.print(f"Report: {output / 'report.md'}, DET plot: {output / 'det.png'}")

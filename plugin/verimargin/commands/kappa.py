@@ -12,11 +12,16 @@ from ..files.kappa_state import ClassKappa, read_kappa
 from . import plots, report
 
 SHOWN = 10  # of the hardest and of the easiest classes
+NAMED = 3  # of each in the plot
+MARKERS = "os^DvX"
+LONGEST = 24  # characters of a name in the plot
 
 
 def kappa(
     checkpoint: Annotated[Path, typer.Argument(help="SpeechBrain's kappa.ckpt or arcface_torch's checkpoint_gpu_0.pt")],
-    out: Annotated[Path, typer.Argument(help="the folder for kappa.csv and kappa.png, which is made if necessary")],
+    out: Annotated[
+        Path, typer.Argument(help="the folder for kappa.csv, kappa.png and kappa.svg, which is made if necessary")
+    ],
     names: Annotated[
         Path | None,
         typer.Option(
@@ -30,21 +35,41 @@ def kappa(
     report.write_csv(out / "kappa.csv", ClassKappa._fields, rows)
     plot(rows, out / "kappa.png")
     _show(rows)
-    print(f"wrote {out / 'kappa.csv'} and {out / 'kappa.png'}")
+    print(f"wrote {out / 'kappa.csv'}, {out / 'kappa.png'} and {out / 'kappa.svg'}")
 
 
 def plot(rows: list[ClassKappa], path: Path) -> None:
-    """Plot kappa and psi against the size of the class, with the names of the extreme classes."""
-    samples = [row.samples for row in rows]
+    """Plot kappa and psi against the size of the class, and name the extreme classes in the legend."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+
     by_kappa = sorted(rows, key=lambda row: row.kappa)
-    with plots.figure(path, 2, figsize=(10, 4.5)) as panels:
+    named = list(dict.fromkeys([*by_kappa[:NAMED], *by_kappa[-NAMED:]]))
+    logarithmic = by_kappa[0].kappa > 0
+    alt = "Concentration and margin factor of each class over its number of training samples"
+    with plots.figure(path, 2, figsize=(9, 4.2), alt=alt) as panels:
         for axes, name in zip(panels, ("kappa", "psi")):
-            axes.scatter(samples, [getattr(row, name) for row in rows], s=8, alpha=0.5)
-            axes.set(xlabel="training samples of the class", ylabel=name)
-            for row in {*by_kappa[:3], *by_kappa[-3:]}:
-                axes.annotate(row.name, (row.samples, getattr(row, name)), fontsize="x-small", parse_math=False)
-        panels[0].set(title="concentration: low is hard", yscale="log" if by_kappa[0].kappa > 0 else "linear")
-        panels[1].set(title="margin factor")
+            axes.scatter(
+                [row.samples for row in rows], [getattr(row, name) for row in rows], s=8, c=plots.SERIES[6], alpha=0.5
+            )
+            for n, row in enumerate(named):
+                axes.plot(row.samples, getattr(row, name), MARKERS[n], color=plots.SERIES[n], label=_short(row.name))
+            axes.set(xlabel="training samples of the class")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+        panels[0].set(title="concentration: low is hard", yscale="log" if logarithmic else "linear")
+        panels[0].set(ylabel="kappa (logarithmic)" if logarithmic else "kappa")
+        if logarithmic:
+            panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panels[0].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panels[0].yaxis.set_minor_formatter(NullFormatter())
+        panels[1].set(title="margin factor", ylabel="psi")
+        handles, labels = panels[0].get_legend_handles_labels()
+        title = f"the {NAMED} hardest and the {NAMED} easiest" if len(named) == 2 * NAMED else "from hard to easy"
+        panels[0].figure.legend(handles, labels, loc="outside right upper", title=title)
+
+
+def _short(name: str) -> str:
+    """The name, or its end if it is long: names are often paths."""
+    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
 
 
 def _show(rows: list[ClassKappa]) -> None:

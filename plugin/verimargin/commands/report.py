@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,13 @@ from .. import metrics
 from ..files.whole import whole
 from ..metrics import DetCurve, Interval
 from . import plots
+from .page import literal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SMALLEST_SPREAD = 1e-4  # of cosines; float32 has some 1e-7
+NUMBER = re.compile(r"-|[-+]?[\d,.]+(e[-+]?\d+)?( [a-zA-Z]+| %)?( \[[^\]]*\])?")
 FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
@@ -116,7 +119,7 @@ def write_table(folder: Path, rows: Mapping[str, Mapping[str, Value]], note: str
     ]
     write_csv(folder / "table.csv", ["method", "figure", "value", "low", "high"], figures)
     head = ["method", *next(iter(rows.values()))]
-    return f"{markdown(head, [[title, *row.values()] for title, row in rows.items()])}\n\n{note}"
+    return f"{markdown(head, [[literal(title), *row.values()] for title, row in rows.items()])}\n\n{note}"
 
 
 def print_table(console: Console, title: str, rows: Mapping[str, Mapping[str, Value]]) -> None:
@@ -138,14 +141,12 @@ def show(out: Path, title: str, rows: Mapping[str, Mapping[str, Value]], warning
     if warning:
         console.print(warning)
     print_table(console, title, rows)
-    console.print(f"Report: {out / 'report.md'}")
-
-
-def write_markdown(folder: Path, title: str, parts: Sequence[str]) -> None:
-    with whole(folder / "report.md") as partial:
-        partial.write_text("\n\n".join([f"# {title}", *filter(None, parts)]) + "\n", encoding="utf-8")
+    console.print(f"Report: {out / 'report.html'}, and report.md for terminals")
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    """The table in Markdown; columns of numbers are aligned at their right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    numeric = [bool(texts) and all(NUMBER.fullmatch(cell) for cell in column) for column in zip(*texts)]
+    rule = ["---:" if right else "---" for right in numeric or [False] * len(head)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [list(head), rule, *texts])

@@ -20,7 +20,7 @@ from ..metrics import Threshold
 from ..scoring.density_spread import density_spread
 from ..scoring.identification import rank1
 from ..scoring.methods import COSINE, Method
-from . import plots, report, thresholds
+from . import plots, report, sections, thresholds
 from .calibrated import calibrated_name, check_fits, figures_of, scored, those_that_rank, titles_of, write_figures
 from .chosen_methods import ChosenMethods, choose_methods
 from .dev_list import choose_tau, read_dev_list, shared_identities
@@ -38,6 +38,7 @@ from .options import (
     RegressorOption,
     TrialsArgument,
 )
+from .page import Report
 from .progress import Progress, progress
 from .trial_set import TrialSet, read_trial_set
 
@@ -118,18 +119,32 @@ def score(
         parts = [*warnings, report.write_table(folder, rows, trial_set.note(intervals)), *parts]
         if found:
             judged = thresholds.judge(found, titles, trial_set, scores, intervals, progress)
-            parts.append(thresholds.write(folder, judged, str(dev or calibration)))
+            parts += ["## Thresholds", thresholds.write(folder, judged, str(dev or calibration))]
         if known:
+            parts.append("## Calibration")
             parts.append(calibration_figures(folder, chosen, titles, scores, trial_set.trials.same))
+        by_title = {title: scores[name] for name, title in shown.items()}
+        if intervals:
+            pairs = trial_set.trials.same, trial_set.identities
+            parts.append(sections.differences(folder, by_title, *pairs, progress))
         if len(shown) > 1:
             parts.append(decisions(folder, trial_set, shown, scores, results, at_far))
         plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)
-        by_title = {title: scores[name] for name, title in shown.items()}
         plots.distributions(folder / "distributions.png", by_title, trial_set.trials.same)
-        parts.append("![DET](det.png)\n\n![Scores](distributions.png)")
+        parts.append("## Curves\n\n![DET](det.png)\n\n![Scores](distributions.png)")
         if others is not None:
             parts.append(identification(folder, chosen.methods, trial_set, others, device, progress))
-        report.write_markdown(folder, trial_set.title, parts)
+        parts.append(hardest(trial_set, by_title, results))
+        given = {
+            "embeddings": embeddings,
+            "trials": trials,
+            "cohort": cohort,
+            "anchors": anchors,
+            "regressor": regressor,
+        }
+        chosen_on = {"development list": dev, "calibration": calibration, "FAR of the decisions": at_far}
+        parts.append(sections.versions({**given, **chosen_on, "k": k, "tau": used_tau, "device": device}))
+        Report(trial_set.title, parts).write(folder)
     report.show(out, trial_set.title, rows, "\n".join(filter(None, warnings)))
 
 
@@ -219,7 +234,8 @@ def decisions(
     where = "the EER" if far is None else f"FAR {far:g}"
     head = [f"{kind} put {how}" for how in ("right", "wrong") for kind in ("targets", "non-targets")]
     table = report.markdown(["method", "threshold", *head], counts)
-    return f"Compared with the cosine, each method at its own threshold of {where} (pairs in changes.csv):\n\n{table}"
+    what = f"Compared with the cosine, each method at its own threshold of {where} (pairs in changes.csv):"
+    return f"## Decisions\n\n{what}\n\n{table}"
 
 
 def _changes(
@@ -231,6 +247,21 @@ def _changes(
         for p in np.flatnonzero(which):
             values = [f"{scores[of][p]:.6f}" for of in (cosine, name)]
             yield [name, put, int(same[p]), ids[enrol[p]], ids[test[p]], *values]
+
+
+def hardest(trial_set: TrialSet, scores: dict[str, np.ndarray], results: dict[str, report.Result]) -> str:
+    """The hardest identities by the method with the lowest equal error rate, as Markdown. Each is named by one of its
+    embeddings.
+    """
+    ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
+    title = sections.best(results)
+    found = sections.hardest(scores[title], same, trial_set.identities, results[title].threshold)
+    names = {h.identity: ids[int(np.flatnonzero(trial_set.identity == h.identity)[0])] for h in found}
+
+    def pair(trial: int) -> str:
+        return f"{ids[enrol[trial]]}, {ids[test[trial]]}"
+
+    return sections.hardest_table(found, scores[title], names, pair, title)
 
 
 def identification(
@@ -250,4 +281,4 @@ def identification(
     plots.lines(folder / "identification.png", sizes, "distractors", {"Rank-1, %": percent})
     rows = [[title, *(f"{rate:.2f}" for rate in values)] for title, values in percent.items()]
     table = report.markdown(["method", *(f"{size:,}" for size in sizes)], rows)
-    return f"Rank-1 in %, by number of distractors:\n\n{table}\n\n![Rank-1](identification.png)"
+    return f"## Identification\n\nRank-1 in %, by number of distractors:\n\n{table}\n\n![Rank-1](identification.png)"

@@ -24,6 +24,7 @@ from .options import (
     TauOption,
     TrialsArgument,
 )
+from .page import Report
 from .progress import progress
 from .trial_set import read_trial_set
 
@@ -82,7 +83,7 @@ def sweep(
             "![Error rates](sweep.png)",
         ]
         plot(folder / "sweep.png", setting.value, values, rows)
-        report.write_markdown(folder, trial_set.title, parts)
+        Report(trial_set.title, parts).write(folder)
     report.show(out, trial_set.title, rows, warning)
 
 

@@ -30,7 +30,7 @@ def test_writes_the_table_and_the_plot(tmp_path, nested):
     assert [float(row["kappa"]) for row in rows] == expected.kappa.tolist()
     assert [float(row["psi"]) for row in rows] == expected.psi.tolist()
     assert (tmp_path / "out" / "kappa.png").read_bytes()[:4] == b"\x89PNG"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["kappa.csv", "kappa.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["kappa.csv", "kappa.png", "kappa.svg"]
     table = result.output[result.output.index("hardest") : result.output.index("easiest")]
     hardest = min(rows, key=lambda row: float(row["kappa"]))["name"]
     assert table.index(hardest) == min(table.index(row["name"]) for row in rows)

@@ -32,7 +32,7 @@ def test_a_table_in_markdown_and_as_csv(tmp_path):
     text = report.write_table(tmp_path, ROWS, "The note.")
     assert text == (
         "| method | EER % | TAR |\n"
-        "| --- | --- | --- |\n"
+        "| --- | ---: | ---: |\n"
         "| cosine | 12.35 [10, 15] | - |\n"
         "| IDA | 2 | 99.5 |\n\n"
         "The note."
@@ -45,11 +45,6 @@ def test_a_table_in_markdown_and_as_csv(tmp_path):
             ["IDA", "TAR", "99.5", "", ""],
         ]
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
-
-
-def test_a_report_in_markdown(tmp_path):
-    report.write_markdown(tmp_path, "Title", ["One.", "Zwei, größer."])
-    assert (tmp_path / "report.md").read_text(encoding="utf-8") == "# Title\n\nOne.\n\nZwei, größer.\n"
 
 
 def test_a_csv_that_breaks_off_leaves_nothing(tmp_path):

@@ -47,7 +47,13 @@ def test_values_come_once_and_rising_and_fewer_anchors_are_part_of_more(files, m
         s = vm.IDAScorer(anchors, 3).score_pairs(voices, *torch.from_numpy(pairs.T), log=True)
         expected = 100 * vm.metrics.eer(s[same], s[~same])[0]
         assert found[f"anchors {size}", "EER %"] == pytest.approx(expected, rel=1e-5)
-    assert {path.name for path in (folder / "out").iterdir()} == {"table.csv", "report.md", "sweep.png"}
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        "table.csv",
+        "report.md",
+        "report.html",
+        "sweep.png",
+        "sweep.svg",
+    }
 
 
 def test_the_figure_has_a_panel_for_each_figure_that_the_trials_resolve(tmp_path, monkeypatch):

@@ -20,11 +20,18 @@ def test_the_demo_reports_resumes_and_refuses_other_settings(tmp_path, capsys):
     report = (output / "report.md").read_text()
     assert all(title in report for title in demo.LOSSES.values())
     assert (output / "det.png").read_bytes()[:4] == b"\x89PNG"
+    printed = capsys.readouterr().out
+    assert "Synthesising 10 speakers" in printed
+    assert [
+        printed.count(f"Training {n} of 3, {title}: 1 epochs") for n, title in enumerate(demo.LOSSES.values(), 1)
+    ] == [1] * 3
     with open(output / "table.csv", newline="") as file:
         table = {(row["method"], row["figure"]): row for row in csv.DictReader(file)}
+    lines = (output / "corpus" / "veri_test.txt").read_text().splitlines()
+    same = np.array([line.startswith("1") for line in lines])
     for loss, title in demo.LOSSES.items():
         row, interval = table[title, "EER %"], results[title].figures["EER %"].interval
-        scores, same = (np.load(output / loss / "scores.npz")[key] for key in ("scores", "same"))
+        scores = np.load(output / loss / "scores.npz")["scores"]
         assert float(row["value"]) == pytest.approx(100 * metrics.eer(scores[same], scores[~same])[0], rel=1e-5)
         assert interval.low <= interval.high == pytest.approx(float(row["high"]), rel=1e-5)
     assert not list(output.rglob("*partial*"))
@@ -34,6 +41,9 @@ def test_the_demo_reports_resumes_and_refuses_other_settings(tmp_path, capsys):
     demo.run(output, 0, CORPUS, number_of_epochs=1, **TINY)
     assert (output / "arcface" / "scores.npz").stat().st_mtime_ns == kept
     assert (output / "table.csv").read_text() == before
+    printed = capsys.readouterr().out
+    assert "Speech: synthesised before" in printed
+    assert printed.count("trained and scored before") == 2
     with pytest.raises(ValueError, match="holds a demo with other settings"):
         demo.run(output, 1, CORPUS, number_of_epochs=1, **TINY)
     with pytest.raises(ValueError, match="seed is -1"):
