@@ -53,9 +53,11 @@ docs: .venv/ready
 # torch, torchaudio and torchvision from one release; newer torch has no matching torchaudio.
 .venv/ready: pyproject.toml requirements/toolkits.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "verimargin needs Python 3.10 or newer: make PYTHON=python3.x")'
+	@echo 'Building .venv: 5.9 GB of packages, most of it the CUDA build of torch. pip tells the size of each download below.'
+	@command -v nvidia-smi > /dev/null || [ -n "$$PIP_EXTRA_INDEX_URL$$PIP_INDEX_URL" ] || echo 'There is no NVIDIA GPU here. The CPU build of torch saves some 4 GB; stop this and run:  make clean && PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make $(or $(MAKECMDGOALS),demo)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint requirements/toolkits.txt --editable '.[speechbrain,insightface,cli,docs,test]'
+	$(BIN)/python -m pip install --constraint requirements/toolkits.txt --editable '.[speechbrain,insightface,cli,docs,test]'
 	touch $@
 
 clean:

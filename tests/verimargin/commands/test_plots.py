@@ -34,7 +34,7 @@ def test_the_reliability_of_separated_and_of_reversed_scores_is_drawn(tmp_path):
     usual = metrics.det_curve(random.normal(2, 1, 300), random.normal(-2, 1, 3000)).hull()
     perfect, reversed_ = (metrics.det_curve(*sides).hull() for sides in (([1e4], [-1e4]), ([0.0], [1.0])))
     plots.reliability(tmp_path / "r.png", {"usual": (usual, perfect), "odd": (reversed_, usual)})
-    assert {p.name for p in tmp_path.iterdir()} == {"r.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {"r.png", "r.svg"}
 
 
 def test_thinning_a_long_curve_takes_little_memory():
