@@ -203,3 +203,10 @@ def calibration_objective(llr, same, prior):
     targets = [np.log1p(np.exp(-o)) for o, s in zip(odds, same) if s]
     others = [np.log1p(np.exp(o)) for o, s in zip(odds, same) if not s]
     return prior * sum(targets) / len(targets) + (1 - prior) * sum(others) / len(others)
+
+
+def ramp(initial, final, start, end, shape, t):
+    """A scheduled number at t (mathematics, section 2)."""
+    x = 1.0 if t >= end else 0.0 if t < start else (t - start) / (end - start)
+    way = {"linear": x, "exponential": 1.0 if t >= end else 1.0 - 10.0 ** (-3.0 * x)}[shape]
+    return (1.0 - way) * initial + way * final

@@ -2,6 +2,7 @@
 
 from . import metrics
 from .head.prototype_head import PrototypeHead
+from .head.statistics import TrainingStatistics
 from .head.subcenters import PrunedSubcenters, prune_subcenters
 from .kappa.momentum_encoder import MomentumEncoder
 from .kappa.tracker import KappaTracker
@@ -9,6 +10,8 @@ from .losses.divergence import alpha_divergence_loss, alpha_softargmax
 from .losses.margin_loss import MarginLoss, a3m, adaface, arcface, cosface, entmax, kappaface, q_margin
 from .losses.margins import AdaMargin, ArcMargin, CosMargin, Margin, NoMargin, QMargin
 from .losses.quality import Quality
+from .losses.schedule import Ramp, Schedule
+from .losses.suggest import suggest
 from .scoring.ida import IDAScorer
 from .scoring.regressor import SupportSetRegressor
 from .scoring.score_norm import ScoreNorm
@@ -30,8 +33,11 @@ __all__ = [
     "PrunedSubcenters",
     "QMargin",
     "Quality",
+    "Ramp",
+    "Schedule",
     "ScoreNorm",
     "SupportSetRegressor",
+    "TrainingStatistics",
     "a3m",
     "adaface",
     "alpha_divergence_loss",
@@ -45,4 +51,5 @@ __all__ = [
     "prune_subcenters",
     "q_margin",
     "split_state_dict",
+    "suggest",
 ]

@@ -67,6 +67,7 @@ class PrototypeHead(torch.nn.Module):
             step, a 0-dim tensor; nan for alpha = 1.
         zero_loss: the share of that step's samples whose probability is entirely on their own class, and which
             therefore teach nothing. If it is large, alpha, the scale or the margin needs another value.
+        target_cosine: the mean cosine of that step's samples with their own prototypes.
 
     Raises:
         ValueError: a size is wrong, a label is out of range, the embeddings hold nan, inf or an all-zero row, or the
@@ -114,7 +115,7 @@ class PrototypeHead(torch.nn.Module):
         weight = _initial_prototypes(self.shard, self.subcenters * self.embedding_size)
         self.weight = torch.nn.Parameter(weight if subcenters == 1 else weight.unflatten(1, (self.subcenters, -1)))
         self._gradient_memory = GradientMemory()
-        self.active_classes = self.zero_loss = torch.tensor(math.nan)
+        self.active_classes = self.zero_loss = self.target_cosine = torch.tensor(math.nan)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         unit, norms, labels = self._checked(embeddings, labels)
@@ -142,6 +143,8 @@ class PrototypeHead(torch.nn.Module):
             loss, statistics = _sparse_head(unit, weight, step).apply(unit, weight, step)
             if self.training:
                 self.active_classes, self.zero_loss = statistics
+        if self.training:
+            self.target_cosine = self._mean_target_cosine(unit.detach(), weight.detach(), column)
         return reduce_loss(loss, self.loss.reduction)
 
     def cosine(self, embeddings: Tensor) -> Tensor:
@@ -160,6 +163,10 @@ class PrototypeHead(torch.nn.Module):
         norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         check_norms(norm.squeeze(1))
         return embeddings / norm.clamp_min(EPS), norm.detach().squeeze(1), labels
+
+    def _mean_target_cosine(self, unit: Tensor, weight: Tensor, column: Tensor) -> Tensor:
+        cosine = F.cosine_similarity(unit, weight[column.clamp_min(0)], eps=EPS)
+        return self.shard.sum(torch.where(column >= 0, cosine, 0.0).sum()) / len(unit)
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """The prototypes that take part in this step, and the column of each target among them."""

@@ -187,7 +187,18 @@ def alpha_divergence_loss(
     >>> alpha_divergence_loss(torch.tensor([[4.0, 1.0, 0.0]]), torch.tensor([0]), alpha=2.0)
     tensor(0.)
     """
-    alpha, reduction = check_alpha(alpha), check_reduction(reduction)
+    reduction = check_reduction(reduction)
+    return reduce_loss(loss_with_statistics(logits, target, alpha, target_log_q)[0], reduction)
+
+
+def loss_with_statistics(
+    logits: Tensor, target: Tensor, alpha: float, target_log_q: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The loss of each sample (B,), and the mean number of active classes and the share of zero loss (2,).
+
+    The two are nan at alpha 1.
+    """
+    alpha = check_alpha(alpha)
     logits = _checked_logits(logits)
     _check_masked("logits", logits)
     target = check_labels(target, len(logits), logits.shape[1], logits.device)
@@ -198,8 +209,7 @@ def alpha_divergence_loss(
         raise ValueError(
             f"target_log_q has shape {tuple(target_log_q.shape)}: give one number or {tuple(target.shape)}"
         )
-    loss = _AlphaDivergenceLoss.apply(logits, target, target_log_q.expand_as(target), alpha)
-    return reduce_loss(loss, reduction)
+    return _AlphaDivergenceLoss.apply(logits, target, target_log_q.expand_as(target), alpha)
 
 
 def reduce_loss(loss: Tensor, reduction: str) -> Tensor:
@@ -250,8 +260,10 @@ class _AlphaSoftargmax(torch.autograd.Function):
 
 
 class _AlphaDivergenceLoss(torch.autograd.Function):
+    """The loss of each sample (B,), and two statistics (2,), which the head computes too."""
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, target_log_q: Tensor, alpha: float) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, target: Tensor, target_log_q: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
         column = target[:, None]
         target_logit = logits.gather(1, column).squeeze(1)
         others = logits.scatter(1, column, -math.inf)
@@ -281,13 +293,18 @@ class _AlphaDivergenceLoss(torch.autograd.Function):
             target_p = remove_residual(target_p, target_slope, total, total_slope, alpha)
             lead = torch.where(residual > 0, residual * (x - x_y[:, None]), 0.0).sum(1)
             loss = divergence_loss_value(lead, (lower - alone) + delta, alpha)
+        active = (residual > 0).sum(1)  # besides the target
+        statistics = torch.stack([(active + (target_p > 0)).to(loss).mean(), (active == 0).to(loss).mean()])
+        if alpha == 1.0:
+            statistics = torch.full_like(statistics, math.nan)
         residual = residual.scatter(1, column, (target_p - 1.0)[:, None])
         ctx.save_for_backward(as_dtype(residual, logits.dtype))
-        return as_dtype(loss, logits.dtype)
+        ctx.mark_non_differentiable(statistics)
+        return as_dtype(loss, logits.dtype), statistics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         (residual,) = ctx.saved_tensors  # p - e_y
         return grad_loss[:, None] * residual, None, None, None
 

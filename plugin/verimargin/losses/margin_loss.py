@@ -17,7 +17,7 @@ from .._checks import (
     check_labels,
     check_norms,
 )
-from .divergence import alpha_divergence_loss, check_reduction
+from .divergence import check_reduction, loss_with_statistics, reduce_loss
 from .margins import AdaMargin, ArcMargin, CosMargin, Margin, NoMargin, QMargin
 from .quality import MISSING, Quality
 
@@ -56,6 +56,10 @@ class MarginLoss(torch.nn.Module):
     Shapes: cosine (B, C), target (B,) integers, and norms (B,), those of the embeddings before their normalisation,
         which only a margin with a `Quality` needs. Half-precision cosines are computed in float32.
 
+    Attributes:
+        active_classes, zero_loss, target_cosine: of the last step that was computed with gradients, as in
+            `PrototypeHead`.
+
     Raises:
         ValueError: an argument, a label or a shape is wrong, the cosines hold nan or inf, the norms are missing, or
             the margin makes a reference mass that float32 cannot represent.
@@ -72,6 +76,7 @@ class MarginLoss(torch.nn.Module):
         self.alpha = check_alpha(alpha)
         self.scale = check_at_least("scale", scale, 0.0, strict=True)
         self.reduction = check_reduction(reduction)
+        self.active_classes = self.zero_loss = self.target_cosine = torch.tensor(math.nan)
         self._check_mass()
         if isinstance(margin, ArcMargin) and self.alpha > 1.0:
             logger.warning(UNSTABLE, self.alpha)
@@ -122,9 +127,14 @@ class MarginLoss(torch.nn.Module):
                 self.margin.quality.update(norms)
         cosine = (cosine if cosine.dtype == torch.float64 else cosine.float()).clamp(-1.0, 1.0)
         column = target[:, None]
-        target_logit, target_log_q = self.target(cosine.gather(1, column).squeeze(1), target, norms)
+        target_cosine = cosine.gather(1, column).squeeze(1)
+        target_logit, target_log_q = self.target(target_cosine, target, norms)
         logits = (self.scale * cosine).scatter(1, column, target_logit[:, None])
-        return alpha_divergence_loss(logits, target, self.alpha, target_log_q, self.reduction)
+        loss, statistics = loss_with_statistics(logits, target, self.alpha, target_log_q)
+        if torch.is_grad_enabled():
+            self.active_classes, self.zero_loss = statistics
+            self.target_cosine = target_cosine.detach().mean()
+        return reduce_loss(loss, self.reduction)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha:g}, scale={self.scale:g}"

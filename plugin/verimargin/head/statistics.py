@@ -1,0 +1,121 @@
+"""What the steps of a training say about its settings, summed on the device and read when a log is written."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..losses.margin_loss import MarginLoss
+from ..losses.suggest import suggest
+from .prototype_head import PrototypeHead
+
+logger = logging.getLogger(__name__)
+
+FIRST_STEPS = 20  # after so many, a warning is given if almost all classes, or almost none, are active
+DENSE, EMPTY = 0.7, 2.0  # the share of the classes, and the number of them, at which they are
+PROBE = 16  # columns of the gradient that tell whether a prototype has one: as many as one line of a cache holds
+
+
+class TrainingStatistics:
+    """Collects what a `PrototypeHead` or a `MarginLoss` knows of each training step.
+
+    Usage::
+
+        statistics = vm.TrainingStatistics(head)
+        for embeddings, labels in batches:
+            loss = head(embeddings, labels)
+            statistics.update()
+            loss.backward()
+        print(statistics.read(), statistics.without_gradient())
+
+    A step costs no read-back from the device. After the first 20 steps there is one, to warn if more than 70 % of the
+    classes are active, or fewer than two; the warning names settings that would not do so.
+
+    Args:
+        source: a `PrototypeHead`; or a `MarginLoss`, whose cosines have to be given to `update`.
+        embedding_size: d, for the settings in the warning; known from a `PrototypeHead`.
+    """
+
+    def __init__(self, source: PrototypeHead | MarginLoss, embedding_size: int | None = None):
+        self.source, self.embedding_size = source, embedding_size
+        self.num_classes = 0
+        self._steps = self._all_steps = 0
+        self._sums = self._first_active = torch.zeros(())
+        self._touched: Tensor | None = None  # (local classes,), whether a prototype has had a gradient
+        if isinstance(source, PrototypeHead):
+            self.embedding_size, self.num_classes = source.embedding_size, source.num_classes
+            source.weight.register_post_accumulate_grad_hook(self._see_prototypes)
+
+    @property
+    def loss(self) -> MarginLoss:
+        return self.source.loss if isinstance(self.source, PrototypeHead) else self.source
+
+    def update(self, cosine: Tensor | None = None) -> None:
+        """Add a step; call it between the computation of its loss and the backward pass.
+
+        Args:
+            cosine: what the `MarginLoss` was given, (B, C) or (B, 1, C).
+        """
+        if cosine is not None:
+            self.num_classes = cosine.shape[-1]
+            if cosine.requires_grad:
+                cosine.register_hook(self._see_cosines)
+        source = self.source
+        values = torch.stack([source.active_classes, source.zero_loss, source.target_cosine]).detach()
+        self._sums = self._sums.to(values.device) + values
+        self._steps, self._all_steps = self._steps + 1, self._all_steps + 1
+        if self._all_steps <= FIRST_STEPS:
+            self._first_active = self._first_active.to(values.device) + values[0]
+        if self._all_steps == FIRST_STEPS and self.loss.alpha > 1.0:
+            self._warn(float(self._first_active) / FIRST_STEPS)
+
+    def read(self) -> dict[str, float]:
+        """The means over the steps since the last call, and the margin and the scale now; without what is unknown.
+
+        "active classes" and "zero loss" are unknown at alpha 1, and all means if there was no step.
+        """
+        means = (self._sums / max(self._steps, 1)).tolist() if self._steps else [math.nan] * 3
+        self._sums, self._steps = torch.zeros(()), 0
+        found = dict(zip(("active classes", "zero loss", "target cosine"), means))
+        found |= {"margin": self.loss.margin.m, "scale": self.loss.scale}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    def without_gradient(self) -> int | None:
+        """How many prototypes have had no gradient since the last call; None if there was no backward pass.
+
+        With sharded classes every rank has to call it, and gets the number of all ranks.
+        """
+        touched, self._touched = self._touched, None
+        if touched is None:
+            return None
+        without = (~touched).sum()
+        return int(self.source.shard.sum(without) if isinstance(self.source, PrototypeHead) else without)
+
+    def _see_prototypes(self, weight: Tensor) -> None:
+        if weight.grad is not None:
+            self._see((weight.grad[:, :PROBE] != 0).any(1))
+
+    def _see_cosines(self, grad: Tensor) -> None:
+        self._see((grad != 0).flatten(0, -2).any(0))
+
+    def _see(self, touched: Tensor) -> None:
+        self._touched = touched if self._touched is None else self._touched | touched
+
+    def _warn(self, active: float) -> None:
+        if dist.is_initialized() and dist.get_rank() != 0:
+            return
+        share = self.source.sample_rate if isinstance(self.source, PrototypeHead) else 1.0
+        classes = max(share * self.num_classes, 1.0)
+        if not (active > DENSE * classes or active < min(EMPTY, DENSE * classes)):
+            return
+        better = suggest(max(self.num_classes, 2), self.embedding_size)
+        logger.warning(
+            "in the first %d steps %.4g of %d classes were active, which is almost %s: alpha %g with scale %g is a "
+            "better start for so many classes than alpha %g with scale %g (vm.suggest)",
+            *(FIRST_STEPS, active, self.num_classes, "all of them" if active > EMPTY else "none"),
+            *(better["alpha"], better["scale"], self.loss.alpha, self.loss.scale),
+        )
