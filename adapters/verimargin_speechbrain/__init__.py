@@ -10,6 +10,7 @@ _HOME = {
     "KappaFace": "kappa",
     "KappaLogger": "kappa",
     "MarginCost": "cost",
+    "MarginSchedule": "schedule",
     "PrototypeClassifier": "classifier",
     "PrototypeCost": "classifier",
     "QMarginLoss": "cost",

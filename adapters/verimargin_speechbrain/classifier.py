@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 import verimargin as vm
 from torch import Tensor
-from verimargin.files.run_record import settings_of
 
-from .cost import check_speakers, speaker_ids
+from .cost import SpeakerCost, speaker_ids
 from .norms import norms_of
-from .run_guard import watch_brains
 
 if TYPE_CHECKING:
     from .kappa import KappaFace
@@ -52,7 +49,7 @@ class PrototypeClassifier(vm.PrototypeHead):
         return self.loss(cosine, labels, norms)
 
 
-class PrototypeCost(torch.nn.Module):
+class PrototypeCost(SpeakerCost):
     """`compute_cost` for a `PrototypeClassifier`: takes embeddings in training and cosines in evaluation.
 
     Args:
@@ -61,32 +58,18 @@ class PrototypeCost(torch.nn.Module):
     """
 
     def __init__(self, classifier: PrototypeClassifier, kappa: KappaFace | None = None):
-        super().__init__()
         if not isinstance(classifier, PrototypeClassifier):
             raise ValueError(
                 f"classifier is a {type(classifier).__name__}: PrototypeCost needs a PrototypeClassifier; with the "
                 "stock classifier use QMarginLoss or MarginCost"
             )
-        self._classifier, self._kappa = [classifier], [kappa]  # in lists, so that they do not become submodules too
-        if kappa is not None:
-            kappa.adapt(classifier.loss.margin)
-        watch_brains()
-
-    def settings(self) -> dict[str, Any]:
-        """What must not change between the checkpoints of a run."""
-        kappa = self._kappa[0]
-        return {
-            **settings_of(self._classifier[0].loss),
-            "KappaFace": kappa is not None,
-            **(kappa.settings() if kappa else {}),
-        }
+        super().__init__(classifier, kappa)
+        self._classifier = [classifier]  # in a list, so that it does not become a submodule too
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
-        classifier, kappa = self._classifier[0], self._kappa[0]
-        if kappa is None:
-            check_speakers(targets, classifier.num_classes)
-        else:
-            kappa.observe(targets, classifier.num_classes, classifier.loss.margin)
-        labels = speaker_ids(targets, predictions)
+        classifier = self._classifier[0]
+        self._begin(targets, classifier.num_classes, classifier.training)
         cost = classifier.cost if classifier.training else classifier.evaluation_cost
-        return cost(predictions.squeeze(1), labels)
+        loss = cost(predictions.squeeze(1), speaker_ids(targets, predictions))
+        self._end(classifier.training)
+        return loss

@@ -14,9 +14,71 @@ from .run_guard import watch_brains
 
 if TYPE_CHECKING:
     from .kappa import KappaFace
+    from .schedule import MarginSchedule
 
 
-class MarginCost(torch.nn.Module):
+class SpeakerCost(torch.nn.Module):
+    """What the costs have in common: KappaFace, a schedule, and the statistics of the training steps.
+
+    Args:
+        source: the `MarginLoss`, or the head that has one.
+        kappa: a `KappaFace`, which sets the psi of the loss's margin.
+    """
+
+    def __init__(self, source: vm.MarginLoss | vm.PrototypeHead, kappa: KappaFace | None):
+        super().__init__()
+        # in lists, so that they do not become submodules too
+        self._kappa: list[KappaFace | None] = [kappa]
+        self._schedule: list[MarginSchedule | None] = [None]
+        self.statistics = vm.TrainingStatistics(source)
+        if kappa is not None:
+            kappa.adapt(self.margin_loss.margin)
+        watch_brains()
+
+    @property
+    def margin_loss(self) -> vm.MarginLoss:
+        return self.statistics.loss
+
+    @property
+    def schedule(self) -> MarginSchedule | None:
+        return self._schedule[0]
+
+    def follow(self, schedule: MarginSchedule) -> None:
+        """Have a schedule go on with each training step."""
+        if self.schedule is not None:
+            raise ValueError("the cost has a schedule already: give one MarginSchedule both ramps, margin and scale")
+        self._schedule = [schedule]
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change between the checkpoints of a run."""
+        kappa, schedule = self._kappa[0], self.schedule
+        return {
+            **settings_of(self.margin_loss),
+            "KappaFace": kappa is not None,
+            **(kappa.settings() if kappa else {}),
+            "Schedule": schedule is not None,
+            **(schedule.settings() if schedule else {}),
+        }
+
+    def _begin(self, targets: Tensor, num_classes: int, training: bool) -> None:
+        """What comes before the loss of a batch."""
+        kappa, schedule = self._kappa[0], self.schedule
+        if schedule is not None and training:
+            schedule.before_step()
+        if kappa is None:
+            check_speakers(targets, num_classes)
+        else:
+            kappa.observe(targets, num_classes, self.margin_loss.margin)
+
+    def _end(self, training: bool, cosine: Tensor | None = None) -> None:
+        """What comes after the loss of a batch."""
+        if training:
+            self.statistics.update(cosine)
+            if self.schedule is not None:
+                self.schedule.after_step()
+
+
+class MarginCost(SpeakerCost):
     """Any `verimargin.MarginLoss` as a recipe's `compute_cost`.
 
     Equivalent to ``loss(predictions.squeeze(1), targets.squeeze(1))``.
@@ -45,32 +107,22 @@ class MarginCost(torch.nn.Module):
         kappa: KappaFace | None = None,
         embedding_model: torch.nn.Module | None = None,
     ):
-        super().__init__()
         if not isinstance(loss, vm.MarginLoss):
             raise ValueError(f"loss is {loss!r}: give a verimargin.MarginLoss, e.g. !apply:verimargin.q_margin")
+        super().__init__(loss, kappa)
         self.loss = loss
-        self._kappa = [kappa]  # in a list, so that it does not become a submodule too
         self._norms = None if loss.margin.quality is None else _observed_norms(loss.margin, embedding_model)
-        if kappa is not None:
-            kappa.adapt(loss.margin)
-        watch_brains()
-
-    def settings(self) -> dict[str, Any]:
-        """What must not change between the checkpoints of a run."""
-        kappa = self._kappa[0]
-        return {**settings_of(self.loss), "KappaFace": kappa is not None, **(kappa.settings() if kappa else {})}
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
-        kappa = self._kappa[0]
-        if kappa is None:
-            check_speakers(targets, predictions.shape[-1])
-        else:
-            kappa.observe(targets, predictions.shape[-1], self.loss.margin)
+        training = torch.is_grad_enabled()  # the scripts validate without gradients
+        self._begin(targets, predictions.shape[-1], training)
         norms = None
         if self._norms is not None:
             norms = self._norms.take(len(predictions))
             self.loss.train(self._norms.training)  # a recipe need not list its cost under modules
-        return self.loss(_without_time(predictions, 3), speaker_ids(targets, predictions), norms)
+        loss = self.loss(_without_time(predictions, 3), speaker_ids(targets, predictions), norms)
+        self._end(training, predictions)
+        return loss
 
 
 class QMarginLoss(MarginCost):

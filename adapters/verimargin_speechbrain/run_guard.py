@@ -23,6 +23,8 @@ from speechbrain.utils.logger import get_logger
 from verimargin.files.run_record import NAME, differences, read_record, settings_of, write_record
 from verimargin.files.whole import hold
 
+from .statistics_logger import StatisticsLogger
+
 logger = get_logger(__name__)
 
 MARK = ".saved_completely"  # a file in a checkpoint
@@ -38,10 +40,53 @@ def watch_brains() -> None:
     @functools.wraps(original)
     def __init__(self: Brain, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
+        check_schedule(self)
+        log_statistics(self)
         run_on_main(prepare, [self])
 
     __init__.watched = True  # type: ignore[attr-defined]
     Brain.__init__ = __init__
+
+
+def check_schedule(brain: Brain) -> None:
+    """Refuse, by a ValueError, a schedule that nothing follows, or that a resumed run would begin anew."""
+    schedule = getattr(_cost(brain), "schedule", None)
+    entries = vars(brain.hparams).values() if hasattr(brain, "hparams") else []
+    if any(isinstance(entry, vm.Schedule) and entry is not schedule for entry in entries):
+        raise ValueError(
+            "the recipe has a schedule that does not belong to its compute_cost, so that nothing would change: make it "
+            "a `!new:verimargin_speechbrain.MarginSchedule` with `cost: !ref <compute_cost>`"
+        )
+    saved = brain.checkpointer.recoverables.values() if brain.checkpointer is not None else [schedule]
+    if schedule is not None and not any(part is schedule for part in saved):
+        raise ValueError(
+            "the schedule is not among the checkpointer's recoverables, so that a resumed run would begin it anew: add "
+            "`schedule: !ref <schedule>` to them"
+        )
+
+
+def log_statistics(brain: Brain) -> None:
+    """Have the recipe's train_logger log the statistics of the loss too."""
+    statistics, train_logger = getattr(_cost(brain), "statistics", None), _part(brain, "train_logger")
+    if not isinstance(statistics, vm.TrainingStatistics) or train_logger is None:
+        return
+    if statistics.embedding_size is None and (weight := _prototypes(brain)) is not None:
+        statistics.embedding_size = weight.shape[-1]
+    brain.hparams.train_logger = StatisticsLogger(train_logger, statistics)
+
+
+def _part(brain: Brain, name: str) -> Any:
+    return getattr(getattr(brain, "hparams", None), name, None)
+
+
+def _cost(brain: Brain) -> Any:
+    return _part(brain, "compute_cost")
+
+
+def _prototypes(brain: Brain) -> torch.Tensor | None:
+    modules = brain.modules
+    weight = getattr(modules["classifier"], "weight", None) if "classifier" in modules else None
+    return weight if isinstance(weight, torch.Tensor) else None
 
 
 def prepare(brain: Brain) -> None:
@@ -54,13 +99,13 @@ def prepare(brain: Brain) -> None:
             another loss or other settings, for a loss of ours also of a run that recorded none; another process trains
             in it; or the newest checkpoint lacks one of the recipe's recoverables.
     """
-    cost, checkpointer = getattr(getattr(brain, "hparams", None), "compute_cost", None), brain.checkpointer
+    cost, checkpointer = _cost(brain), brain.checkpointer
     if checkpointer is None or not any(map(_is_ours, [cost, *checkpointer.recoverables.values()])):
         return
     _check_saves_state(cost, checkpointer)
     folder = Path(checkpointer.checkpoints_dir)
     hold(folder / NAME)
-    settings, saved = _settings(cost, brain.modules), read_record(folder)
+    settings, saved = _settings(cost, _prototypes(brain)), read_record(folder)
     set_interrupted_aside(folder, marked=saved is not None and MARKED in saved)
     if checkpointer.list_checkpoints():
         _check(folder, saved, settings, ours=_is_ours(cost))
@@ -128,15 +173,14 @@ def _is_cut(file: Path) -> bool:
     return not begins or (begins == b"PK" and not zipfile.is_zipfile(file))
 
 
-def _settings(cost: Any, modules: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(cost: Any, prototypes: torch.Tensor | None) -> dict[str, Any]:
     """What must not change within a run; of a loss that is not ours, only which one it is."""
     if not _is_ours(cost):
         found = {"loss": settings_of(cost)["loss"]} if isinstance(cost, torch.nn.Module) else {}
         return {**found, MARKED: True}
-    weight = getattr(modules["classifier"], "weight", None) if "classifier" in modules else None
     return {
         **(cost.settings() if hasattr(cost, "settings") else settings_of(cost)),
-        **({"out_neurons": len(weight)} if isinstance(weight, torch.Tensor) else {}),
+        **({"out_neurons": len(prototypes)} if prototypes is not None else {}),
         MARKED: True,
     }
 

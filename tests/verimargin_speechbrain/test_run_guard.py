@@ -13,7 +13,14 @@ from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from verimargin.files.run_record import NAME, read_record
-from verimargin_speechbrain import MarginCost, PrototypeClassifier, PrototypeCost, QMarginLoss, RandomState
+from verimargin_speechbrain import (
+    MarginCost,
+    MarginSchedule,
+    PrototypeClassifier,
+    PrototypeCost,
+    QMarginLoss,
+    RandomState,
+)
 from verimargin_speechbrain import run_guard as core
 
 
@@ -186,3 +193,26 @@ brain_in({str(tmp_path)!r})
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert "another process is writing" in done.stderr
+
+
+def scheduled_brain(folder, entries=(), **recoverables):
+    cost = QMarginLoss()
+    schedule = MarginSchedule(cost, margin=vm.Ramp(0.0, 0.2, end=4))
+    given = {name: schedule if part is None else part for name, part in recoverables.items()}
+    hparams = {"compute_cost": cost, **dict(entries)}
+    modules = {"classifier": torch.nn.Linear(4, 3)}
+    sb.Brain(modules, lambda p: torch.optim.SGD(p, lr=0.1), hparams, {"device": "cpu"}, Checkpointer(folder, given))
+    return schedule
+
+
+def test_a_schedule_that_would_not_be_resumed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"not among the checkpointer's recoverables.*add `schedule: !ref <schedule>`"):
+        scheduled_brain(tmp_path, counter=EpochCounter(5))
+    schedule = scheduled_brain(tmp_path, counter=EpochCounter(5), schedule=None)
+    assert read_record(tmp_path)["Schedule.margin"] == str(schedule.margin)
+
+
+def test_a_schedule_of_another_loss_is_refused(tmp_path):
+    lost = vm.Schedule(vm.q_margin(), margin=vm.Ramp(0.0, 0.2, end=4))
+    with pytest.raises(ValueError, match="does not belong to its compute_cost, so that nothing would change"):
+        scheduled_brain(tmp_path, {"schedule": lost}.items(), schedule=None)
