@@ -16,6 +16,7 @@ import verimargin as vm
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .data_loader import follow
 from .recordio import RecordReader, image_keys
 
 SETTINGS = ("estimator", "temperature", "gamma", "warmup_epochs")
@@ -106,7 +107,7 @@ class TrainingScript:
                 )
             loader = get_dataloader(*args, **kwargs)
             self.labels, self.fingerprint = training_labels(given["root_dir"], loader)
-            return self.follow(loader)
+            return self.observe(loader)
 
         def model(*args: Any, **kwargs: Any) -> torch.nn.Module:
             self.backbone = get_model(*args, **kwargs)
@@ -118,27 +119,18 @@ class TrainingScript:
 
         return {"get_dataloader": dataloader, "get_model": model, "SummaryWriter": writer}
 
-    def follow(self, loader: Any) -> Any:
+    def observe(self, loader: Any) -> Any:
         """The same loader, changed so that this object sees each of its batches and the end of each epoch."""
-        script, numbered = self, isinstance(loader, DataLoader)
+        numbered = isinstance(loader, DataLoader)
         if numbered:  # not by assignment, which a DataLoader refuses; the length and the order do not change
             vars(loader)["dataset"] = Numbered(loader.dataset)
 
-        kind: Any = type(loader)
+        def seen(batch: Any) -> tuple[Tensor, Tensor]:
+            images, labels, *ids = batch
+            self.images, self.sample_ids = images, ids[0] if numbered else None
+            return images, labels
 
-        class Followed(kind):
-            def __next__(self) -> tuple[Tensor, Tensor]:
-                try:
-                    batch = super().__next__()
-                except StopIteration:
-                    script.end_epoch()
-                    raise
-                images, labels, *ids = batch
-                script.images, script.sample_ids = images, ids[0] if numbered else None
-                return images, labels
-
-        loader.__class__ = Followed
-        return loader
+        return follow(loader, self.end_epoch, seen)
 
     def end_epoch(self) -> None:
         """Compute the new margins, and write statistics of them to upstream's log and to TensorBoard."""

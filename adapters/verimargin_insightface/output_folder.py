@@ -42,12 +42,14 @@ def running_config(config: Any) -> Any:
 
 
 def run_settings(config: Any, loss: vm.MarginLoss) -> dict[str, Any]:
-    """What must not change within a run: the loss, KappaFace's settings and the number of classes."""
-    kappa = config.get("kappa")
+    """What must not change within a run: the loss, the settings of KappaFace and of the schedule, the classes."""
+    kappa, schedule = config.get("kappa"), config.get("schedule")
     return {
         **settings_of(loss),
         **{f"config.kappa.{name}": value for name, value in (kappa or {}).items() if name not in STORAGE},
         "config.kappa": kappa is not None,
+        **{f"config.schedule.{name}": str(value) for name, value in (schedule or {}).items()},
+        "config.schedule": schedule is not None,
         "config.num_classes": config.num_classes,
     }
 

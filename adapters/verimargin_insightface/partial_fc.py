@@ -15,6 +15,7 @@ from verimargin.kappa.tracker import current_key
 
 from .kappa import KappaFace, TrainingScript
 from .rank_files import METADATA
+from .schedule import ConfigSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class PartialFC(vm.PrototypeHead):
             and cost only one product, so that leaving them out saves little and makes the loss inexact.
         fp16: accepted for compatibility with `PartialFC_V2`. The head computes in the precision of the prototypes.
         screening: as for `vm.PrototypeHead`.
+        schedule: that of ``config.schedule``, which goes on with each training step or epoch.
         script: a running train_v2.py with ``config.kappa``. Each training step is passed on to a `KappaFace` (the
             attribute `kappa`), which scales the margin of each class.
 
@@ -47,8 +49,8 @@ class PartialFC(vm.PrototypeHead):
 
     The state dict has upstream's only key, `weight`, together with the tensors of the loss, if it has any, and those
     of KappaFace under `kappa.`. An upstream checkpoint loads here; a checkpoint of ours without these additional
-    tensors loads upstream. The metadata of the state dict holds the layout of the shards, the margin and the state of
-    the random generators, which a resumed run continues with.
+    tensors loads upstream. The metadata of the state dict holds the layout of the shards, the margin, the count of the
+    schedule and the state of the random generators, which a resumed run continues with.
 
     Raises:
         RuntimeError: there is no process group yet, or a state dict is of another number of ranks or classes, or comes
@@ -67,6 +69,7 @@ class PartialFC(vm.PrototypeHead):
         fp16: bool = False,
         screening: str = "auto",
         script: TrainingScript | None = None,
+        schedule: ConfigSchedule | None = None,
     ):
         if not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group() first")
@@ -76,13 +79,24 @@ class PartialFC(vm.PrototypeHead):
         if script is not None:
             self.kappa = script.kappa = KappaFace(script, embedding_size, num_classes)
         self._tie_psi()
+        self.schedule = schedule
+        self.statistics = vm.TrainingStatistics(self)
 
     def forward(self, local_embeddings: Tensor, local_labels: Tensor) -> Tensor:  # type: ignore[override]
         labels = local_labels.reshape(-1)
         loss = super().forward(local_embeddings, labels)
         if self.kappa is not None and self.training:
             self.kappa.update(local_embeddings, labels)
+        if self.training:
+            self.statistics.update()
+            if self.schedule is not None and self.schedule.unit == "steps":
+                self.schedule.step()
         return loss
+
+    def end_epoch(self) -> None:
+        """Go on by one epoch, if the schedule counts epochs."""
+        if self.schedule is not None and self.schedule.unit == "epochs":
+            self.schedule.step()
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
         """The parameters without those of the momentum encoder, which no optimiser may train."""
@@ -126,7 +140,8 @@ class PartialFC(vm.PrototypeHead):
         self._compare_loss(saved.get("settings", {}))
         self._check_kappa(own, state_dict)
         self._check_quality(own, state_dict)
-        result = super().load_state_dict({**own, **saved.get("loss", {}), **state_dict}, strict, assign)
+        loss = {key: value for key, value in saved.get("loss", {}).items() if key in own}  # a schedule may be new
+        result = super().load_state_dict({**own, **loss, **state_dict}, strict, assign)
         self._tie_psi()
         if "random" in saved:
             _set_random_state(saved["random"])

@@ -14,12 +14,16 @@ import verimargin as vm
 from verimargin.head.screening import check_screening
 
 from .checkpointing import ScriptTorch
+from .config_check import OURS
 from .head_memory import log_head_memory
 from .image_folder import check_class_folders
 from .kappa import TrainingScript
 from .output_folder import prepare
 from .partial_fc import PartialFC
+from .pretrained import Pretrained
 from .recordio import RecordReader, class_count
+from .schedule import ConfigSchedule
+from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,15 @@ def register(config: Any) -> None:
     Its other keys are those of `vm.KappaTracker`: temperature, gamma, warmup_epochs and, for "memory",
     memory_momentum, memory_dtype and memory_device. ``config.screening`` is that of `vm.PrototypeHead`.
 
+    With ``config.schedule``, a dict, the margin and the scale of the loss change during training, by training steps or
+    by finished epochs (`vm.Schedule`)::
+
+        config.schedule = dict(margin=vm.Ramp(0.0, 0.5, start=0, end=3), unit="epochs")    # or scale=..., unit="steps"
+
+    With ``config.pretrained`` the training starts from a finished run: a `model.pt` gives the backbone, and the folder
+    of a run with ``config.save_all_states = True`` its prototypes too. In upstream's log and in TensorBoard there are
+    the `vm.TrainingStatistics`, as often as upstream logs the loss.
+
     Args:
         config: the complete EasyDict of the config file. `rec` and `num_classes` are compared with the data.
 
@@ -52,8 +65,9 @@ def register(config: Any) -> None:
             them: the network is unknown, or interclass_filtering_threshold is set, which our losses do not have.
             With config.kappa: a key is unknown or a value is wrong, the loss has no margin, or the data are synthetic;
             when the script opens the data: "memory" is used with DALI, or a class has no image. Without config.kappa:
-            the loss is a KappaFace loss. config.screening is no known type. Before training: the output folder
-            holds the run of another loss.
+            the loss is a KappaFace loss. config.screening is no known type. A key or a value of config.schedule is
+            wrong. config.pretrained is not there, or does not fit. Before training: the output folder holds the run of
+            another loss.
         RuntimeError: no train_v2.py is running, so that nothing would be replaced.
     """
     loss = config.get("loss")
@@ -64,13 +78,14 @@ def register(config: Any) -> None:
         raise ValueError(f"the config has no {', '.join(missing)}: set config.{missing[0]} before register(config)")
     check_data(config.rec, config.num_classes)
     observed = _observed_script(config, loss)
-
-    given = config.get("kappa")
+    schedule = ConfigSchedule(config.schedule, loss) if config.get("schedule") is not None else None
+    pretrained = Pretrained(config.pretrained) if config.get("pretrained") is not None else None
+    seen_here = {name: config.get(name) for name in OURS}
 
     def margin_loss(
         s: float, m1: float, m2: float, m3: float, interclass_filtering_threshold: float = 0
     ) -> vm.MarginLoss:
-        for name, seen in (("kappa", given), ("loss", loss)):
+        for name, seen in seen_here.items():
             if config.get(name) is not seen:
                 raise ValueError(f"config.{name} was set after register(config), which did not see it: set it before")
         if interclass_filtering_threshold > 0:
@@ -84,14 +99,27 @@ def register(config: Any) -> None:
         return loss
 
     script = _running_script()
-    names = {**script.__dict__, "get_model": _named(script.__dict__["get_model"])}
-    screening = config.get("screening")
-    head = PartialFC if screening is None else partial(PartialFC, screening=check_screening(screening))
-    ours = {"PartialFC_V2": head, "CombinedMarginLoss": margin_loss, "get_model": names["get_model"]}
-    ours["torch"] = ScriptTorch(config)
+    names = {**script.__dict__, "get_model": _get_model(script.__dict__["get_model"], pretrained)}
+    log = TrainingLog()
+    options = {"screening": check_screening(config.get("screening", "auto")), "script": observed, "schedule": schedule}
+    ours = {
+        "PartialFC_V2": partial(_head, log, pretrained, **options),
+        "CombinedMarginLoss": margin_loss,
+        "get_model": names["get_model"],
+        "torch": ScriptTorch(config),
+    }
     if observed is not None:
-        ours |= {**observed.replacements(names), "PartialFC_V2": partial(head, script=observed)}
-    script.__dict__.update(ours)
+        ours |= observed.replacements(names)
+    script.__dict__.update({**ours, **log.replacements({**names, **ours})})
+
+
+def _head(log: TrainingLog, pretrained: Pretrained | None, *args: Any, **options: Any) -> PartialFC:
+    """The head of the running script."""
+    head = PartialFC(*args, **options)
+    if pretrained is not None:
+        pretrained.load_prototypes(head)
+    log.head = head
+    return head
 
 
 def _observed_script(config: Any, loss: vm.MarginLoss) -> TrainingScript | None:
@@ -150,15 +178,18 @@ def _running_script() -> ModuleType:
     )
 
 
-def _named(get_model: Callable) -> Callable:
-    """get_model, except that its bare ValueError() for an unknown network gets a message that names the network."""
+def _get_model(get_model: Callable, pretrained: Pretrained | None) -> Callable:
+    """get_model, except that the weights are those of config.pretrained, and that its bare ValueError() for an unknown
+    network gets a message that names the network.
+    """
 
-    def named(name: str, **kwargs: Any) -> Any:
+    def model(name: str, **kwargs: Any) -> Any:
         try:
-            return get_model(name, **kwargs)
+            backbone = get_model(name, **kwargs)
         except ValueError as error:
             if error.args:
                 raise
             raise ValueError(f"config.network is {name!r}, which backbones.get_model does not know") from error
+        return backbone if pretrained is None else pretrained.load_backbone(backbone)
 
-    return named
+    return model

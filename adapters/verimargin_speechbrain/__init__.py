@@ -19,6 +19,7 @@ _HOME = {
     "check_corpus": "corpus",
     "check_trials": "corpus",
     "check_verification": "corpus",
+    "start_from": "finetuning",
 }
 __all__ = list(_HOME)
 

@@ -33,7 +33,17 @@ def test_register_by_any_name_will_do(config, call):
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("kapa", "kappa"), ("los", "loss"), ("losss", "loss"), ("kapppa", "kappa")]
+    ("name", "meant"),
+    [
+        ("kapa", "kappa"),
+        ("los", "loss"),
+        ("losss", "loss"),
+        ("kapppa", "kappa"),
+        ("shedule", "schedule"),
+        ("scheduler", "schedule"),
+        ("pretrain", "pretrained"),
+        ("pretained", "pretrained"),
+    ],
 )
 def test_a_name_close_to_ours_is_refused(config, name, meant):
     text = f"config.{name} = 1\nregister(config)\n"

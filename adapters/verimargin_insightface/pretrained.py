@@ -1,0 +1,90 @@
+"""``config.pretrained``: a training that starts from the weights of a finished run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import verimargin as vm
+from verimargin._sharding import rows_of
+
+from .rank_files import HEAD, find, newest
+from .resharding import ShardedCheckpoint
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = "state_dict_backbone"
+
+
+class Pretrained:
+    """The weights of a finished run: of the backbone, and of the prototypes if they are there.
+
+    Args:
+        path: a `model.pt`, which has the backbone alone, so that the prototypes are new; or the output folder of a run
+            with ``config.save_all_states = True``, on any number of ranks, whose prototypes are inherited.
+
+    Raises:
+        ValueError: there is no such file, or the folder has no whole checkpoint.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path, self.checkpoint = Path(path), None
+        if self.path.is_dir():
+            try:
+                files = newest(self.path, *find(self.path))
+            except ValueError as error:
+                raise ValueError(
+                    f"config.pretrained: {error}; or give its model.pt, to start with new prototypes"
+                ) from error
+            self.checkpoint = ShardedCheckpoint([file.path for file in files])
+        elif not self.path.is_file():
+            raise ValueError(
+                f"config.pretrained is {str(path)!r}, which is not there: give a model.pt or the output folder of a run"
+            )
+        self._backbone = self._backbone_state()
+
+    def _backbone_state(self) -> Mapping[str, Any]:
+        if self.checkpoint is not None:
+            return self.checkpoint.parts[0][BACKBONE]
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # of pickle, zipfile or torch
+            raise ValueError(f"config.pretrained: {self.path} cannot be read as the weights of a network") from error
+        if not isinstance(state, Mapping) or HEAD in state:
+            raise ValueError(
+                f"config.pretrained: {self.path} is not the weights of a network: give a model.pt, or the folder of "
+                "the run, which holds the checkpoints of all ranks"
+            )
+        return state
+
+    def load_backbone(self, backbone: torch.nn.Module) -> torch.nn.Module:
+        """The backbone, with the weights of the run."""
+        try:
+            backbone.load_state_dict(self._backbone)
+        except RuntimeError as error:
+            raise ValueError(
+                f"config.pretrained: {self.path} is of another network than config.network, or another embedding_size: "
+                f"{error}"
+            ) from error
+        logger.info(
+            "the training starts from %s, with %s prototypes", self.path, "new" if self.checkpoint is None else "its"
+        )
+        return backbone
+
+    def load_prototypes(self, head: vm.PrototypeHead) -> None:
+        """Give the head this rank's part of the prototypes, if the run's are known."""
+        if self.checkpoint is None:
+            return
+        found, wanted = self.checkpoint.classes, head.num_classes
+        if found != wanted:
+            raise ValueError(
+                f"config.pretrained: {self.path} has {found} classes, config.num_classes is {wanted}: give the run's "
+                "model.pt, to start with new prototypes"
+            )
+        rows = rows_of([part[HEAD]["weight"] for part in self.checkpoint.parts], dist.get_world_size(), dist.get_rank())
+        with torch.no_grad():
+            head.weight.copy_(rows)

@@ -1,0 +1,100 @@
+"""A training that starts from the weights of a finished run, in a folder of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+ENCODER = "label_encoder.txt"
+
+
+def start_from(
+    folder: str | Path,
+    save_folder: str | Path,
+    parts: dict[str, torch.nn.Module],
+    classifier: torch.nn.Module | None = None,
+) -> None:
+    """Load the weights of a finished run before the script trains; for a recipe, as `__start: !apply:`.
+
+    The epochs, the optimiser and the learning rate begin anew, and so do the margin and the loss. Once this run has a
+    checkpoint of its own, it resumes that one, and nothing is loaded from the finished run.
+
+    Args:
+        folder: the `save_folder` of the finished run, of which the checkpoint with the smallest ErrorRate is taken; or
+            a folder `CKPT+...` in it.
+        save_folder: that of this run.
+        parts: `embedding_model` and others, by the names that they have among the finished run's recoverables.
+        classifier: a classifier that inherits the prototypes; each speaker keeps the number in the finished run's label
+            encoder, which is copied. Without it, the prototypes are new.
+
+    Raises:
+        ValueError: there is no such checkpoint, it lacks a part, or a part or the number of speakers does not fit.
+    """
+    folder, save_folder = Path(folder), Path(save_folder)
+    if any(save_folder.glob("CKPT+*")):
+        logger.info("%s has a checkpoint: it is resumed, and nothing is loaded from %s", save_folder, folder)
+        return
+    checkpoint = _best_checkpoint(folder)
+    wanted = [*parts, "classifier"] if classifier is not None else [*parts]
+    if missing := [name for name in wanted if name not in checkpoint.paramfiles]:
+        raise ValueError(
+            f"{checkpoint.path} has no {missing[0]}.ckpt: it has {', '.join(sorted(checkpoint.paramfiles))}; give the "
+            "checkpoint of a run that saved it"
+        )
+    try:
+        Checkpointer(checkpoint.path.parent, parts).load_checkpoint(checkpoint)
+    except RuntimeError as error:
+        raise ValueError(f"{checkpoint.path} does not fit the recipe's model: {error}") from error
+    if classifier is not None:
+        _inherit_prototypes(classifier, checkpoint.paramfiles["classifier"])
+        run_on_main(_copy_encoder, [checkpoint.path.parent / ENCODER, save_folder / ENCODER])
+    logger.info("the training starts from %s, with %s prototypes", checkpoint.path, "its" if classifier else "new")
+
+
+def _best_checkpoint(folder: Path) -> Checkpoint:
+    run = folder.parent if (folder / "CKPT.yaml").is_file() else folder
+    found = Checkpointer(run).find_checkpoints(min_key="ErrorRate") if any(run.glob("CKPT+*")) else []
+    for checkpoint in found:
+        if run == folder or checkpoint.path.resolve() == folder.resolve():
+            return checkpoint
+    raise ValueError(
+        f"{folder} has no checkpoint to start from: give the save_folder of a finished run, which holds folders "
+        "CKPT+..., or one of those"
+    )
+
+
+def _inherit_prototypes(classifier: torch.nn.Module, path: Path) -> None:
+    weight = classifier.get_parameter("weight")
+    saved = torch.load(path, map_location="cpu", weights_only=True)["weight"]
+    if saved.shape != weight.shape:
+        raise ValueError(
+            f"{path} has {len(saved)} prototypes of size {saved.shape[1]}, the recipe's classifier {len(weight)} of "
+            f"size {weight.shape[1]}: set out_n_neurons to {len(saved)} with the same speakers, or start with new "
+            "prototypes"
+        )
+    with torch.no_grad():
+        weight.copy_(saved)
+
+
+def _copy_encoder(source: Path, target: Path) -> None:
+    if not source.is_file():
+        raise ValueError(
+            f"{source} is missing, which says whose the prototypes are: copy it there from the finished run, or start "
+            "with new prototypes"
+        )
+    if target.is_file():
+        if target.read_bytes() != source.read_bytes():
+            raise ValueError(
+                f"{target} numbers the speakers in another way than {source}: give this run an --output_folder of its "
+                "own"
+            )
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
