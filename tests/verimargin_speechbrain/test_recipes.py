@@ -30,10 +30,22 @@ def prepare(save_folder, speakers=5):
     (save_folder / "train.csv").write_text("\n".join(["ID,duration,wav,start,stop,spk_id", *rows]))
 
 
+def finished_run(name, corpus):
+    """The save_folder of a run with the model of a fine-tuning recipe and five speakers."""
+    text = recipes.path(name.replace("_finetune", "" if "small" in name else "_qmargin")).read_text()
+    overrides = f"data_folder: {corpus}\nverification_file: {corpus}/veri_test.txt\noutput_folder: {corpus}/before\n"
+    h = load_hyperpyyaml(text, overrides + "out_n_neurons: 5\n" + "emb_dim: 16\n")
+    h["checkpointer"].save_checkpoint(meta={"ErrorRate": 0.1})
+    prepare(corpus / "before" / "save")
+    return corpus / "before" / "save"
+
+
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     overrides = f"data_folder: {corpus}\nverification_file: {corpus}/veri_test.txt\noutput_folder: {corpus}/out\n"
     overrides += "out_n_neurons: 5\n"
+    if "finetune" in name:
+        overrides += f"finished: {finished_run(name, corpus)}\n"
     if "channels" in recipes.path(name).read_text():
         overrides += "emb_dim: 16\n"
     h = load_hyperpyyaml(recipes.path(name).read_text(), overrides)
@@ -51,6 +63,10 @@ def test_a_recipe_is_complete_and_takes_a_step(name, corpus):
     if "compute_cost" in modules:
         assert recoverables["compute_cost"] is h["compute_cost"]
         assert h["compute_cost"].loss.margin.quality.mean != 20.0
+    if "schedule" in h:
+        assert recoverables["schedule"] is h["schedule"]
+        assert h["schedule"].count == 1
+        assert 0.2 < h["compute_cost"].loss.margin.m < 0.21
     if "kappa" in modules:
         assert h["dataloader_options"]["collate_fn"] is h["training_samples"]
         assert recoverables["kappa"] is h["kappa"]
