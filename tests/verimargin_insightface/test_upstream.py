@@ -61,6 +61,7 @@ config.frequent = 1
 config.val_targets = {val_targets}
 config.loss = {loss}
 config.kappa = {kappa}
+{more}
 register(config)
 
 script = sys.modules["__main__"]
@@ -112,7 +113,7 @@ def faces(tmp_path_factory) -> pathlib.Path:
 def configure(checkout, name, **values) -> str:
     defaults = {
         "num_classes": 4, "network": "mbf", "resume": False, "val_targets": [], "stop": 0,
-        "keep": 0, "kept": "", "kappa": None, "output": str(checkout / "work" / name),
+        "keep": 0, "kept": "", "kappa": None, "more": "", "output": str(checkout / "work" / name),
         "loss": "vm.q_margin(alpha=1.5, scale=10, margin=0.2)",
     }  # fmt: skip
     (checkout / "configs" / f"{name}.py").write_text(CONFIG.format(**{**defaults, **values}))
@@ -167,17 +168,23 @@ def test_verification_sets_are_read_while_training(resumed):
         pytest.param(1, "rec", "dict(estimator='memory')", marks=pytest.mark.slow),
     ],
 )
-def test_kappaface_resumes_exactly(python, checkout, faces, tmp_path, ranks, data, kappa):
+def test_kappaface_and_a_schedule_resume_exactly(python, checkout, faces, tmp_path, ranks, data, kappa):
     """Resumed from the checkpoint that an uninterrupted run wrote after its first epoch."""
     steps, settings = 8 // ranks, {"rec": str(faces / data), "kappa": kappa, "val_targets": ["pairs"]}
+    settings["more"] = "config.schedule = dict(margin=vm.Ramp(0.1, 0.5, end=6), scale=vm.Ramp(8.0, 10.0), unit='steps')"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     parts.mkdir()
     config = configure(checkout, "kappa", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
     log = python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout).stdout
     assert "KappaFace after epoch 2: kappa mean " in log
+    assert f"Global Step: {2 * steps}   active classes " in log
+    assert f"Global Step: {2 * steps}   prototypes without gradient " in log
     config = configure(checkout, "resumed_kappa", **settings, output=str(parts), resume=True)
     python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
     for rank in range(ranks):
+        head = torch.load(parts / f"checkpoint_gpu_{rank}.pt")["state_dict_softmax_fc"]
+        saved = head._metadata[""]["verimargin"]["loss"]["schedule._extra_state"]
+        assert (saved["count"], saved["scale"]) == (2 * steps, 10.0)
         assert losses(parts, rank) == losses(whole, rank)[steps:]
         a, b = (torch.load(folder / f"checkpoint_gpu_{rank}.pt") for folder in (whole, parts))
         for key in ("state_dict_backbone", "state_dict_softmax_fc"):
@@ -214,6 +221,21 @@ def test_a_margin_that_follows_the_quality_resumes_exactly(python, checkout, fac
         averages.append([float(a["state_dict_softmax_fc"][f"loss.margin.quality.{name}"]) for name in ("mean", "std")])
     assert averages == averages[:1] * ranks
     assert averages[0] != [20.0, 100.0]
+
+
+def test_a_training_starts_from_a_finished_run(python, checkout, faces, resumed):
+    whole, *_ = resumed
+    found = {}
+    for path in (whole, whole / "model.pt"):
+        output = checkout / "work" / f"from_{path.name}"
+        settings = {"rec": str(faces / "rec"), "output": str(output), "stop": 1}
+        config = configure(checkout, "finetune", **settings, more=f"config.pretrained = {str(path)!r}")
+        log = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout).stderr
+        found[path.name] = log, float(losses(output, 0)[0])
+    (log, inherited), (new_log, new) = found.values()
+    assert f"the training starts from {whole}, with its prototypes" in log
+    assert "model.pt, with new prototypes" in new_log
+    assert inherited < 0.8 * new
 
 
 def test_another_number_of_ranks_goes_on(python, checkout, faces, resumed):

@@ -70,6 +70,29 @@ def test_train_resume_and_verify(upstream_recipe, voxceleb_layout, tmp_path):
 
 
 @pytest.mark.timeout(1200)
+def test_a_finished_run_is_fine_tuned_with_a_scheduled_margin(upstream_recipe, voxceleb_layout, tmp_path):
+    script = upstream_recipe / "train_speaker_embeddings.py"
+    options = ["--data_folder", str(voxceleb_layout), *BRIEF, "--number_of_epochs", "1"]
+    run(script, "train_ecapa_small.yaml", tmp_path, *options, "--output_folder", "base")
+    tune = ["--data_folder", str(voxceleb_layout), *BRIEF, "--output_folder", "tuned", "--finished", "base/save"]
+    printed = run(script, "train_ecapa_small_finetune.yaml", tmp_path, *tune, "--number_of_epochs", "1")
+    assert re.search(r"the training starts from base/save/CKPT\+.*, with its prototypes", printed)
+    before, first = (tmp_path / name / "train_log.txt" for name in ("base", "tuned"))
+    assert logged(first, "train loss")[0] < logged(before, "train loss")[0]
+    assert logged(first, "train target cosine")[0] > logged(before, "train target cosine")[0]
+    shutil.rmtree(tmp_path / "base")  # a resumed run does without it
+    run(script, "train_ecapa_small_finetune.yaml", tmp_path, *tune, "--number_of_epochs", "2")
+    assert logged(first, "train margin") == pytest.approx([0.4, 0.4])
+    (newest,) = sorted((tmp_path / "tuned" / "save").glob("CKPT+*"))[-1:]
+    steps = torch.load(newest / "schedule.ckpt")["_extra_state"]["count"]
+    assert steps == 2 * 29
+
+
+def logged(path, name):
+    return [float(value) for value in re.findall(rf"{name}: ([\d.e+-]+)", path.read_text())]
+
+
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("estimator", ["momentum", "memory"])
 def test_kappaface_trains_resumes_and_leaves_a_stock_model(estimator, upstream_recipe, voxceleb_layout, tmp_path):
     script = upstream_recipe / "train_speaker_embeddings.py"
