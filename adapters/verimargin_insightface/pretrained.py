@@ -86,5 +86,10 @@ class Pretrained:
                 "model.pt, to start with new prototypes"
             )
         rows = rows_of([part[HEAD]["weight"] for part in self.checkpoint.parts], dist.get_world_size(), dist.get_rank())
+        if rows.shape != head.weight.shape:
+            raise ValueError(
+                f"config.pretrained: {self.path} has prototypes of shape {tuple(rows.shape[1:])} for each class, the "
+                f"head of shape {tuple(head.weight.shape[1:])}: give the run's model.pt, to start with new prototypes"
+            )
         with torch.no_grad():
             head.weight.copy_(rows)

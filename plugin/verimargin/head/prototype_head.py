@@ -165,8 +165,9 @@ class PrototypeHead(torch.nn.Module):
         return embeddings / norm.clamp_min(EPS), norm.detach().squeeze(1), labels
 
     def _mean_target_cosine(self, unit: Tensor, weight: Tensor, column: Tensor) -> Tensor:
-        cosine = F.cosine_similarity(unit, weight[column.clamp_min(0)], eps=EPS)
-        return self.shard.sum(torch.where(column >= 0, cosine, 0.0).sum()) / len(unit)
+        rows = weight.unflatten(0, (-1, self.subcenters))[column.clamp_min(0)]
+        cosine = F.cosine_similarity(unit[:, None], rows, dim=2, eps=EPS).amax(1)
+        return self.shard.sum(torch.where(column >= 0, cosine, 0.0).sum()) / max(len(unit), 1)
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """The prototypes that take part in this step, and the column of each target among them."""

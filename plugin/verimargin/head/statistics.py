@@ -97,7 +97,7 @@ class TrainingStatistics:
 
     def _see_prototypes(self, weight: Tensor) -> None:
         if weight.grad is not None:
-            self._see((weight.grad[:, :PROBE] != 0).any(1))
+            self._see((weight.grad[..., :PROBE] != 0).flatten(1).any(1))
 
     def _see_cosines(self, grad: Tensor) -> None:
         self._see((grad != 0).flatten(0, -2).any(0))

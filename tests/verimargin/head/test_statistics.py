@@ -57,6 +57,21 @@ def test_means_and_untouched_prototypes_are_those_of_the_formulas(source):
     assert statistics.read() == {"margin": 0.1, "scale": 9.0}
 
 
+def test_with_subcenters_a_class_counts_by_its_nearest():
+    torch.manual_seed(0)
+    head = vm.PrototypeHead(32, 40, vm.q_margin(1.5, 20.0, 0.2), subcenters=3)
+    statistics = vm.TrainingStatistics(head)
+    x, labels = torch.randn(5, 32), torch.arange(5)
+    loss = head(x, labels)
+    statistics.update()
+    loss.backward()
+    assert statistics.read()["target cosine"] == pytest.approx(
+        float(head.cosine(x)[labels, labels].mean().detach()), abs=1e-6
+    )
+    touched = (head.weight.grad != 0).flatten(1).any(1)
+    assert 0 < statistics.without_gradient() == int((~touched).sum())
+
+
 def test_a_dense_loss_has_no_active_classes_to_count():
     head = vm.PrototypeHead(16, 30, vm.arcface())
     statistics = vm.TrainingStatistics(head)
