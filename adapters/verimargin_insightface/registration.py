@@ -101,7 +101,11 @@ def register(config: Any) -> None:
     script = _running_script()
     names = {**script.__dict__, "get_model": _get_model(script.__dict__["get_model"], pretrained)}
     log = TrainingLog()
-    options = {"screening": check_screening(config.get("screening", "auto")), "script": observed, "schedule": schedule}
+    options = {
+        "screening": check_screening(config.get("screening") or "auto"),
+        "script": observed,
+        "schedule": schedule,
+    }
     ours = {
         "PartialFC_V2": partial(_head, log, pretrained, **options),
         "CombinedMarginLoss": margin_loss,

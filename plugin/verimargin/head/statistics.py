@@ -64,8 +64,9 @@ class TrainingStatistics:
             self.num_classes = cosine.shape[-1]
             if cosine.requires_grad:
                 cosine.register_hook(self._see_cosines)
-        source = self.source
-        values = torch.stack([source.active_classes, source.zero_loss, source.target_cosine]).detach()
+        source, unknown = self.source, self.source.target_cosine.new_full((), math.nan)
+        counts = [source.active_classes, source.zero_loss] if self.loss.alpha > 1.0 else [unknown, unknown]
+        values = torch.stack([*counts, source.target_cosine])
         self._sums = self._sums.to(values.device) + values
         self._steps, self._all_steps = self._steps + 1, self._all_steps + 1
         if self._all_steps <= FIRST_STEPS:
