@@ -55,7 +55,9 @@ def start_from(
     if classifier is not None:
         _inherit_prototypes(classifier, checkpoint.paramfiles["classifier"])
         run_on_main(_copy_encoder, [checkpoint.path.parent / ENCODER, save_folder / ENCODER])
-    logger.info("the training starts from %s, with %s prototypes", checkpoint.path, "its" if classifier else "new")
+    # as a warning, because the script shows no others before it has made the folder of the experiment
+    found = "new" if classifier is None else "its"
+    logger.warning("the training starts from %s, with %s prototypes", checkpoint.path, found)
 
 
 def _best_checkpoint(folder: Path) -> Checkpoint:
