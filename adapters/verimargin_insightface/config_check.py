@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-OURS = ("loss", "kappa", "schedule", "pretrained")
+OURS = ("loss", "kappa", "schedule", "pretrained", "subcenters")
 REGISTER = "from verimargin_insightface import register\nregister(config)"
 
 

@@ -26,12 +26,13 @@ def log_head_memory(config: Any, loss: vm.MarginLoss) -> None:
 def describe(config: Any, loss: vm.MarginLoss, ranks: int, gpu: bool) -> str:
     """The line of the log. What a config leaves out counts as in upstream's configs/base.py."""
     work = Workload(config.num_classes, ranks, config.get("batch_size", 128), config.get("embedding_size", 512))
-    memory = prototype_head_memory(work, loss.alpha, gpu, config.get("sample_rate", 1.0))
+    rows = replace(work, classes=work.classes * config.get("subcenters", 1))
+    memory = prototype_head_memory(rows, loss.alpha, gpu, config.get("sample_rate", 1.0))
     if config.get("optimizer", "sgd") == "adamw":  # which keeps two moments
         memory = replace(memory, momentum=2 * memory.momentum)
     return (
         f"the head needs about {_shown(memory.peak)} on each of {ranks} ranks: {_shown(memory.prototypes)} for "
-        f"{work.rows:,} of {work.classes:,} prototypes, as much for their gradient, {_shown(memory.momentum)} for the "
+        f"{rows.rows:,} of {rows.classes:,} prototypes, as much for their gradient, {_shown(memory.momentum)} for the "
         f"optimiser's state, and at times up to {_shown(max(memory.float16_copy + memory.head, memory.optimiser))} more"
     )
 

@@ -39,13 +39,13 @@ class PartialFC(vm.PrototypeHead):
             this share of each rank's classes. For alpha > 1 leave it at 1: most classes have probability 0 then
             and cost only one product, so that leaving them out saves little and makes the loss inexact.
         fp16: accepted for compatibility with `PartialFC_V2`. The head computes in the precision of the prototypes.
-        screening: as for `vm.PrototypeHead`.
+        screening, subcenters: as for `vm.PrototypeHead`.
         schedule: that of ``config.schedule``, which goes on with each training step or epoch.
         script: a running train_v2.py with ``config.kappa``. Each training step is passed on to a `KappaFace` (the
             attribute `kappa`), which scales the margin of each class.
 
     Shapes: local_embeddings (B, d), local_labels (B,) or (B, 1) global class ids; B may be 0 and may
-    differ between ranks and steps. `weight` is (local classes, d).
+    differ between ranks and steps. `weight` is (local classes, d), with sub-centres (local classes, K, d).
 
     The state dict has upstream's only key, `weight`, together with the tensors of the loss, if it has any, and those
     of KappaFace under `kappa.`. An upstream checkpoint loads here; a checkpoint of ours without these additional
@@ -70,10 +70,12 @@ class PartialFC(vm.PrototypeHead):
         screening: str = "auto",
         script: TrainingScript | None = None,
         schedule: ConfigSchedule | None = None,
+        subcenters: int = 1,
     ):
         if not dist.is_initialized():
             raise RuntimeError("there is no process group: call torch.distributed.init_process_group() first")
-        super().__init__(embedding_size, num_classes, margin_loss, sample_rate, dist.group.WORLD, screening)
+        world = dist.group.WORLD
+        super().__init__(embedding_size, num_classes, margin_loss, sample_rate, world, screening, subcenters)
         self._settings = settings_of(margin_loss)  # now, because a schedule may change them
         self.kappa: KappaFace | None = None
         if script is not None:

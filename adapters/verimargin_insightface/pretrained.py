@@ -10,7 +10,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import verimargin as vm
+from torch import Tensor
 from verimargin._sharding import rows_of
+from verimargin.files.prototypes import PRUNED, read_prototypes
 
 from .rank_files import HEAD, find, newest
 from .resharding import ShardedCheckpoint
@@ -25,7 +27,8 @@ class Pretrained:
 
     Args:
         path: a `model.pt`, which has the backbone alone, so that the prototypes are new; or the output folder of a run
-            with ``config.save_all_states = True``, on any number of ranks, whose prototypes are inherited.
+            with ``config.save_all_states = True``, on any number of ranks, whose prototypes are inherited; or what
+            `verimargin prune` made of it.
 
     Raises:
         ValueError: there is no such file, or the folder has no whole checkpoint.
@@ -33,6 +36,11 @@ class Pretrained:
 
     def __init__(self, path: str | Path):
         self.path, self.checkpoint = Path(path), None
+        self._pruned: Tensor | None = None
+        if (self.path / PRUNED).is_file():
+            self._pruned = read_prototypes([self.path / PRUNED])
+            self._backbone = _backbone_of(self.path / "model.pt")
+            return
         if self.path.is_dir():
             try:
                 files = newest(self.path, *find(self.path))
@@ -45,21 +53,17 @@ class Pretrained:
             raise ValueError(
                 f"config.pretrained is {str(path)!r}, which is not there: give a model.pt or the output folder of a run"
             )
-        self._backbone = self._backbone_state()
+        self._backbone = _backbone_of(self.path) if self.checkpoint is None else self.checkpoint.parts[0][BACKBONE]
 
-    def _backbone_state(self) -> Mapping[str, Any]:
+    @property
+    def _has_prototypes(self) -> bool:
+        return self.checkpoint is not None or self._pruned is not None
+
+    def _prototypes(self) -> list[Tensor]:
+        """The prototypes of the run, in parts."""
         if self.checkpoint is not None:
-            return self.checkpoint.parts[0][BACKBONE]
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of pickle, zipfile or torch
-            raise ValueError(f"config.pretrained: {self.path} cannot be read as the weights of a network") from error
-        if not isinstance(state, Mapping) or HEAD in state:
-            raise ValueError(
-                f"config.pretrained: {self.path} is not the weights of a network: give a model.pt, or the folder of "
-                "the run, which holds the checkpoints of all ranks"
-            )
-        return state
+            return [part[HEAD]["weight"] for part in self.checkpoint.parts]
+        return [] if self._pruned is None else [self._pruned]
 
     def load_backbone(self, backbone: torch.nn.Module) -> torch.nn.Module:
         """The backbone, with the weights of the run."""
@@ -71,21 +75,22 @@ class Pretrained:
                 f"{error}"
             ) from error
         logger.info(
-            "the training starts from %s, with %s prototypes", self.path, "new" if self.checkpoint is None else "its"
+            "the training starts from %s, with %s prototypes", self.path, "its" if self._has_prototypes else "new"
         )
         return backbone
 
     def load_prototypes(self, head: vm.PrototypeHead) -> None:
         """Give the head this rank's part of the prototypes, if the run's are known."""
-        if self.checkpoint is None:
+        if not self._has_prototypes:
             return
-        found, wanted = self.checkpoint.classes, head.num_classes
+        parts = self._prototypes()
+        found, wanted = sum(map(len, parts)), head.num_classes
         if found != wanted:
             raise ValueError(
                 f"config.pretrained: {self.path} has {found} classes, config.num_classes is {wanted}: give the run's "
                 "model.pt, to start with new prototypes"
             )
-        rows = rows_of([part[HEAD]["weight"] for part in self.checkpoint.parts], dist.get_world_size(), dist.get_rank())
+        rows = rows_of(parts, dist.get_world_size(), dist.get_rank())
         if rows.shape != head.weight.shape:
             raise ValueError(
                 f"config.pretrained: {self.path} has prototypes of shape {tuple(rows.shape[1:])} for each class, the "
@@ -93,3 +98,16 @@ class Pretrained:
             )
         with torch.no_grad():
             head.weight.copy_(rows)
+
+
+def _backbone_of(path: Path) -> Mapping[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zipfile or torch
+        raise ValueError(f"config.pretrained: {path} cannot be read as the weights of a network") from error
+    if not isinstance(state, Mapping) or HEAD in state:
+        raise ValueError(
+            f"config.pretrained: {path} is not the weights of a network: give a model.pt, or the folder of the run, "
+            "which holds the checkpoints of all ranks"
+        )
+    return state

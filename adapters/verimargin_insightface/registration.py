@@ -45,7 +45,8 @@ def register(config: Any) -> None:
         config.kappa = dict(estimator="momentum", momentum=0.999)    # or dict(estimator="memory")
 
     Its other keys are those of `vm.KappaTracker`: temperature, gamma, warmup_epochs and, for "memory",
-    memory_momentum, memory_dtype and memory_device. ``config.screening`` is that of `vm.PrototypeHead`.
+    memory_momentum, memory_dtype and memory_device. ``config.screening`` and ``config.subcenters`` are those of
+    `vm.PrototypeHead`.
 
     With ``config.schedule``, a dict, the margin and the scale of the loss change during training, by training steps or
     by finished epochs (`vm.Schedule`)::
@@ -105,6 +106,7 @@ def register(config: Any) -> None:
         "screening": check_screening(config.get("screening") or "auto"),
         "script": observed,
         "schedule": schedule,
+        "subcenters": config.get("subcenters", 1),
     }
     ours = {
         "PartialFC_V2": partial(_head, log, pretrained, **options),

@@ -25,11 +25,13 @@ class PrototypeClassifier(vm.PrototypeHead):
         input_size: the embedding size.
         out_neurons: the number of speakers.
         loss: a `MarginLoss`, in YAML e.g. ``!apply:verimargin.q_margin {alpha: 1.5, scale: 10, margin: 0.2}``.
-        screening: as for `verimargin.PrototypeHead`.
+        screening, subcenters: as for `verimargin.PrototypeHead`.
     """
 
-    def __init__(self, input_size: int, out_neurons: int, loss: vm.MarginLoss, screening: str = "auto"):
-        super().__init__(input_size, out_neurons, loss, screening=screening)
+    def __init__(
+        self, input_size: int, out_neurons: int, loss: vm.MarginLoss, screening: str = "auto", subcenters: int = 1
+    ):
+        super().__init__(input_size, out_neurons, loss, screening=screening, subcenters=subcenters)
         self._norms: Tensor | None = None  # of the last embeddings in evaluation, for a margin with a `Quality`
 
     def forward(self, embeddings: Tensor) -> Tensor:  # type: ignore[override]

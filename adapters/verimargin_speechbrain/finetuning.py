@@ -77,9 +77,9 @@ def _inherit_prototypes(classifier: torch.nn.Module, path: Path) -> None:
     saved = torch.load(path, map_location="cpu", weights_only=True)["weight"]
     if saved.shape != weight.shape:
         raise ValueError(
-            f"{path} has {len(saved)} prototypes of size {saved.shape[1]}, the recipe's classifier {len(weight)} of "
-            f"size {weight.shape[1]}: set out_n_neurons to {len(saved)} with the same speakers, or start with new "
-            "prototypes"
+            f"{path} has {len(saved)} speakers with prototypes of shape {tuple(saved.shape[1:])}, the recipe's "
+            f"classifier {len(weight)} of shape {tuple(weight.shape[1:])}: set out_n_neurons to {len(saved)} with the "
+            "same speakers, or start with new prototypes"
         )
     with torch.no_grad():
         weight.copy_(saved)

@@ -1,5 +1,7 @@
 """config.pretrained, in a small script with upstream's calls."""
 
+from pathlib import Path
+
 import pytest
 import small_train_v2 as small
 import torch
@@ -89,3 +91,30 @@ def test_other_classes_and_networks_are_named(folder, one_rank, monkeypatch):
     monkeypatch.setitem(small.NAMES, "get_model", lambda name, **_: torch.nn.Linear(3, 4))
     with pytest.raises(ValueError, match=r"is of another network than config.network"):
         start(0, str(folder), str(folder / "run" / "model.pt"))
+
+
+def with_subcenters(rank, folder):
+    """A run with sub-centres, twice from its first epoch on; and a start from what `verimargin prune` leaves of it."""
+    with small.as_train_v2() as script:
+        run = small.prepare(script, config := small.configuration(f"{folder}/faces", None, subcenters=3))
+        small.train(run, config, [0])
+        before = small.checkpoint(run)
+        losses = small.train(run, config, [1])
+        small.restore(run, before)
+        again = small.train(run, config, [1])
+        if rank == 0:
+            torch.save(run.backbone.state_dict(), f"{folder}/pruned/model.pt")
+        dist.barrier()
+    _, pruned = start(rank, folder, f"{folder}/pruned")
+    return losses, again, run.head.weight.detach(), pruned
+
+
+def test_subcenters_are_trained_resumed_and_pruned(folder):
+    Path(folder, "pruned").mkdir()
+    left = torch.arange(6.0 * small.SIZE).view(6, small.SIZE)
+    torch.save({"weight": left}, folder / "pruned" / "prototypes.pt")
+    results = on_ranks(2, with_subcenters, str(folder))
+    for losses, again, weight, _ in results:
+        assert losses == again
+        assert weight.shape == (3, 3, small.SIZE)
+    assert torch.equal(torch.cat([pruned for *_, pruned in results]), left)

@@ -60,6 +60,19 @@ def test_trains_on_embeddings_and_validates_on_cosines_as_the_stock_pair():
     torch.testing.assert_close(results[sparse_pair], results[stock_pair], atol=1e-5, rtol=1e-4)
 
 
+def test_subcenters_give_the_cosine_of_the_nearest():
+    weight, embeddings, ids = batch(speakers=120)
+    weight = weight.view(40, 3, -1)
+    classifier = PrototypeClassifier(8, 40, vm.q_margin(1.5, 10.0, 0.2), subcenters=3)
+    classifier.weight.data.copy_(weight)
+    cost = PrototypeCost(classifier)
+    trained = cost(classifier.train()(embeddings), ids % 40)
+    cosine = classifier.eval()(embeddings)
+    expected = torch.einsum("nid,ckd->nick", *(torch.nn.functional.normalize(x, dim=-1) for x in (embeddings, weight)))
+    torch.testing.assert_close(cosine, expected.amax(3))
+    torch.testing.assert_close(cost(cosine, ids % 40), trained)
+
+
 def test_the_margin_follows_the_norms_in_both_modes():
     weight, embeddings, ids = batch()
     (classifier, cost), expected = sparse_quality_pair(weight), quality_loss()

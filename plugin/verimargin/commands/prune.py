@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
+from ..files.anchors import encoder_beside
 from ..files.class_names import read_class_names
 from ..files.embeddings import Embeddings, read_embeddings
-from ..files.prototypes import read_prototypes
+from ..files.prototypes import PRUNED, read_prototypes
 from ..files.whole import whole_folder
 from ..head.subcenters import LARGEST_ANGLE, prune_subcenters
 from . import report
@@ -37,13 +39,16 @@ def prune(
     """Keep the dominant sub-centre of each class, and list the training samples that fall away.
 
     OUT gets prototypes.pt, a state dict with the one prototype of each class, samples.csv, with the angle of every
-    sample, and removed.txt, the ids of the samples that a cleaned training set should leave out.
+    sample, and removed.txt, the ids of the samples that a cleaned training set should leave out. The encoder that lies
+    beside the checkpoint is copied too: in arcface_torch, config.pretrained takes OUT.
     """
     with whole_folder(out) as folder:
         weight, given = read_prototypes([checkpoint]), read_embeddings(embeddings)
         labels = class_numbers(given, read_class_names(names) if names else None, embeddings)
         pruned = prune_subcenters(weight, given.vectors, labels, largest_angle)
-        torch.save({"weight": pruned.weight}, folder / "prototypes.pt")
+        torch.save({"weight": pruned.weight}, folder / PRUNED)
+        if (encoder := encoder_beside([checkpoint])) is not None:
+            shutil.copyfile(encoder, folder / encoder.name)
         columns = labels.tolist(), pruned.nearest.tolist(), pruned.angle.tolist(), pruned.kept.tolist()
         rows = list(zip(given.ids, *columns))
         report.write_csv(folder / "samples.csv", ("id", "class", "subcenter", "angle", "kept"), rows)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .reading import read_tensors
 
+PRUNED = "prototypes.pt"  # what `verimargin prune` writes
 RANK_FILE = re.compile(r"checkpoint_gpu_(\d+)\.pt$")
 
 
