@@ -195,6 +195,23 @@ def test_kappaface_and_a_schedule_resume_exactly(python, checkout, faces, tmp_pa
     assert torch.load(whole / "model.pt").keys() == backbone.keys()  # a plain backbone
 
 
+def resumed_runs(python, checkout, faces, tmp_path, ranks, **settings):
+    """The folders of a whole run, and of one that goes on from the checkpoint after its first epoch, which is equal."""
+    steps, settings = 8 // ranks, {"rec": str(faces / "rec"), **settings}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    parts.mkdir()
+    config = configure(checkout, "unbroken", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
+    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    config = configure(checkout, "broken", **settings, output=str(parts), resume=True)
+    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    for rank in range(ranks):
+        assert losses(parts, rank) == losses(whole, rank)[steps:]
+        a, b = (torch.load(folder / f"checkpoint_gpu_{rank}.pt") for folder in (whole, parts))
+        for key in ("state_dict_backbone", "state_dict_softmax_fc"):
+            assert all(torch.equal(a[key][part], b[key][part]) for part in a[key])
+    return whole, parts
+
+
 @pytest.mark.parametrize(
     ("ranks", "loss"),
     [
@@ -204,23 +221,32 @@ def test_kappaface_and_a_schedule_resume_exactly(python, checkout, faces, tmp_pa
     ],
 )
 def test_a_margin_that_follows_the_quality_resumes_exactly(python, checkout, faces, tmp_path, ranks, loss):
-    """The running averages of the norms too, from the checkpoint that a run wrote after its first epoch."""
-    steps, settings = 8 // ranks, {"rec": str(faces / "rec"), "loss": loss}
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    parts.mkdir()
-    config = configure(checkout, "quality", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
-    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
-    config = configure(checkout, "resumed_quality", **settings, output=str(parts), resume=True)
-    python(*LAUNCHER, "train_v2.py", config, ranks=ranks, cwd=checkout)
+    """The running averages of the norms too."""
+    whole, _ = resumed_runs(python, checkout, faces, tmp_path, ranks, loss=loss)
     averages = []
     for rank in range(ranks):
-        assert losses(parts, rank) == losses(whole, rank)[steps:]
-        a, b = (torch.load(folder / f"checkpoint_gpu_{rank}.pt") for folder in (whole, parts))
-        for key in ("state_dict_backbone", "state_dict_softmax_fc"):
-            assert all(torch.equal(a[key][part], b[key][part]) for part in a[key])
-        averages.append([float(a["state_dict_softmax_fc"][f"loss.margin.quality.{name}"]) for name in ("mean", "std")])
+        head = torch.load(whole / f"checkpoint_gpu_{rank}.pt")["state_dict_softmax_fc"]
+        averages.append([float(head[f"loss.margin.quality.{name}"]) for name in ("mean", "std")])
     assert averages == averages[:1] * ranks
     assert averages[0] != [20.0, 100.0]
+
+
+@pytest.mark.slow
+def test_subcenters_resume_exactly_and_are_pruned(python, checkout, faces, tmp_path):
+    """From the training to the cleaned one, by the commands of the guide."""
+    whole, _ = resumed_runs(python, checkout, faces, tmp_path, 2, more="config.subcenters = 3")
+    assert torch.load(whole / "checkpoint_gpu_0.pt")["state_dict_softmax_fc"]["weight"].shape[:2] == (2, 3)
+    verimargin = "from verimargin.commands.main import main; main()"
+    embeddings, cleaned = str(tmp_path / "training.npz"), str(tmp_path / "cleaned")
+    network = ("--network", "mbf")
+    python(
+        "-c", verimargin, "embed-faces", str(faces / "rec"), str(whole / "model.pt"), embeddings, *network, cwd=checkout
+    )
+    python("-c", verimargin, "prune", str(whole), embeddings, cleaned, cwd=checkout)
+    settings = {"rec": str(faces / "rec"), "output": str(tmp_path / "from_cleaned"), "stop": 1}
+    config = configure(checkout, "cleaned", **settings, more=f"config.pretrained = {cleaned!r}")
+    log = python(*LAUNCHER, "train_v2.py", config, ranks=1, cwd=checkout).stderr
+    assert f"the training starts from {cleaned}, with its prototypes" in log
 
 
 def test_a_training_starts_from_a_finished_run(python, checkout, faces, resumed):
