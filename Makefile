@@ -9,8 +9,9 @@ BIN := .venv/bin
 demo: .venv/ready
 	$(BIN)/verimargin demo
 
+# Two processes with one thread each: most tests are small and use one.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Minutes-long end-to-end runs; SPEECHBRAIN_HOME and ARCFACE_TORCH_HOME name checkouts of the toolkits.
 test-slow: .venv/ready
