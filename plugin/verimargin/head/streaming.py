@@ -69,7 +69,9 @@ class Search:
     def _prune(self) -> None:
         found = self.found()
         rise = Threshold(found, self.target, self.lower, self.alpha).solve(self.unsharded)
-        self.lower = self.lower + rise.to(self.lower)
+        rise = rise.to(self.lower)
+        rounding = torch.finfo(rise.dtype).eps * (self.lower.abs() + rise.abs())  # a bound must not be rounded up
+        self.lower = torch.maximum(self.lower, self.lower + rise - rounding)
         self.known, self.screened = [found.above(self.lower - self.width)], []
         self.size = len(self.known[0])
         self.pruned_size = max(self.size, self.pruned_size)

@@ -118,3 +118,20 @@ def test_autocast_changes_nothing():
         found = step(head, embeddings, labels)
     for a, b in zip(found, expected):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6])
+@pytest.mark.parametrize("alpha", [3.0, 5.0, 8.0])
+def test_prototypes_that_are_equal_or_nearly_so(alpha, spread):
+    """A bound of tau that was rounded up left no class active, and the gradients were nan while the loss was not."""
+    generator = torch.Generator().manual_seed(0)
+    row = torch.randn(1, 32, generator=generator)
+    weight = row + spread * torch.randn(70, 32, generator=generator)
+    embeddings = row + 0.3 * torch.randn(4, 32, generator=generator)
+    loss, labels = vm.q_margin(alpha, 4.0, 0.2), torch.arange(4)
+    found = step(head_with(weight, loss), embeddings, labels)
+    exact = plain_step(loss, embeddings.double(), weight.double(), labels)
+    assert all(bool(torch.isfinite(value).all()) for value in found)
+    torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-6, atol=0)
+    if spread == 0.0 and alpha == 3.0:  # otherwise p follows the rounding of the float32 logits
+        torch.testing.assert_close(found[2].double(), exact[2], rtol=0, atol=1e-6)
