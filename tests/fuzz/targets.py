@@ -224,8 +224,8 @@ def make_records(folder: Path) -> list[Path]:
 
 
 def read_records(folder: Path) -> None:
-    from verimargin_insightface.commands.embed_faces import open_images
     from verimargin_insightface.recordio import RecordReader, class_count, image_keys
+    from verimargin_insightface.training_images import open_images
 
     images = open_images(folder)
     assert len(images.ids) == len(images.labels) > 0
@@ -267,7 +267,7 @@ def make_annotation(folder: Path) -> list[Path]:
 
 
 def read_rows(folder: Path) -> None:
-    from verimargin_speechbrain.commands.embed_speech import COLUMNS, read_annotation
+    from verimargin_speechbrain.annotations import COLUMNS, read_annotation
 
     for row in read_annotation(folder / "train.csv"):
         assert all(isinstance(row[column], str) for column in COLUMNS)

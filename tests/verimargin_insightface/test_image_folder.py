@@ -1,8 +1,8 @@
 import pytest
-from verimargin_insightface.commands.embed_faces import open_images
 from verimargin_insightface.commands.pack import pack_folder
 from verimargin_insightface.image_folder import check_class_folders
 from verimargin_insightface.registration import check_data
+from verimargin_insightface.training_images import open_images
 
 
 @pytest.fixture

@@ -6,45 +6,19 @@ import pytest
 import soundfile
 import torch
 import typer
-from hyperpyyaml import load_hyperpyyaml
 from small_disk import files_up_to
+from small_recipe import RECIPE, make
 from typer.testing import CliRunner
 from verimargin.files import whole
 from verimargin.files.networks import fingerprint
 from verimargin.files.whole import alone
 from verimargin_speechbrain.commands import embed_speech as embed
-
-RECIPE = """
-data_folder: !PLACEHOLDER
-compute_features: !new:torch.nn.Unflatten {dim: 1, unflattened_size: [-1, 10]}
-mean_var_norm: !new:speechbrain.processing.features.InputNormalization {norm_type: sentence, std_norm: False}
-embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
-    input_size: 10
-    channels: [8, 8, 8, 8, 24]
-    kernel_sizes: [5, 3, 3, 3, 1]
-    dilations: [1, 2, 3, 4, 1]
-    attention_channels: 8
-    se_channels: 8
-    lin_neurons: 4
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    loadables: {embedding_model: !ref <embedding_model>}
-    paths: {embedding_model: !ref <data_folder>/model.ckpt}
-    collect_in: !ref <data_folder>/not/there
-"""
+from verimargin_speechbrain.speech_encoder import SpeechEncoder, load_encoder
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    torch.manual_seed(0)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    hparams = load_hyperpyyaml(RECIPE, f"data_folder: {tmp_path}")
-    torch.save(hparams["embedding_model"].state_dict(), tmp_path / "model.ckpt")
-    lines = ["ID, duration, wav, start, stop, spk_id"]
-    for i, speaker in enumerate("aabbbc"):
-        soundfile.write(tmp_path / f"{i}.wav", 0.1 * torch.randn(1200).numpy(), 16000)
-        lines.append(f"{speaker}-{i}, 0.05, $data_root/{i}.wav, {100 * (i % 2)}, 1100, {speaker}")
-    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path
+    return make(tmp_path)
 
 
 def run(corpus, *options, annotations=("train.csv",), out="out.npz"):
@@ -56,12 +30,12 @@ def run(corpus, *options, annotations=("train.csv",), out="out.npz"):
 
 
 def expected(corpus, number, start):
-    hparams = embed.load(corpus / "recipe.yaml", [f"data_folder={corpus}"], "cpu")
+    encoder = load_encoder(corpus / "recipe.yaml", [f"data_folder={corpus}"], "cpu")
     samples = soundfile.read(corpus / f"{number}.wav", start=start, stop=1100, dtype="float32")[0]
     with torch.no_grad():
         features = torch.from_numpy(samples).reshape(1, -1, 10)
         features = features - features.mean(1, keepdim=True)
-        return hparams["embedding_model"](features, torch.ones(1)).flatten(), fingerprint(hparams["embedding_model"])
+        return encoder.model(features, torch.ones(1)).flatten(), fingerprint(encoder.model)
 
 
 def test_embeds_each_recording_by_itself_and_says_whose_it_is(corpus):
@@ -99,15 +73,15 @@ def test_takes_some_of_each_speaker(corpus):
 def test_goes_on_where_it_was_interrupted(corpus, monkeypatch):
     whole = run(corpus, out="whole.npz")
     assert whole.exit_code == 0
-    done, one = [], embed._embed
+    done, one = [], SpeechEncoder.__call__
 
-    def interrupted(row, *rest):
+    def interrupted(self, row):
         if len(done) == 4:
             raise KeyboardInterrupt
         done.append(row["ID"])
-        return one(row, *rest)
+        return one(self, row)
 
-    monkeypatch.setattr(embed, "_embed", interrupted)
+    monkeypatch.setattr(SpeechEncoder, "__call__", interrupted)
     assert run(corpus).exit_code != 0
     assert not (corpus / "out.npz").exists()
     done.clear()
@@ -118,14 +92,6 @@ def test_goes_on_where_it_was_interrupted(corpus, monkeypatch):
 
 
 def test_mistakes_are_named(corpus):
-    (corpus / "bad.csv").write_text("ID,wav\nx,y\n")
-    with pytest.raises(ValueError, match="has no column spk_id, start, stop"):
-        embed.read_annotation(corpus / "bad.csv")
-    with pytest.raises(ValueError, match="does not exist"):
-        embed.read_annotation(corpus / "none.csv")
-    (corpus / "few.yaml").write_text("pretrainer: 1\n")
-    with pytest.raises(ValueError, match="has no compute_features"):
-        embed.load(corpus / "few.yaml", [], "cpu")
     (corpus / "3.wav").unlink()
     result = run(corpus)
     assert "b-3 does not exist: set data_folder" in str(result.exception)
@@ -135,16 +101,16 @@ def test_mistakes_are_named(corpus):
 
 def half_done(corpus, monkeypatch):
     """A run that was interrupted after two recordings."""
-    one, done = embed._embed, []
+    one, done = SpeechEncoder.__call__, []
 
-    def interrupted(row, *rest):
+    def interrupted(self, row):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(row["ID"])
-        return one(row, *rest)
+        return one(self, row)
 
     with monkeypatch.context() as context:
-        context.setattr(embed, "_embed", interrupted)
+        context.setattr(SpeechEncoder, "__call__", interrupted)
         assert run(corpus).exit_code != 0
 
 
@@ -229,35 +195,8 @@ def test_paths_that_mean_something_in_yaml(corpus, tmp_path):
     assert len(np.load(odd / "out.npz")["ids"]) == 6
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("ID,wav,start,stop,spk_id\na,a.wav,0\n", "row 1 of .*bad.csv has more or fewer values"),
-        ("ID,wav,start,stop,spk_id\na,a,b.wav,0,9,x\n", "row 1 of .*bad.csv has more or fewer values"),
-        ("ID,wav,start,stop,spk_id\na,a.wav,0,9,x\nb,b.wav,0.5,9,x\n", "row 2 of .*bad.csv is samples '0.5' to '9'"),
-        ("ID,wav,start,stop,spk_id\na,a.wav,9,9,x\n", "row 1 of .*bad.csv is samples '9' to '9'"),
-        ("ID,wav,start,stop,spk_id\na," + "a" * 200_000 + ",0,9,x\n", "bad.csv is no CSV file: field larger"),
-        ("ID,wav,start,stop,spk_id\na,\udcff,0,9,x\n", "bad.csv is not a text file"),
-    ],
-)
-def test_a_damaged_annotation_is_named(tmp_path, text, message):
-    (tmp_path / "bad.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=message):
-        embed.read_annotation(tmp_path / "bad.csv")
-
-
-def test_a_damaged_recipe_or_recording_is_named(corpus):
-    (corpus / "bad.yaml").write_text("a: [1\nb: 2")
-    with pytest.raises(ValueError, match=r"bad\.yaml is no YAML file"):
-        embed.load(corpus / "bad.yaml", [], "cpu")
-    with pytest.raises(ValueError, match=r"--set data_folder has no value: give KEY=VALUE"):
-        embed.load(corpus / "recipe.yaml", ["data_folder"], "cpu")
-    (corpus / "3.wav").write_bytes(b"no recording")
-    assert "3.wav of b-3 is no recording that can be read" in str(run(corpus).exception)
-
-
 def test_a_second_run_and_a_full_disk_are_found_before_the_computing(corpus, monkeypatch):
-    monkeypatch.setattr(embed, "load", lambda *_: pytest.fail("it computes"))
+    monkeypatch.setattr(embed, "load_encoder", lambda *_: pytest.fail("it computes"))
     with alone(corpus / "out.npz"):
         assert "another process is writing" in str(run(corpus).exception)
     disk = type("Disk", (), {"free": 1000, "total": 2**40})
