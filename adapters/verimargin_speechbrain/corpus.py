@@ -63,15 +63,15 @@ def check_trials(data_folder: str, verification_file: str) -> list[str]:
     Raises:
         ValueError: a folder has no `wav`, or the list is malformed or names a recording that is not there.
     """
-    folders = [_wav(folder) for folder in _folders(data_folder)]
-    tested = [] if _is_url(verification_file) else sorted(trial_names(_filled(verification_file)))
-    for name in tested:
-        if not any((folder / name).is_file() for folder in folders):
-            raise ValueError(
-                f"the trial list {verification_file} names {name}, which is not in {' or '.join(map(str, folders))}: "
-                "give the list that belongs to this corpus"
-            )
-    return tested
+    folders = [_wav(folder) for folder in folders_of(data_folder)]
+    if _is_url(verification_file):
+        return []
+    return list(_located(folders, verification_file))
+
+
+def tested_recordings(data_folder: str, verification_file: str) -> dict[str, Path]:
+    """The recordings that the trial list names, and their files; raises as `check_trials` does."""
+    return _located([_wav(folder) for folder in folders_of(data_folder)], verification_file)
 
 
 def check_verification(data_folder: str, verification_file: str, pretrain_path: str, save_folder: str) -> list[str]:
@@ -109,7 +109,7 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int, sa
             num_speakers, or the save_folder is of a run on another corpus.
     """
     tested = check_trials(data_folder, verification_file)
-    trained = {who for folder in _folders(data_folder) for who in speakers(folder, map(speaker_of, tested))}
+    trained = {who for folder in folders_of(data_folder) for who in speakers(folder, map(speaker_of, tested))}
     if save_folder:
         from .prepared import check_speakers_of, drop_cut_files
 
@@ -140,8 +140,23 @@ def _filled(path: str | Path) -> Path:
     return path
 
 
-def _folders(data_folder: str) -> list[Path]:
+def folders_of(data_folder: str) -> list[Path]:
+    """The folders of a data_folder, which are separated by commas."""
     return [Path(part.strip()) for part in str(data_folder).split(",")]
+
+
+def _located(folders: list[Path], verification_file: str) -> dict[str, Path]:
+    """The file of each recording that the list names."""
+    found = {}
+    for name in sorted(trial_names(_filled(verification_file))):
+        places = [folder / name for folder in folders if (folder / name).is_file()]
+        if not places:
+            raise ValueError(
+                f"the trial list {verification_file} names {name}, which is not in {' or '.join(map(str, folders))}: "
+                "give the list that belongs to this corpus"
+            )
+        found[name] = places[0]
+    return found
 
 
 def _wav(folder: Path) -> Path:

@@ -6,16 +6,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import combinations, pairwise, takewhile
 from pathlib import Path
 
 import numpy as np
+import small_training_folder
 import torch
 import verimargin as vm
 from verimargin.files import hparams
 from verimargin.files.scorers import write_regressor
+from verimargin_insightface.face_trials import LANDMARKS
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, FACE_SIZE, LATENTS = 128, 16, 128
@@ -24,6 +27,13 @@ HARMLESS = {"cd", "cp", "export", "git", "ls", "mkdir"}
 SPEECHBRAIN_SCRIPTS = {"train_speaker_embeddings.py", "speaker_verification_cosine.py"}
 STOCK_RECIPES = {"train_ecapa_tdnn.yaml", "train_ecapa_tdnn_mel_spec.yaml", "train_resnet.yaml"}
 FACE_SCRIPTS = {"train_v2.py", "torch2onnx.py", "onnx_ijbc.py", "eval_ijbc.py", "ijb_evals.py"}
+
+# The package of arcface_torch's folder, with the network of the stand-in run.
+BACKBONES = """
+import torch
+def get_model(name, dropout, fp16):
+    return torch.nn.Sequential(torch.nn.AvgPool2d(28), torch.nn.Flatten(), torch.nn.Linear(48, {size}))
+"""
 
 # What the IJB evaluators have that the launcher looks for.
 EVALUATOR = """
@@ -123,6 +133,11 @@ def _speech(folder: Path, random: np.random.Generator) -> None:
         (folder / annotation).write_text("\n".join(lines) + "\n")
     trials = [f"{a == b:d} e{a}/a/0.wav e{b}/a/1.wav\n" for a in range(4) for b in range(4)]
     (folder / "DATA" / "veri_test.txt").write_text("".join(trials))
+    run = small_training_folder.make(folder / "results" / "qmargin", overrides="", data=folder / "DATA")
+    for name in ("embedding_model.ckpt", "classifier.ckpt"):
+        shutil.copy(folder / "CHECKPOINT" / name, run / "save" / "CKPT+1")
+    for name in ("train.csv", "label_encoder.txt"):
+        shutil.copy(folder / "SAVE" / name, run / "save")
 
 
 def _faces(folder: Path, random: np.random.Generator) -> None:
@@ -148,13 +163,23 @@ def _faces(folder: Path, random: np.random.Generator) -> None:
     meta.mkdir(parents=True)
     rows = random.normal(size=(2, images, FACE_SIZE)).astype(np.float32)
     np.savez(folder / "cosine.npz", embs=rows[0], embs_f=rows[1])
+    (folder / "faces" / "IJBC" / "loose_crop").mkdir()
+    for n in range(images):
+        picture = random.integers(0, 255, (112, 112, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / "faces" / "IJBC" / "loose_crop" / f"{n}.jpg")
+    points = " ".join(map(str, LANDMARKS.reshape(-1)))
     listed = {
         "face_tid_mid": [f"{n}.jpg {n // 2 + 1} {n}" for n in range(images)],
-        "name_5pts_score": [f"{n}.jpg {'1 ' * 10}0.9" for n in range(images)],
+        "name_5pts_score": [f"{n}.jpg {points} 0.9" for n in range(images)],
         "template_pair_label": [f"{a} {b} {(a - 1) // 2 == (b - 1) // 2:d}" for a, b in combinations(range(1, 13), 2)],
     }
     for name, lines in listed.items():
         (meta / f"ijbc_{name}.txt").write_text("\n".join(lines) + "\n")
+    shutil.copytree(folder / "faces" / "IJBC", folder / "IJB_release" / "IJBC")
+    (folder / "backbones.py").write_text(BACKBONES.format(size=FACE_SIZE))
+    settings = {"network": "r50", "rec": "faces/train"}
+    log = [f"Training: 2026-01-01 10:00:00,123-: {name:<25}{value}\n" for name, value in settings.items()]
+    (run / "training.log").write_text("".join(log))
 
 
 def _export(network: torch.nn.Module, shape: tuple[int, ...], path: Path) -> None:
