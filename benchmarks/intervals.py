@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from verimargin import metrics
-from verimargin.metrics import DetCurve, Interval, intervals
+from verimargin.metrics import DetCurve, Interval, student
+from verimargin.metrics import speakers as by_speaker
 
 DIMENSIONS = 16
 METRICS: dict[str, metrics.CurveMetric] = {
@@ -118,11 +119,11 @@ def bayesian(trials: Trials, random: np.random.Generator) -> dict[str, Interval]
 
 def symmetric(trials: Trials, random: np.random.Generator) -> dict[str, Interval]:
     """The value and its jackknife variance, with Student's t."""
-    grouped = intervals._grouped(*trials.judged(), 0.95)
+    grouped = by_speaker.grouped(*trials.judged())
     found = {}
-    for name, v, left_out in zip(METRICS, *intervals._jackknife(intervals._values_of(METRICS), grouped, iter)):
-        variance, freedom = intervals._variance(left_out)
-        half = intervals._student(0.95, freedom) * variance**0.5
+    for name, v, left_out in zip(METRICS, *by_speaker.jackknife(by_speaker.values_of(METRICS), grouped, iter)):
+        variance, freedom = by_speaker.jackknife_variance(left_out)
+        half = student.quantile(0.95, freedom) * variance**0.5
         found[name] = Interval(v - half, v + half)
     return found
 

@@ -5,20 +5,16 @@ matters. Scores are array-likes or tensors of any shape. Metrics also take one w
 """
 
 from .curves import DetCurve, det_curve, eer, min_dcf, tar_at_far
-from .intervals import (
-    CurveMetric,
-    Interval,
-    TooFewSpeakers,
-    confidence_interval,
-    confidence_intervals,
-    difference_intervals,
-)
+from .intervals import Interval, confidence_interval, confidence_intervals
 from .likelihood_ratios import actual_dcf, cllr, min_cllr
+from .paired import Difference, difference_intervals, differences
+from .speakers import CurveMetric, TooFewSpeakers
 from .thresholds import Judged, Threshold, check_fars, judge, thresholds_at_far
 
 __all__ = [
     "CurveMetric",
     "DetCurve",
+    "Difference",
     "Interval",
     "Judged",
     "Threshold",
@@ -30,6 +26,7 @@ __all__ = [
     "confidence_intervals",
     "det_curve",
     "difference_intervals",
+    "differences",
     "eer",
     "judge",
     "min_cllr",

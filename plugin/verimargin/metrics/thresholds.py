@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from .arrays import flat
 from .curves import DetCurve, det_curve
-from .intervals import CurveMetric, Interval, Progress, TooFewSpeakers, confidence_intervals
+from .intervals import Interval, confidence_intervals
+from .speakers import CurveMetric, Progress, TooFewSpeakers
 
 
 class Threshold(NamedTuple):
