@@ -31,7 +31,7 @@ ROOMS = {
 # The libraries that a room, or a folder in it, may import besides Python's own, torch and NumPy. None is a toolkit.
 LIBRARIES = {
     "files": {"onnx", "onnxruntime"},
-    "commands": {"typer", "rich", "tqdm", "matplotlib", "cycler", "jinja2", "markupsafe", "markdown_it"},
+    "commands": {"typer", "rich", "tqdm", "matplotlib", "cycler", "jinja2", "markupsafe", "markdown_it", "yaml"},
     "head.kernels": {"triton"},
 }
 # The packages that an adapter must not know.

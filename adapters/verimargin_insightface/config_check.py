@@ -34,7 +34,7 @@ def check_config(path: Path) -> None:
         tree = ast.parse(path.read_bytes(), str(path))
     except SyntaxError:
         return
-    names = set(_settings(tree))
+    names = set(settings_of(tree))
     set_here = [name for name in OURS if name in names]
     if set_here and not _calls_register(tree):
         raise ValueError(
@@ -46,7 +46,7 @@ def check_config(path: Path) -> None:
             raise ValueError(f"{path} sets config.{name}, which nothing reads: did you mean config.{close[0]}?")
 
 
-def _settings(tree: ast.AST) -> Iterator[str]:
+def settings_of(tree: ast.AST) -> Iterator[str]:
     """The names that are assigned to attributes of `config`."""
     for node in ast.walk(tree):
         match node:

@@ -16,7 +16,7 @@ def hparams(
     name: Annotated[str, typer.Argument(help="a recipe's name, as it stands in the list")] = "",
     folder: Annotated[Path, typer.Argument(help="the folder to copy the recipe to")] = Path("."),
 ) -> None:
-    """List the recipes and configs that ship with the package, or copy the one called NAME to FOLDER."""
+    """List the recipes, configs and experiments that ship with the package, or copy the one called NAME to FOLDER."""
     if not name:
         for known in recipes.names():
             print(known)

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 
@@ -69,3 +70,8 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
 def test_the_version(monkeypatch, capsys):
     assert run(monkeypatch, {"succeeds": succeeds}, "--version") == 0
     assert capsys.readouterr().out == f"verimargin {verimargin.__version__}\n"
+
+
+def test_the_package_can_be_run_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "verimargin.commands", "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("verimargin ")

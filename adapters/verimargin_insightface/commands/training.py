@@ -1,0 +1,105 @@
+"""How `verimargin compare` trains with arcface_torch's train_v2.py."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from verimargin.commands.comparison.experiment import Experiment
+from verimargin.commands.comparison.losses import NamedLoss, suggestion
+from verimargin.commands.comparison.toolkit import Step
+from verimargin.files.reading import read_text
+from verimargin.files.whole import whole
+
+from ..config_check import settings_of
+from ..experiment_config import config_file
+from ..face_trials import open_face_trials
+
+SCRIPT, BASE, NAME = "train_v2.py", Path("configs", "base.py"), "compared"
+OURS = {
+    "seed": "seeds",
+    "output": "out",
+    "rec": "data",
+    "loss": "losses",
+    "kappa": "losses",
+}  # settings that the experiment file has under another name
+RESUMES = ("resume", "save_all_states")
+ALSO = ("screening", "rec", "num_classes", "num_image", "num_epoch", "warmup_epoch", "val_targets")  # not in BASE
+
+
+class ArcFaceTorch:
+    """See `verimargin.commands.comparison.toolkit.Toolkit`."""
+
+    def check(self, experiment: Experiment) -> None:
+        home = folder_of(experiment.home)
+        open_face_trials(experiment.trials, experiment.test_data)
+        for loss in experiment.losses:
+            recipe = experiment.recipe_of(loss)
+            known = sorted({*names_in(home / BASE), *names_in(recipe), *ALSO})
+            for key in experiment.settings_of(loss):
+                if key in OURS:
+                    raise ValueError(f"settings have {key!r}: give it as `{OURS[key]}` of the experiment")
+                if key in RESUMES:
+                    raise ValueError(f"settings have {key!r}: each run saves all states and is resumed; leave it out")
+                if key not in known:
+                    raise ValueError(f"neither {recipe.name} nor {BASE} has {key!r}: {suggestion(key, known)}")
+            if loss.function and loss.build().margin.psi is not None and loss.kappa is None:
+                raise ValueError(
+                    f"the loss {loss.title!r} has a margin for each class, which nothing would change: add kappa, such "
+                    "as {estimator: momentum}"
+                )
+            if loss.kappa is not None and not loss.function:
+                raise ValueError(f"the loss {loss.title!r} has kappa and no loss: name the loss that it belongs to")
+
+    def training(
+        self, experiment: Experiment, loss: NamedLoss, seed: int, devices: Sequence[str], folder: Path
+    ) -> Step:
+        checkout = mirror(folder_of(experiment.home), folder / "checkout")
+        changes = {
+            "settings": {**experiment.settings_of(loss), "rec": str(experiment.data), "seed": seed},
+            "loss": loss.function,
+            "options": dict(loss.options),
+            "kappa": loss.kappa,
+            "output": str(folder / "train"),
+        }
+        with whole(checkout / "configs" / f"{NAME}.py") as partial:
+            partial.write_text(config_file(experiment.recipe_of(loss), changes), encoding="utf-8")
+        ranks = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(devices)}"]
+        script = ["-m", "verimargin_insightface", SCRIPT, f"configs/{NAME}.py"]
+        return Step("train", [sys.executable, *ranks, *script], checkout)
+
+
+def folder_of(home: Path) -> Path:
+    """arcface_torch's folder, of which `home` is the checkout or the folder itself."""
+    for folder in (home / "recognition" / "arcface_torch", home):
+        if (folder / SCRIPT).is_file() and (folder / BASE).is_file():
+            return folder.resolve()
+    raise ValueError(f"{home} has no recognition/arcface_torch/{SCRIPT}: give a checkout of InsightFace as home")
+
+
+def mirror(home: Path, folder: Path) -> Path:
+    """A folder that looks like arcface_torch's, made of links, in whose configs/ a file can be written.
+
+    train_v2.py takes configs from there only, and the user's checkout stays as it is.
+    """
+    shutil.rmtree(folder, ignore_errors=True)  # links are removed, not what they lead to
+    (folder / "configs").mkdir(parents=True)
+    for source, target in ((home, folder), (home / "configs", folder / "configs")):
+        for entry in source.iterdir():
+            if entry.name not in ("configs", "__pycache__", "work_dirs"):
+                (target / entry.name).symlink_to(entry)
+    return folder
+
+
+def names_in(config: Path) -> set[str]:
+    """The settings that a config file assigns."""
+    try:
+        return set(settings_of(ast.parse(read_text(config), str(config))))
+    except SyntaxError as error:
+        raise ValueError(f"{config} is no Python file: {error}") from error
+
+
+TOOLKIT = ArcFaceTorch()

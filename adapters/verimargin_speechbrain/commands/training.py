@@ -1,0 +1,150 @@
+"""How `verimargin compare` trains with SpeechBrain's train_speaker_embeddings.py."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from verimargin.commands.comparison.experiment import Experiment
+from verimargin.commands.comparison.losses import NamedLoss, suggestion
+from verimargin.commands.comparison.toolkit import Step
+from verimargin.files.reading import read_text
+from verimargin.files.whole import whole
+
+from ..corpus import check_trials
+
+SCRIPT = "train_speaker_embeddings.py"
+RECIPES = Path("recipes", "VoxCeleb", "SpeakerRec")
+OURS = {
+    "seed": "seeds",
+    "output_folder": "out",
+    "data_folder": "data",
+    "verification_file": "trials",
+    "device": "devices",
+}  # keys of the recipe that the experiment file has under another name
+
+
+class SpeechBrain:
+    """See `verimargin.commands.comparison.toolkit.Toolkit`."""
+
+    def check(self, experiment: Experiment) -> None:
+        script_of(experiment.home)
+        check_trials(str(experiment.test_data or experiment.data), str(experiment.trials))
+        for loss in experiment.losses:
+            recipe = experiment.recipe_of(loss)
+            keys = keys_of(recipe)
+            for key in experiment.settings_of(loss):
+                if key in OURS:
+                    raise ValueError(f"settings have {key!r}: give it as `{OURS[key]}` of the experiment")
+                if key not in keys and key not in run_options():
+                    raise ValueError(f"{recipe.name} has no key {key!r}: {suggestion(key, sorted(keys))}")
+            check_loss(loss, keys)
+
+    def training(
+        self, experiment: Experiment, loss: NamedLoss, seed: int, devices: Sequence[str], folder: Path
+    ) -> Step:
+        recipe = experiment.recipe_of(loss)
+        text = read_text(recipe)
+        with whole(folder / recipe.name) as partial:
+            partial.write_text(with_cost(text, loss) if loss.function else text, encoding="utf-8")
+        values: dict[str, Any] = {
+            "data_folder": str(experiment.data),
+            "output_folder": str(folder / "train"),
+            "seed": seed,
+        }
+        if "verification_file" in keys_of(recipe):
+            values["verification_file"] = str(experiment.trials)
+        values |= experiment.settings_of(loss)
+        options = {"noprogressbar": True, **device_options(devices)}
+        command = [sys.executable]
+        if len(devices) > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(devices)}"]
+        command += [str(script_of(experiment.home)), recipe.name]
+        return Step("train", [*command, *arguments(values), *arguments(options)], folder)
+
+
+def script_of(home: Path) -> Path:
+    """The training script of a checkout, of which `home` is the root or the folder of the script."""
+    for folder in (home / RECIPES, home):
+        if (folder / SCRIPT).is_file():
+            return folder / SCRIPT
+    raise ValueError(f"{home} has no {RECIPES / SCRIPT}: give a checkout of SpeechBrain as home")
+
+
+def keys_of(recipe: Path) -> set[str]:
+    """The keys of a recipe, without what they stand for."""
+    import yaml
+
+    try:
+        node = yaml.compose(read_text(recipe), Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{recipe} is no YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{recipe} has no keys: give a recipe of {SCRIPT}")
+    return {key.value for key, _ in node.value}
+
+
+def run_options() -> set[str]:
+    """The options of SpeechBrain's scripts besides the keys of a recipe, such as precision."""
+    from speechbrain.core import RunOptions
+
+    return set(RunOptions().as_dict())
+
+
+def check_loss(loss: NamedLoss, keys: set[str]) -> None:
+    """Refuse what only a recipe that is written for it can train."""
+    if loss.kappa is not None:
+        raise ValueError(
+            f"the loss {loss.title!r} has kappa, which is for arcface_torch: give it the recipe "
+            "train_ecapa_small_kappaface.yaml, or one like it, instead"
+        )
+    if not loss.function:
+        return
+    if "compute_cost" not in keys:
+        raise ValueError(
+            f"the loss {loss.title!r}: its recipe has no compute_cost to replace; give it a recipe of {SCRIPT}"
+        )
+    margin = loss.build().margin
+    if margin.psi is not None or getattr(margin, "quality", None) is not None:
+        raise ValueError(
+            f"the loss {loss.title!r} has a margin for each class or sample, which its recipe has to feed and to save: "
+            "give it a recipe instead, such as train_ecapa_small_kappaface.yaml or train_ecapa_small_quality.yaml"
+        )
+
+
+def with_cost(recipe: str, loss: NamedLoss) -> str:
+    """The text of a recipe with the loss as its compute_cost.
+
+    An override on the command line cannot do this: it keeps what the recipe has there, and adds to it.
+    """
+    import yaml
+
+    made = f"!apply:verimargin.{loss.function} {json.dumps(dict(loss.options))}"
+    line = f"compute_cost: !new:verimargin_speechbrain.MarginCost {{loss: {made}}}\n"
+    for key, value in yaml.compose(recipe, Loader=yaml.SafeLoader).value:
+        if key.value == "compute_cost":
+            return recipe[: key.start_mark.index] + line + recipe[value.end_mark.index :]
+    raise ValueError(f"the recipe has no compute_cost: give one of {SCRIPT}")
+
+
+def device_options(devices: Sequence[str]) -> dict[str, Any]:
+    if devices[0] == "cpu":
+        return {"device": "cpu", **({"distributed_backend": "gloo"} if len(devices) > 1 else {})}
+    return {"device": devices[0]} if len(devices) == 1 else {}  # several ranks each find their own
+
+
+def arguments(values: Mapping[str, Any]) -> list[str]:
+    """The values as options of a SpeechBrain script; what is True stands for itself among its flags."""
+    texts = []
+    for key, value in values.items():
+        texts.append(f"--{key}")
+        if key == "noprogressbar":
+            continue
+        texts.append(value if isinstance(value, str) else json.dumps(value))
+    return texts
+
+
+TOOLKIT = SpeechBrain()

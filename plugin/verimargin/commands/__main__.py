@@ -1,0 +1,5 @@
+"""`python -m verimargin.commands` is `verimargin`, in the running Python's environment."""
+
+from .main import main
+
+main()

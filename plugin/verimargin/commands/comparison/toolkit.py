@@ -1,0 +1,49 @@
+"""What `verimargin compare` asks of a toolkit's adapter: how a training is started.
+
+An adapter names an instance in the entry point group "verimargin.toolkits", under the name that an experiment file has
+for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from .experiment import Experiment
+from .losses import NamedLoss, suggestion
+
+GROUP = "verimargin.toolkits"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A program of a run; started again after an interruption, it goes on where it was."""
+
+    name: str
+    command: Sequence[str]
+    folder: Path  # that it is started in
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class Toolkit(Protocol):
+    def check(self, experiment: Experiment) -> None:
+        """Raise ValueError for what the experiment asks and the toolkit cannot do."""
+
+    def training(
+        self, experiment: Experiment, loss: NamedLoss, seed: int, devices: Sequence[str], folder: Path
+    ) -> Step:
+        """Write what the toolkit's script needs to `folder`, and return the step that leaves a run in folder/train.
+
+        The devices are those that the run sees: "cpu", or "cuda:0", "cuda:1", ... for its ranks.
+        """
+
+
+def find_toolkit(name: str) -> Toolkit:
+    """The adapter of the toolkit that an experiment names."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name not in found:
+        raise ValueError(f"the toolkit {name!r} is unknown: {suggestion(name, sorted(found))}")
+    return found[name].load()

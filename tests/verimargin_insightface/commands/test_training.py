@@ -1,0 +1,127 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from verimargin.commands.comparison.experiment import read_experiment
+from verimargin.files.run_record import read_record
+from verimargin_insightface.commands.training import TOOLKIT, mirror
+
+EXPERIMENT = """
+toolkit: arcface_torch
+home: checkout
+recipe: cpu_mbf_qmargin.py
+data: data
+trials: trials.txt
+test_data: data
+out: out
+seeds: [7]
+settings: {num_classes: 3, num_image: 12, num_epoch: 1, batch_size: 4, num_workers: 0}
+losses:
+  theirs: {recipe: configs/theirs.py}
+  ours: {loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2}
+"""
+
+TRIALS = "1 p0/0.png p0/1.png\n"
+
+
+def experiment_in(folder, old="", new=""):
+    home = folder / "checkout" / "recognition" / "arcface_torch"
+    (home / "configs" / "__pycache__").mkdir(parents=True, exist_ok=True)
+    (home / "backbones").mkdir(exist_ok=True)
+    (home / "train_v2.py").write_text("")
+    (home / "configs" / "__init__.py").write_text("")
+    (home / "configs" / "base.py").write_text(
+        "config.network = 'r50'\nconfig.resume = False\nconfig.num_workers = 2\nconfig.lr = 0.1\n"
+    )
+    (folder / "checkout" / "configs").mkdir(exist_ok=True)
+    (folder / "checkout" / "configs" / "theirs.py").write_text("config.num_classes = 3\nconfig.batch_size = 4\n")
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "p0").mkdir(exist_ok=True)
+    for n in range(2):
+        (folder / "data" / "p0" / f"{n}.png").touch()
+    (folder / "trials.txt").write_text(TRIALS)
+    path = folder / "experiment.yaml"
+    path.write_text(EXPERIMENT.replace(old, new))
+    return read_experiment(path)
+
+
+def test_the_script_runs_in_a_mirror_with_a_config_of_its_own(tmp_path):
+    experiment = experiment_in(tmp_path, ", num_workers: 0")
+    (tmp_path / "run").mkdir()
+    step = TOOLKIT.training(experiment, experiment.losses[1], 7, ["cpu", "cpu"], tmp_path / "run")
+    checkout = tmp_path / "run" / "checkout"
+    assert step.folder == checkout
+    assert step.command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    assert step.command[5:] == ["-m", "verimargin_insightface", "train_v2.py", "configs/compared.py"]
+    assert (checkout / "train_v2.py").is_symlink()
+    assert (checkout / "configs" / "base.py").is_symlink()
+    assert not (checkout / "configs" / "__pycache__").exists()
+    text = (checkout / "configs" / "compared.py").read_text()
+    assert '"seed": 7' in text
+    assert '"num_epoch": 1' in text
+    assert str(tmp_path / "run" / "train") in text
+    assert not (tmp_path / "checkout" / "recognition" / "arcface_torch" / "configs" / "compared.py").exists()
+    assert mirror(tmp_path / "checkout" / "recognition" / "arcface_torch", checkout) == checkout  # again
+    assert (tmp_path / "checkout" / "recognition" / "arcface_torch" / "train_v2.py").is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("num_epoch", "num_epochs", "has 'num_epochs': did you mean num_epoch"),
+        ("num_epoch: 1", "seed: 1", "settings have 'seed': give it as `seeds`"),
+        ("num_epoch: 1", "resume: true", "each run saves all states and is resumed"),
+        ("cpu_mbf_qmargin.py", "cpu_mbf_qmargn.py", "did you mean"),
+        ("loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2", "loss: kappaface, num_classes: 3", "add kappa"),
+        ("{recipe: configs/theirs.py}", "{kappa: {estimator: memory}}", "has kappa and no loss"),
+        ("home: checkout", "home: data", "give a checkout of InsightFace as home"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(tmp_path, old, new, message):
+    with pytest.raises(ValueError, match=message):
+        TOOLKIT.check(experiment_in(tmp_path, old, new))
+
+
+def test_kappa_is_taken(tmp_path):
+    loss = "loss: kappaface, num_classes: 3, kappa: {estimator: memory}"
+    TOOLKIT.check(experiment_in(tmp_path, "loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2", loss))
+
+
+def test_a_list_of_images_needs_their_folder(tmp_path):
+    experiment = experiment_in(tmp_path)
+    with pytest.raises(ValueError, match="names images, but no folder is given"):
+        TOOLKIT.check(replace(experiment, test_data=None))
+    with pytest.raises(ValueError, match=r"p0/0\.png"):
+        TOOLKIT.check(replace(experiment, test_data=tmp_path / "checkout"))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_real_script(arcface_torch, tmp_path):
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for person in range(3):
+        folder = tmp_path / "data" / f"p{person}"
+        folder.mkdir(parents=True)
+        for n in range(4):
+            Image.fromarray(random.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(folder / f"{n}.png")
+    (tmp_path / "trials.txt").write_text(TRIALS)
+    path = tmp_path / "experiment.yaml"
+    text = EXPERIMENT.replace("home: checkout", f"home: {arcface_torch}")
+    path.write_text(text.replace("configs/theirs.py", "configs/ms1mv3_mbf.py"))
+    experiment = read_experiment(path)
+    TOOLKIT.check(experiment)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    for loss in experiment.losses:
+        run = tmp_path / loss.title
+        run.mkdir()
+        step = TOOLKIT.training(experiment, loss, 7, ["cpu"], run)
+        done = subprocess.run(step.command, cwd=step.folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        assert (run / "train" / "model.pt").is_file()
+        assert (run / "train" / "checkpoint_gpu_0.pt").is_file()
+    assert read_record(tmp_path / "theirs" / "train") is None
+    assert read_record(tmp_path / "ours" / "train")["loss"] == "MarginLoss QMargin"
