@@ -167,7 +167,7 @@ class PrototypeHead(torch.nn.Module):
     def _mean_target_cosine(self, unit: Tensor, weight: Tensor, column: Tensor) -> Tensor:
         rows = weight.unflatten(0, (-1, self.subcenters))[column.clamp_min(0)]
         cosine = F.cosine_similarity(unit[:, None], rows, dim=2, eps=EPS).amax(1)
-        return self.shard.sum(torch.where(column >= 0, cosine, 0.0).sum()) / max(len(unit), 1)
+        return self.shard.sum(torch.where(column >= 0, cosine, 0.0).sum()) / len(unit)
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """The prototypes that take part in this step, and the column of each target among them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,22 +35,29 @@ class TrainingStatistics:
         print(statistics.read(), statistics.without_gradient())
 
     A step costs no read-back from the device. After the first 20 steps there is one, to warn if more than 70 % of the
-    classes are active, or fewer than two; the warning names settings that would not do so.
+    classes are active, or fewer than two; the warning names settings that would not do so. A step without samples does
+    not count.
 
     Args:
         source: a `PrototypeHead`; or a `MarginLoss`, whose cosines have to be given to `update`.
         embedding_size: d, for the settings in the warning; known from a `PrototypeHead`.
+
+    Raises:
+        ValueError: the source is neither of the two, or `update` is not given the cosines of a `MarginLoss`.
     """
 
     def __init__(self, source: PrototypeHead | MarginLoss, embedding_size: int | None = None):
+        if not isinstance(source, (PrototypeHead, MarginLoss)):
+            raise ValueError(f"the source of the statistics is {source!r}: give a PrototypeHead or a MarginLoss")
         self.source, self.embedding_size = source, embedding_size
         self.num_classes = 0
-        self._steps = self._all_steps = 0
-        self._sums = self._first_active = torch.zeros(())
+        self._sums = torch.zeros(2, 3)  # of the values since the last call of `read`, and how many there were of each
+        self._first_active, self._steps = torch.zeros(2), 0  # the same of the first steps, and the number of all steps
         self._touched: Tensor | None = None  # (local classes,), whether a prototype has had a gradient
+        self._watched: Tensor | None = None  # the prototypes whose gradients are seen
         if isinstance(source, PrototypeHead):
             self.embedding_size, self.num_classes = source.embedding_size, source.num_classes
-            source.weight.register_post_accumulate_grad_hook(self._see_prototypes)
+            self._watch_prototypes(source.weight)
 
     @property
     def loss(self) -> MarginLoss:
@@ -60,27 +69,34 @@ class TrainingStatistics:
         Args:
             cosine: what the `MarginLoss` was given, (B, C) or (B, 1, C).
         """
-        if cosine is not None:
+        source, unknown = self.source, self.source.target_cosine.new_full((), math.nan)
+        if isinstance(source, PrototypeHead):
+            self._watch_prototypes(source.weight)
+        elif cosine is None:
+            raise ValueError("update was called without the cosines that the MarginLoss was given: update(cosine)")
+        else:
             self.num_classes = cosine.shape[-1]
             if cosine.requires_grad:
                 cosine.register_hook(self._see_cosines)
-        source, unknown = self.source, self.source.target_cosine.new_full((), math.nan)
         counts = [source.active_classes, source.zero_loss] if self.loss.alpha > 1.0 else [unknown, unknown]
         values = torch.stack([*counts, source.target_cosine])
-        self._sums = self._sums.to(values.device) + values
-        self._steps, self._all_steps = self._steps + 1, self._all_steps + 1
-        if self._all_steps <= FIRST_STEPS:
-            self._first_active = self._first_active.to(values.device) + values[0]
-        if self._all_steps == FIRST_STEPS and self.loss.alpha > 1.0:
-            self._warn(float(self._first_active) / FIRST_STEPS)
+        known = ~values.isnan()  # an empty batch has no means
+        step = torch.stack([torch.where(known, values, 0.0), known.to(values)])
+        self._sums, self._steps = self._sums.to(step.device) + step, self._steps + 1
+        if self._steps <= FIRST_STEPS:
+            self._first_active = self._first_active.to(step.device) + step[:, 0]
+        if self._steps == FIRST_STEPS and self.loss.alpha > 1.0:
+            active, steps = self._first_active.tolist()
+            if steps > 0:
+                self._warn(active / steps)
 
     def read(self) -> dict[str, float]:
         """The means over the steps since the last call, and the margin and the scale now; without what is unknown.
 
         "active classes" and "zero loss" are unknown at alpha 1, and all means if there was no step.
         """
-        means = (self._sums / max(self._steps, 1)).tolist() if self._steps else [math.nan] * 3
-        self._sums, self._steps = torch.zeros(()), 0
+        means = (self._sums[0] / self._sums[1]).tolist()
+        self._sums = torch.zeros(2, 3)
         found = dict(zip(("active classes", "zero loss", "target cosine"), means))
         found |= {"margin": self.loss.margin.m, "scale": self.loss.scale}
         return {name: value for name, value in found.items() if not math.isnan(value)}
@@ -96,6 +112,22 @@ class TrainingStatistics:
         without = (~touched).sum()
         return int(self.source.shard.sum(without) if isinstance(self.source, PrototypeHead) else without)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_watched": None}  # a copy of the prototypes has no hook
+
+    def _watch_prototypes(self, weight: Tensor) -> None:
+        """See the gradients of the head's prototypes, also after other ones have taken their place."""
+        if weight is self._watched or not weight.requires_grad:
+            return
+        see = weakref.WeakMethod(self._see_prototypes)  # a hook that refers to its tensor would never be freed
+
+        def hook(weight: Tensor) -> None:
+            if (method := see()) is not None:
+                method(weight)
+
+        self._watched = weight
+        weight.register_post_accumulate_grad_hook(hook)
+
     def _see_prototypes(self, weight: Tensor) -> None:
         if weight.grad is not None:
             self._see((weight.grad[..., :PROBE] != 0).flatten(1).any(1))
@@ -110,10 +142,11 @@ class TrainingStatistics:
         if dist.is_initialized() and dist.get_rank() != 0:
             return
         share = self.source.sample_rate if isinstance(self.source, PrototypeHead) else 1.0
-        classes = max(share * self.num_classes, 1.0)
-        if not (active > DENSE * classes or active < min(EMPTY, DENSE * classes)):
+        classes = share * self.num_classes
+        few = DENSE * classes <= EMPTY  # so few that nothing lies between almost all and almost none
+        if few or EMPTY <= active <= DENSE * classes:
             return
-        better = suggest(max(self.num_classes, 2), self.embedding_size)
+        better = suggest(self.num_classes, self.embedding_size)
         logger.warning(
             "in the first %d steps %.4g of %d classes were active, which is almost %s: alpha %g with scale %g is a "
             "better start for so many classes than alpha %g with scale %g (vm.suggest)",

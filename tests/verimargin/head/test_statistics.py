@@ -1,5 +1,9 @@
+import copy
+import gc
+import io
 import logging
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -150,3 +154,112 @@ def test_reading_does_not_disturb_the_first_steps(caplog):
         statistics.update()
         assert not math.isnan(statistics.read()["active classes"])
     assert "of 300 classes were active" in caplog.text
+
+
+def trained(head, statistics):
+    """One step, and what is then known of the prototypes."""
+    head(torch.randn(4, 16), torch.arange(4)).backward()
+    statistics.update()
+    head.weight.grad = None
+    head(torch.randn(4, 16), torch.arange(4)).backward()
+    return statistics.without_gradient()
+
+
+def saved_and_loaded(pair):
+    file = io.BytesIO()
+    torch.save(pair, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, saved_and_loaded])
+def test_copies_see_their_own_prototypes(copied):
+    """The copy's prototypes had no hook, so that their number was never known."""
+    head = vm.PrototypeHead(16, 30, vm.q_margin())
+    statistics = vm.TrainingStatistics(head)
+    other, of_other = copied((head, statistics))
+    assert 0 < trained(other, of_other) < 30
+    assert statistics.without_gradient() is None
+    assert 0 < trained(head, statistics) < 30
+
+
+def test_prototypes_that_replace_others_are_seen_and_frozen_ones_left_alone():
+    """Frozen prototypes were refused by torch, and replaced ones were no longer seen."""
+    head = vm.PrototypeHead(16, 30, vm.q_margin())
+    statistics = vm.TrainingStatistics(head)
+    head.load_state_dict(vm.PrototypeHead(16, 30, vm.q_margin()).state_dict(), assign=True)
+    assert 0 < trained(head, statistics) < 30
+
+    head.weight.requires_grad_(False)
+    statistics = vm.TrainingStatistics(head)
+    head(torch.randn(4, 16, requires_grad=True), torch.arange(4)).backward()
+    statistics.update()
+    assert statistics.without_gradient() is None
+    assert "target cosine" in statistics.read()
+    head.weight.requires_grad_(True)
+    assert 0 < trained(head, statistics) < 30
+
+
+def test_statistics_keep_no_memory_alive():
+    """A hook that refers to its own tensor is never freed, and with it the prototypes."""
+    head = vm.PrototypeHead(16, 30, vm.q_margin())
+    statistics = vm.TrainingStatistics(head)
+    trained(head, statistics)
+    kept = weakref.ref(head)
+    del head, statistics
+    gc.collect()
+    assert kept() is None
+
+
+@pytest.mark.parametrize("source", ["head", "loss"])
+def test_a_batch_without_samples_does_not_count(source):
+    """Its means are nan, which took the other steps with it, and it was a cosine of 0."""
+    torch.manual_seed(0)
+    loss = vm.q_margin(1.5, 9.0, 0.1)
+    head = vm.PrototypeHead(16, 30, loss)
+    statistics, plain = (vm.TrainingStatistics(head if source == "head" else loss) for _ in range(2))
+    embeddings, labels = torch.randn(4, 16), torch.arange(4)
+    for samples in (4, 0):
+        cosine = head.cosine(embeddings[:samples])
+        head(embeddings[:samples], labels[:samples])
+        loss(cosine, labels[:samples])
+        for each in (statistics, plain) if samples else (statistics,):
+            each.update(None if source == "head" else cosine)
+    found = statistics.read()
+    assert found == plain.read()
+    assert {"active classes", "zero loss", "target cosine"} <= set(found)
+
+
+def test_empty_batches_do_not_silence_the_warning(caplog):
+    head = vm.PrototypeHead(64, 300, vm.q_margin(1.25, 4.0, 0.2))
+    statistics = vm.TrainingStatistics(head)
+    for step in range(20):
+        samples = 4 * (step != 3)
+        head(torch.randn(samples, 64), torch.arange(samples))
+        statistics.update()
+    assert "of 300 classes were active, which is almost all of them" in caplog.text
+    caplog.clear()
+    statistics = vm.TrainingStatistics(vm.PrototypeHead(64, 300, vm.q_margin()))
+    for _ in range(20):
+        statistics.update()  # nothing was computed
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_so_few_classes_are_no_reason_for_a_warning(classes, caplog):
+    """Two classes were always 'almost none', with the advice of settings for them."""
+    head = vm.PrototypeHead(16, classes, vm.q_margin())
+    statistics = vm.TrainingStatistics(head)
+    for _ in range(20):
+        head(torch.randn(4, 16), torch.arange(4) % classes)
+        statistics.update()
+    assert not caplog.records
+
+
+def test_what_the_statistics_need_is_asked_for_by_name():
+    with pytest.raises(ValueError, match=r"is Linear.*: give a PrototypeHead or a MarginLoss"):
+        vm.TrainingStatistics(torch.nn.Linear(2, 2))
+    loss = vm.q_margin()
+    loss(torch.rand(4, 30, requires_grad=True), torch.arange(4))
+    with pytest.raises(ValueError, match=r"without the cosines.*: update\(cosine\)"):
+        vm.TrainingStatistics(loss).update()
