@@ -32,16 +32,26 @@ def check_alpha(alpha: float) -> float:
 
 
 def check_at_least(name: str, value: float, bound: float, *, strict: bool = False) -> float:
-    value = float(value)
-    if not math.isfinite(value) or value < bound or (strict and value == bound):
-        raise ValueError(f"{name} is {value}: give a finite number {'>' if strict else '>='} {bound:g}")
-    return value
+    number = _number(value)
+    if not math.isfinite(number) or number < bound or (strict and number == bound):
+        shown = value if math.isnan(number) else number
+        raise ValueError(f"{name} is {shown!r}: give a finite number {'>' if strict else '>='} {bound:g}")
+    return number
 
 
 def check_integer(name: str, value: float, least: int) -> int:
-    if int(value) != value or value < least:
+    number = _number(value)
+    if not number.is_integer() or number < least:
         raise ValueError(f"{name} is {value!r}: give an integer >= {least}")
-    return int(value)
+    return int(number)
+
+
+def _number(value: float | str) -> float:
+    """The value as a number, which YAML takes for a text if it is written as 1e-3; nan if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def check_share(name: str, value: float, interval: str) -> float:

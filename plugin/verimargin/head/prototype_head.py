@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._checks import EPS, check_labels, check_norms, check_training_embeddings
+from .._checks import EPS, check_integer, check_labels, check_norms, check_training_embeddings
 from .._sharding import Shard
 from ..losses.divergence import reduce_loss
 from ..losses.margin_loss import MarginLoss
@@ -87,19 +87,19 @@ class PrototypeHead(torch.nn.Module):
         subcenters: int = 1,
     ):
         super().__init__()
-        sizes = {"embedding_size": embedding_size, "num_classes": num_classes, "subcenters": subcenters}
-        for name, value in sizes.items():
-            if not float(value).is_integer() or value < 1:
-                raise ValueError(f"{name} is {value}: give an integer >= 1")
+        self.embedding_size = check_integer("embedding_size", embedding_size, 1)
+        self.num_classes = check_integer("num_classes", num_classes, 1)
+        self.subcenters = check_integer("subcenters", subcenters, 1)
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
         if not isinstance(loss, MarginLoss):
             raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
         psi = loss.margin.psi
-        if psi is not None and len(psi) != num_classes:
-            raise ValueError(f"the loss has psi for {len(psi)} classes, the head has {num_classes}: make them agree")
-        self.embedding_size, self.num_classes, self.sample_rate = int(embedding_size), int(num_classes), sample_rate
-        self.loss, self.screening = loss, check_screening(screening)
+        if psi is not None and len(psi) != self.num_classes:
+            raise ValueError(
+                f"the loss has psi for {len(psi)} classes, the head has {self.num_classes}: make them agree"
+            )
+        self.loss, self.sample_rate, self.screening = loss, sample_rate, check_screening(screening)
         self.shard = Shard(self.num_classes, process_group)
         self.shard.check_agreement(
             num_classes=self.num_classes,
@@ -108,12 +108,11 @@ class PrototypeHead(torch.nn.Module):
             alpha=loss.alpha,
             scale=loss.scale,
             margin=loss.margin.m,
-            subcenters=subcenters,
+            subcenters=self.subcenters,
             **_quality_settings(loss),
         )
-        self.subcenters = int(subcenters)
         weight = _initial_prototypes(self.shard, self.subcenters * self.embedding_size)
-        self.weight = torch.nn.Parameter(weight if subcenters == 1 else weight.unflatten(1, (self.subcenters, -1)))
+        self.weight = torch.nn.Parameter(weight if self.subcenters == 1 else weight.unflatten(1, (self.subcenters, -1)))
         self._gradient_memory = GradientMemory()
         self.active_classes = self.zero_loss = self.target_cosine = torch.tensor(math.nan)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._checks import EPS, check_labels
+from .._checks import EPS, check_labels, check_norms
 
 LARGEST_ANGLE = 75.0  # degrees, as in the paper
 BLOCK = 2**14  # samples whose prototypes are gathered at a time
@@ -59,7 +59,8 @@ def prune_subcenters(
         largest_angle: in degrees.
 
     Raises:
-        ValueError: the weight has one prototype per class, or the shapes or labels do not fit.
+        ValueError: the weight has one prototype per class, the shapes or labels do not fit, the weight is not
+            finite, or an embedding is all zero or not finite.
 
     Source: Sub-center ArcFace, ECCV 2020, section 3.4.
 
@@ -77,13 +78,16 @@ def prune_subcenters(
     if not 0.0 < largest_angle <= 180.0:
         raise ValueError(f"largest_angle is {largest_angle}: give degrees in (0, 180]")
     labels = check_labels(labels, len(embeddings), classes, embeddings.device)
+    check_norms(torch.linalg.vector_norm(embeddings.float(), dim=1))
     unit, own = F.normalize(embeddings.float(), eps=EPS), F.normalize(weight.float(), dim=2, eps=EPS)
+    if not bool(torch.isfinite(own).all()):
+        raise ValueError("the weight holds nan or infinity: training has diverged; give an earlier checkpoint")
     parts = [(e[:, None] * own[y]).sum(2) for e, y in zip(unit.split(BLOCK), labels.split(BLOCK))]
     cosine = torch.cat(parts) if parts else unit.new_empty(0, k)
     nearest = cosine.argmax(1)
     dominant = torch.bincount(labels * k + nearest, minlength=classes * k).view(classes, k).argmax(1)
-    to_dominant = cosine.gather(1, dominant[labels][:, None]).squeeze(1)
-    angle = to_dominant.clamp(-1.0, 1.0).acos().rad2deg()
+    to_dominant = cosine.gather(1, dominant[labels][:, None]).squeeze(1).clamp(-1.0, 1.0)
+    angle = to_dominant.acos().rad2deg()
     kept = to_dominant >= math.cos(math.radians(largest_angle))
     rows = weight[torch.arange(classes, device=weight.device), dominant]
     return PrunedSubcenters(rows, kept, angle, nearest, dominant)

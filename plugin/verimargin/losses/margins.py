@@ -6,8 +6,10 @@ implement `forward`; a margin with a `Quality` also gets the norms of the embedd
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -37,6 +39,8 @@ class Margin(torch.nn.Module):
         self.m = m
         if quality is not None and not isinstance(quality, Quality):
             raise ValueError(f"quality is {quality!r}: give a Quality, such as Quality(weight=0.5)")
+        if quality is not None and not _takes_norms(self.forward):
+            raise ValueError(f"{type(self).__name__} does not follow a quality: AdaMargin and QMargin do")
         self.quality = quality
         if psi is not None:
             psi = torch.as_tensor(psi)
@@ -171,6 +175,14 @@ class QMargin(Margin):
         if self.quality is not None:
             m = m * (1.0 + self.quality(norms).to(cosine.dtype))
         return scale * cosine, torch.zeros_like(cosine) - scale * m
+
+
+def _takes_norms(forward: Callable) -> bool:
+    try:
+        inspect.signature(forward).bind("cosine", "label", "scale", "norms")
+    except TypeError:
+        return False
+    return True
 
 
 def _cosine_of_moved_angle(cosine: Tensor, angle: Tensor) -> Tensor:

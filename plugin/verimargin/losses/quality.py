@@ -98,6 +98,11 @@ class Quality(torch.nn.Module):
                 f"{norms.device}: move the loss with .to(); in a SpeechBrain recipe, list it under modules and under "
                 "the checkpointer's recoverables"
             )
+        if self.mean.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"the running averages of the embeddings' norms are {self.mean.dtype}, which rounds away what a batch "
+                "adds to them: keep the loss in float32; autocast and half-precision embeddings are fine"
+            )
         return as_dtype(norms, torch.promote_types(norms.dtype, torch.float32)).clamp(SHORTEST, LONGEST)
 
     def extra_repr(self) -> str:

@@ -45,9 +45,9 @@ class Ramp:
 
     def __post_init__(self) -> None:
         for name in ("initial", "final"):
-            check_at_least(f"Ramp's {name}", getattr(self, name), 0.0)
+            object.__setattr__(self, name, check_at_least(f"Ramp's {name}", getattr(self, name), 0.0))
         for name in ("start", "end"):
-            check_integer(f"Ramp's {name}", getattr(self, name), 0)
+            object.__setattr__(self, name, check_integer(f"Ramp's {name}", getattr(self, name), 0))
         if self.end < self.start:
             raise ValueError(f"Ramp's end is {self.end}, before its start {self.start}: give an end >= start")
         if self.shape not in ("linear", "exponential"):
@@ -55,15 +55,15 @@ class Ramp:
 
     def __call__(self, t: int) -> float:
         if t < self.start:
-            return float(self.initial)
+            return self.initial
         if t >= self.end:
-            return float(self.final)
+            return self.final
         x = (t - self.start) / (self.end - self.start)
         return self.initial + (self.final - self.initial) * (x if self.shape == "linear" else 1.0 - LEFT**x)
 
     @property
     def largest(self) -> float:
-        return float(max(self.initial, self.final))
+        return max(self.initial, self.final)
 
 
 class Schedule(torch.nn.Module):

@@ -151,7 +151,7 @@ def test_state_and_files():
     assert "subcenters=3" in repr(head)
 
 
-@pytest.mark.parametrize("wrong", [0, 1.5])
+@pytest.mark.parametrize("wrong", [0, 1.5, None])
 def test_a_wrong_number_is_named(wrong):
     with pytest.raises(ValueError, match=f"subcenters is {wrong}: give an integer >= 1"):
         vm.PrototypeHead(4, 5, LOSSES["arcface"](), subcenters=wrong)
@@ -199,6 +199,14 @@ def test_pruned_by_hand():
         (torch.ones(3, 2, 4), torch.ones(2, 5), 75.0, r"shape \(2, 5\): give \(samples, 4\)"),
         (torch.ones(3, 2, 4), torch.ones(2, 4), 0.0, r"largest_angle is 0.0: give degrees in \(0, 180\]"),
         (torch.ones(3, 2, 4), torch.ones(2, 4), math.nan, "largest_angle is nan"),
+        (torch.ones(3, 2, 4), torch.eye(2, 4) - torch.eye(1, 4), 75.0, "the embedding of sample 0 has norm 0"),
+        (
+            torch.ones(3, 2, 4),
+            torch.full((2, 4), math.nan),
+            75.0,
+            r"the embedding of sample 0 \(and 1 more\) has norm nan",
+        ),
+        (torch.full((3, 2, 4), math.inf), torch.ones(2, 4), 75.0, "the weight holds nan or infinity: training has div"),
     ],
 )
 def test_what_cannot_be_pruned_is_named(weight, embeddings, angle, message):

@@ -128,6 +128,8 @@ def test_a_quality_and_a_factor_for_each_class_go_together():
 def test_what_is_no_quality_is_refused():
     with pytest.raises(ValueError, match=r"quality is 0\.5: give a Quality, such as Quality\(weight=0\.5\)"):
         vm.QMargin(0.2, quality=0.5)
+    with pytest.raises(ValueError, match="CosMargin does not follow a quality: AdaMargin and QMargin do"):
+        vm.CosMargin(0.2, quality=vm.Quality())
     with pytest.raises(ValueError, match="the quality's weight is 1: give less than 1 to QMargin"):
         vm.QMargin(0.2, quality=vm.Quality(1.0))
     with pytest.raises(ValueError, match=r"margin is 2: give at most 1\.5708 to AdaMargin"):

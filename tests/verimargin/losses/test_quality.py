@@ -171,6 +171,11 @@ def test_the_settings_are_no_state(caplog):
         (lambda: vm.Quality(h=0.0), "h is 0.0: give a finite number > 0"),
         (lambda: vm.Quality(momentum=0.0), "the quality's momentum is 0.0"),
         (lambda: vm.Quality()(None), r"norms of the embeddings .* are missing: call loss\(cosine, target, norms\)"),
+        (
+            lambda: vm.adaface().half().margin.quality(torch.ones(2)),
+            r"averages .* are torch\.float16.*: keep the loss in",
+        ),
+        (lambda: vm.Quality().bfloat16().update(torch.ones(2)), r"averages .* are torch\.bfloat16"),
         (lambda: vm.Quality().to("meta")(torch.ones(2)), "norms are on meta, but the batch on cpu: move the loss"),
     ],
 )

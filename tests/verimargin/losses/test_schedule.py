@@ -16,6 +16,13 @@ def test_a_ramp_follows_its_formula(shape, start, end):
     assert (ramp(start - 1), ramp(end)) == (0.1, 0.5)
 
 
+def test_numbers_that_yaml_takes_for_texts_are_numbers():
+    """YAML reads 1e-3 and 4e4 as texts: a ramp of them failed when it began to rise."""
+    ramp = vm.Ramp("1e-3", "2e-1", start="2", end="4")
+    assert [ramp(t) for t in (0, 3, 4)] == [0.001, pytest.approx(0.1005), 0.2]
+    assert ramp == vm.Ramp(0.001, 0.2, 2, 4)
+
+
 @pytest.mark.parametrize("t", [0, 4, 5, 9, 20])
 def test_an_exponential_ramp_is_wespeakers(t):
     """wespeaker writes it with log(1e-3 / (1 + 1e-6))."""
@@ -99,6 +106,8 @@ RAMP = vm.Ramp(0.0, 0.2, 0, 5)
         (lambda: vm.Ramp(0.1, 0.2, 5, 3), "Ramp's end is 3, before its start 5"),
         (lambda: vm.Ramp(0.1, 0.2, -1, 3), "Ramp's start is -1"),
         (lambda: vm.Ramp(0.1, 0.2, 0, 2.5), "Ramp's end is 2.5"),
+        (lambda: vm.Ramp(0.1, 0.2, 0, None), "Ramp's end is None: give an integer"),
+        (lambda: vm.Ramp("low", 0.2), "Ramp's initial is 'low': give a finite number"),
         (lambda: vm.Ramp(0.1, 0.2, 0, 3, "exp"), "Ramp's shape is 'exp': give 'linear' or 'exponential'"),
         (lambda: vm.Schedule(vm.q_margin()), "neither a margin nor a scale"),
         (lambda: vm.Schedule(vm.q_margin(), margin=0.2), "the schedule's margin is 0.2: give a Ramp"),
