@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,6 +35,12 @@ def checked_scores(name: str, scores: ArrayLike, weight: ArrayLike | None) -> tu
 def blocks(length: int) -> Iterator[slice]:
     """Consecutive parts of arrays of this length, so that what is computed from a part takes little memory."""
     return (slice(first, min(first + BLOCK, length)) for first in range(0, length, BLOCK))
+
+
+def check_costs(**costs: float) -> None:
+    for name, cost in costs.items():
+        if not 0.0 < cost < math.inf:
+            raise ValueError(f"{name} is {cost}: give a finite cost above 0")
 
 
 def check_prior(name: str, value: float) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .arrays import Weights, blocks, check_prior, checked_scores
+from .arrays import Weights, blocks, check_costs, check_prior, checked_scores
 
 
 class DetCurve(NamedTuple):
@@ -34,6 +34,7 @@ class DetCurve(NamedTuple):
     def min_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[float, float]:
         """As `metrics.min_dcf`."""
         check_prior("p_target", p_target)
+        check_costs(c_miss=c_miss, c_fa=c_fa)
         lowest, best = math.inf, 0
         for part in blocks(len(self.threshold)):
             cost = c_miss * self.false_reject[part] * p_target + c_fa * self.false_accept[part] * (1.0 - p_target)
@@ -45,6 +46,7 @@ class DetCurve(NamedTuple):
     def actual_dcf(self, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0) -> tuple[float, float]:
         """As `metrics.actual_dcf`."""
         check_prior("p_target", p_target)
+        check_costs(c_miss=c_miss, c_fa=c_fa)
         threshold = math.log(c_fa * (1.0 - p_target)) - math.log(c_miss * p_target)
         far, frr = self.rates_at(threshold)
         return c_miss * frr * p_target + c_fa * far * (1.0 - p_target), threshold
@@ -58,6 +60,8 @@ class DetCurve(NamedTuple):
 
     def rates_at(self, threshold: float) -> tuple[float, float]:
         """The false accept and the false reject rate with this threshold, which need not be a score."""
+        if math.isnan(threshold):
+            raise ValueError("the threshold is nan: give a number, or infinity")
         place = int(np.searchsorted(self.threshold, threshold, side="right")) - 1
         return float(self.false_accept[place]), float(self.false_reject[place])
 

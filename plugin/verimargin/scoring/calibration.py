@@ -15,6 +15,11 @@ BLOCK = 2**18  # trials whose measures are in float64 at once
 STEPS = 100  # of Newton's method; a handful is usual
 HALVINGS = 30  # of a step that would raise the objective
 
+TURNED_ROUND = (
+    "in these trials a higher score does not make a target more likely (its weight is {:.3g}): the embeddings do not "
+    "tell identities apart, the scores are distances, or the labels are turned round"
+)
+
 Qualities = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -47,6 +52,7 @@ class Calibration:
         if missing := [name for name in self.qualities if name not in qualities]:
             raise ValueError(f"the calibration takes the quality {missing[0]!r} of each side: give it as well")
         llr = self.scale * np.asarray(scores, dtype=float) + self.offset
+        _check_shapes(llr.shape, {name: qualities[name] for name in self.qualities})
         for name, (low, high) in self.qualities.items():
             enrol, test = qualities[name]
             llr += low * np.minimum(enrol, test) + high * np.maximum(enrol, test)
@@ -72,9 +78,9 @@ def fit_calibration(
         prior: the prior of a target trial for which the calibration is to be best.
 
     Raises:
-        ValueError: a value is nan or infinite, all scores or all values of a quality are the same, the scores (with
-            the qualities) separate targets from non-targets without an error, in which case nothing says how steep
-            the calibration is, or a higher score does not make a target more likely.
+        ValueError: the arrays have different lengths, a value is nan or infinite, all scores or all values of a quality
+            are the same, the scores (with the qualities) separate targets from non-targets without an error, in which
+            case nothing says how steep the calibration is, or a higher score does not make a target more likely.
 
     Source: Bruemmer and Doddington, "Likelihood-ratio calibration using prior-weighted proper scoring rules",
     Interspeech 2013; quality measures: Thienpondt et al., arXiv 2010.11255.
@@ -83,22 +89,33 @@ def fit_calibration(
     True
     """
     qualities = qualities or {}
-    same = np.asarray(same, dtype=bool)
+    scores, same = np.asarray(scores), np.asarray(same, dtype=bool)
     check_share("prior", prior, "(0, 1)")
+    if scores.ndim != 1 or scores.shape != same.shape:
+        raise ValueError(
+            f"scores and same have shapes {scores.shape} and {same.shape}: give one of each per trial, (P,)"
+        )
+    _check_shapes(same.shape, qualities)
     if same.all() or not same.any():
         raise ValueError(f"the {len(same)} trials are of one kind: a calibration needs targets and non-targets")
-    problem = _Problem(np.asarray(scores), same, qualities, prior)
+    problem = _Problem(scores, same, qualities, prior)
     weight = problem.solve()
     weight[1:] /= problem.spread
     weight[0] -= weight[1:] @ problem.centre
     if weight[1] <= 0:
-        raise ValueError(
-            f"in these trials a higher score does not make a target more likely (its weight is {weight[1]:.3g}): the "
-            "embeddings do not tell identities apart, or the labels are turned round"
-        )
+        raise ValueError(TURNED_ROUND.format(weight[1]))
     pairs = weight[2:].reshape(-1, 2).tolist()
     weights = {name: (low, high) for name, (low, high) in zip(qualities, pairs)}
     return Calibration(float(weight[0]), float(weight[1]), weights)
+
+
+def _check_shapes(shape: tuple[int, ...], qualities: Qualities) -> None:
+    for name, sides in qualities.items():
+        if any(np.shape(side) != shape for side in sides):
+            raise ValueError(
+                f"the quality {name!r} has values of shapes {[np.shape(side) for side in sides]}, and the scores have "
+                f"the shape {shape}: give one value per trial for each of the two sides"
+            )
 
 
 class _Problem:
@@ -149,6 +166,8 @@ class _Problem:
             gradient += row.T @ (importance * (posterior - same))
             hessian += (row * (importance * posterior * (1.0 - posterior))[:, None]).T @ row
         if not first and lowest_target >= highest_other:
+            if weight[1] < 0:
+                raise ValueError(TURNED_ROUND.format(weight[1]))
             raise ValueError(
                 f"the scores{' with their qualities' if self.qualities else ''} separate the targets of this list from "
                 "its non-targets without an error, so nothing says how steep a calibration is: fit it on a list with "

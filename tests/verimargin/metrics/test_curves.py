@@ -179,6 +179,9 @@ def test_half_a_million_trials():
     ("call", "message"),
     [
         (lambda: metrics.min_dcf([0.1], [0.1], p_target=1.0), "p_target is 1.0"),
+        (lambda: metrics.min_dcf([0.1], [0.1], c_miss=math.nan), "c_miss is nan: give a finite cost above 0"),
+        (lambda: metrics.actual_dcf([0.1], [0.1], c_fa=0.0), r"c_fa is 0\.0: give a finite cost above 0"),
+        (lambda: metrics.det_curve([0.1], [0.1]).rates_at(math.nan), "the threshold is nan"),
         (lambda: metrics.tar_at_far([0.1], [0.1], far=-0.1), "far is -0.1"),
     ],
 )

@@ -96,7 +96,13 @@ PERFECT = np.where(SAME, 1.0, 0.0) + SCORES / 10
     ("arguments", "message"),
     [
         ((PERFECT, SAME), "the scores separate the targets of this list from its non-targets without an error"),
-        ((-PERFECT, SAME), "separate the targets"),
+        ((-PERFECT, SAME), "higher score does not make a target more likely .*scores are distances, or the labels are"),
+        ((SCORES, SAME[:5]), r"scores and same have shapes \(6,\) and \(5,\): give one of each per trial"),
+        ((SCORES[:5], SAME), r"scores and same have shapes \(5,\) and \(6,\)"),
+        (
+            (SCORES, SAME, {"norm": (SCORES, SCORES[:2])}),
+            r"the quality 'norm' has values of shapes \[\(6,\), \(2,\)\], and",
+        ),
         ((np.where(SAME, SCORES, SCORES.min()), SAME), "separate"),
         ((-SCORES, SAME), "a higher score does not make a target more likely"),
         ((np.ones(6), SAME), "all scores are the same"),
@@ -113,5 +119,9 @@ def test_what_determines_no_calibration_is_refused(arguments, message):
 
 
 def test_a_missing_quality_is_named():
+    with pytest.raises(
+        ValueError, match=r"the quality 'size' has values of shapes .* the scores have the shape \(6,\)"
+    ):
+        Calibration(0.0, 1.0, {"size": (0.1, 0.2)})(SCORES, {"size": (SCORES[:1], SCORES)})
     with pytest.raises(ValueError, match="takes the quality 'size'"):
         Calibration(0.0, 1.0, {"size": (0.1, 0.2)})(SCORES)
