@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-OURS = ("loss", "kappa", "schedule", "pretrained", "subcenters")
+OURS = ("loss", "kappa", "schedule", "pretrained", "screening", "subcenters")
 REGISTER = "from verimargin_insightface import register\nregister(config)"
 
 

@@ -42,7 +42,9 @@ def running_config(config: Any) -> Any:
 
 
 def run_settings(config: Any, loss: vm.MarginLoss) -> dict[str, Any]:
-    """What must not change within a run: the loss, the settings of KappaFace and of the schedule, the classes."""
+    """What must not change within a run: the loss, the settings of KappaFace and of the schedule, the classes and how
+    many sub-centres they have.
+    """
     kappa, schedule = config.get("kappa"), config.get("schedule")
     return {
         **settings_of(loss),
@@ -51,6 +53,7 @@ def run_settings(config: Any, loss: vm.MarginLoss) -> dict[str, Any]:
         **{f"config.schedule.{name}": str(value) for name, value in (schedule or {}).items()},
         "config.schedule": schedule is not None,
         "config.num_classes": config.num_classes,
+        "config.subcenters": config.get("subcenters", 1),
     }
 
 

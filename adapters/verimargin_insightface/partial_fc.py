@@ -139,6 +139,13 @@ class PartialFC(vm.PrototypeHead):
                 "and `verimargin reshard` cut a checkpoint for another number of ranks; for other classes, train a new "
                 "head on the backbone's model.pt"
             )
+        shape, ours = (tuple(weight.shape[1:]) for weight in (state_dict.get("weight", self.weight), self.weight))
+        if shape != ours:
+            raise RuntimeError(
+                f"the checkpoint's head has prototypes of shape {shape} for each class, this one {ours}: resume with "
+                "the same config.subcenters and config.embedding_size; `verimargin prune` leaves one prototype per "
+                "class, for config.pretrained"
+            )
         self._compare_loss(saved.get("settings", {}))
         self._check_kappa(own, state_dict)
         self._check_quality(own, state_dict)

@@ -180,9 +180,13 @@ def _settings(cost: Any, prototypes: torch.Tensor | None) -> dict[str, Any]:
         return {**found, MARKED: True}
     return {
         **(cost.settings() if hasattr(cost, "settings") else settings_of(cost)),
-        **({"out_neurons": len(prototypes)} if prototypes is not None else {}),
+        **(_classes_of(prototypes) if prototypes is not None else {}),
         MARKED: True,
     }
+
+
+def _classes_of(prototypes: torch.Tensor) -> dict[str, int]:
+    return {"out_neurons": len(prototypes), "subcenters": prototypes.shape[1] if prototypes.dim() == 3 else 1}
 
 
 def _check(folder: Path, saved: Mapping[str, Any] | None, settings: Mapping[str, Any], ours: bool) -> None:

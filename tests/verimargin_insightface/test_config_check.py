@@ -42,6 +42,9 @@ def test_register_by_any_name_will_do(config, call):
         ("shedule", "schedule"),
         ("scheduler", "schedule"),
         ("pretrain", "pretrained"),
+        ("screning", "screening"),
+        ("sub_centers", "subcenters"),
+        ("subcentres", "subcenters"),
         ("pretained", "pretrained"),
     ],
 )

@@ -39,6 +39,8 @@ def test_the_run_of_another_loss_is_refused(folder, resume):
         prepared(folder, num_classes=5, resume=resume)
     with pytest.raises(ValueError, match=r"\(config.kappa is False there and True here\)"):
         prepared(folder, kappa={"estimator": "memory"}, resume=resume)
+    with pytest.raises(ValueError, match=r"\(config.subcenters is 1 there and 3 here\)"):
+        prepared(folder, subcenters=3, resume=resume)
     with pytest.raises(ValueError, match=r"\(config.schedule is False there and True here\)"):
         prepared(folder, schedule={"unit": "epochs"}, resume=resume)
     assert read_record(folder)["MarginLoss.scale"] == 32.0

@@ -196,6 +196,15 @@ def test_another_number_of_prototypes_is_refused(one_rank):
         PartialFC(vm.q_margin(), 4, 6).load_state_dict({"weight": torch.ones(5, 4)})
 
 
+@pytest.mark.parametrize(("saved", "ours"), [(3, 1), (1, 2), (3, 2)])
+def test_another_number_of_subcenters_is_refused(one_rank, saved, ours):
+    state = PartialFC(vm.q_margin(), 4, 6, subcenters=saved).state_dict()
+    with pytest.raises(
+        RuntimeError, match=r"prototypes of shape .* this one .* resume with the same config.subcenters"
+    ):
+        PartialFC(vm.q_margin(), 4, 6, subcenters=ours).load_state_dict(state)
+
+
 @pytest.mark.parametrize("label", [-1, 6])
 def test_labels_outside_are_refused(one_rank, label):
     head = PartialFC(vm.q_margin(), 4, 6)

@@ -73,7 +73,7 @@ def test_interclass_filtering_is_refused(script, config):
         script.CombinedMarginLoss(64, 1.0, 0.5, 0.0, 0.4)
 
 
-@pytest.mark.parametrize("name", ["kappa", "schedule", "pretrained"])
+@pytest.mark.parametrize("name", ["kappa", "schedule", "pretrained", "screening", "subcenters"])
 def test_a_setting_that_comes_too_late_is_refused(script, config, name):
     register(config)
     config[name] = {"estimator": "momentum"}

@@ -24,10 +24,10 @@ from verimargin_speechbrain import (
 from verimargin_speechbrain import run_guard as core
 
 
-def brain_in(folder, cost=None, classes=3, **more):
+def brain_in(folder, cost=None, classes=3, classifier=None, **more):
     """A Brain as the scripts make it from a stock recipe in which only the loss has been replaced."""
     cost = cost or QMarginLoss()
-    classifier = torch.nn.Linear(4, classes)
+    classifier = classifier or torch.nn.Linear(4, classes)
     counter = EpochCounter(5)
     recoverables = {"classifier": classifier, "counter": counter, "random_state": RandomState(), **more}
     hparams = {"compute_cost": cost, "epoch_counter": counter}
@@ -80,6 +80,20 @@ def test_a_folder_belongs_to_one_loss(tmp_path):
     with pytest.raises(ValueError, match=r"loss is MarginLoss QMargin there and LogSoftmaxWrapper "):
         train(tmp_path, cost=LogSoftmaxWrapper(AdditiveAngularMargin(0.2, 30)))
     assert read_record(tmp_path)["MarginLoss.scale"] == 10.0
+
+
+def test_the_number_of_subcenters_stays(tmp_path):
+    """torch named two shapes, and the recipe's sub-centres not."""
+
+    def parts(subcenters):
+        classifier = PrototypeClassifier(4, 3, vm.q_margin(), subcenters=subcenters)
+        return {"classifier": classifier, "cost": PrototypeCost(classifier)}
+
+    train(tmp_path, **parts(3))
+    assert train(tmp_path, **parts(3)) == 2
+    for other in (1, 2):
+        with pytest.raises(ValueError, match=rf"\(subcenters is 3 there and {other} here\)"):
+            train(tmp_path, **parts(other))
 
 
 def test_a_run_of_the_stock_loss_is_not_gone_on_with(tmp_path):
