@@ -87,8 +87,12 @@ def calibrate(
     listed = describe_list(trials, targets=targets, non_targets=len(same) - targets, identities=identities)
     write_calibrations(out, Calibrations(listed, trial_set.embeddings.encoder, prior, chosen.inputs, fitted))
     print(f"{trial_set.title}\nOn these very trials, which flatters the calibrations:\n")
-    print(f"{write_figures(None, before, after)}\n\nThresholds of the calibrated scores:\n")
-    print(f"{threshold_table(list(fitted.values()))}\n\nWrote {out}")
+    print(f"{write_figures(None, before, after)}\n")
+    if fars:
+        print(f"Thresholds of the calibrated scores:\n\n{threshold_table(list(fitted.values()))}\n")
+    else:
+        print(f"No thresholds: {len(same) - targets} non-target trials are too few for a FAR of {report.FARS[0]:g}.\n")
+    print(f"Wrote {out}")
 
 
 def threshold_table(methods: Sequence[CalibratedMethod]) -> str:

@@ -65,11 +65,13 @@ def write_figures(folder: Path | None, before: Mapping[str, Figures], after: Map
 def check_fits(
     path: Path, calibrations: Calibrations, trials: Path, trial_set: TrialSet, chosen: ChosenMethods
 ) -> None:
-    """Refuse calibrations of the same list, of another encoder, or of methods with other files or settings."""
+    """Refuse calibrations of the same list, of another encoder, of other methods, or with other files or settings."""
     if calibrations.trials.get("sha256") == digest(trials):
         raise ValueError(
             f"{path} was fitted on {trials} itself, where it looks better than it is: give trials of other identities"
         )
+    if not _known(chosen.methods, calibrations):
+        raise ValueError(f"{path} calibrates none of the methods that were asked for: fit it anew, with the same files")
     check_encoder(path, calibrations.encoder, trial_set.embeddings.encoder)
     for name, value in chosen.inputs.items():
         if calibrations.inputs.get(name, value) != value:

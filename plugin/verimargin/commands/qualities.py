@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from enum import Enum
 
 import torch
@@ -22,13 +22,18 @@ class Quality(str, Enum):
     cohort = "cohort"  # the mean of the cosines with the nearest impostors
 
 
-def measure(names: Iterable[str], trial_set: TrialSet, cohort: ScoreNorm | None, device: str) -> Qualities:
+def measure(names: Collection[str], trial_set: TrialSet, cohort: ScoreNorm | None, device: str) -> Qualities:
     """The values of each quality on both sides of each trial.
 
     Raises:
-        ValueError: there are no sizes, the norms are all the same, or there is no cohort.
+        ValueError: a quality is unknown, there are no sizes, the norms are all the same, or there is no cohort.
     """
     enrol, test = trial_set.trials.enrol, trial_set.trials.test
+    known = [quality.value for quality in Quality]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"the quality {unknown[0]!r} is none of {', '.join(known)}: update verimargin, or leave it out"
+        )
     found = {name: _values(Quality(name), trial_set, cohort, device).cpu().numpy() for name in names}
     return {name: (values[enrol], values[test]) for name, values in found.items()}
 

@@ -87,6 +87,16 @@ def test_what_cannot_be_is_named_and_nothing_is_written(folder, arguments, messa
     assert not (folder / "c.json").exists()
 
 
+def test_a_list_that_is_too_small_for_thresholds(folder):
+    """It printed a table without columns."""
+    lines = (folder / "dev.txt").read_text().splitlines()
+    targets, others = ([line for line in lines if line[0] == kind][:9] for kind in "10")
+    (folder / "small.txt").write_text("\n".join(targets + others))
+    result = run(calibrate, "e.npz", "small.txt", "c.json", "--no-intervals")
+    assert "No thresholds: 9 non-target trials are too few for a FAR of 0.1." in result.output
+    assert read_calibrations("c.json").methods["cosine"].thresholds == []
+
+
 def test_a_list_without_errors_is_refused(folder):
     held = read_embeddings("e.npz")
     close = held.vectors[[n // 5 * 5 for n in range(len(held.ids))]] + 1e-3 * held.vectors

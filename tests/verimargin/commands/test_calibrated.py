@@ -73,6 +73,7 @@ def test_what_does_not_fit_is_named(given):
         ({"encoder": "def"}, "made with the encoder def, but the embeddings with abc"),
         ({"inputs": {"cohort": "123"}}, "fitted with another cohort than the one given"),
         ({"inputs": {"cohort_size": "300"}}, "fitted with another cohort size than the one given"),
+        ({"methods": {}}, "calibrates none of the methods that were asked for"),
         ({"methods": renamed}, "calibrates s-norm of old, but s-norm was asked for"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -37,6 +37,7 @@ def test_what_cannot_be_measured_is_named(folder):
         ("size", "add an array `sizes` to the .npz"),
         ("norm", "all embeddings have the norm 1: leave the quality `norm` out"),
         ("cohort", "give them as --cohort"),
+        ("age", "the quality 'age' is none of size, norm, cohort"),
     ):
         with pytest.raises(ValueError, match=message):
             measure([name], trial_set, None, "cpu")
