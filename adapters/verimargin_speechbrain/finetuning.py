@@ -20,6 +20,7 @@ def start_from(
     save_folder: str | Path,
     parts: dict[str, torch.nn.Module],
     classifier: torch.nn.Module | None = None,
+    prototypes: str | Path | None = None,
 ) -> None:
     """Load the weights of a finished run before the script trains; for a recipe, as `__start: !apply:`.
 
@@ -33,16 +34,22 @@ def start_from(
         parts: `embedding_model` and others, by the names that they have among the finished run's recoverables.
         classifier: a classifier that inherits the prototypes; each speaker keeps the number in the finished run's label
             encoder, which is copied. Without it, the prototypes are new.
+        prototypes: the prototypes.pt that `verimargin prune` made of the finished run, which had sub-centres: the
+            classifier gets these, one for each speaker.
 
     Raises:
-        ValueError: there is no such checkpoint, it lacks a part, or a part or the number of speakers does not fit.
+        ValueError: there is no such checkpoint, it lacks a part, a part or the number of speakers does not fit, or
+            there are prototypes and no classifier.
     """
+    if prototypes is not None and classifier is None:
+        raise ValueError(f"there is no classifier to get the prototypes of {prototypes}: give `classifier` too")
     folder, save_folder = Path(folder), Path(save_folder)
     if any(save_folder.glob("CKPT+*")):
         logger.info("%s has a checkpoint: it is resumed, and nothing is loaded from %s", save_folder, folder)
         return
     checkpoint = _best_checkpoint(folder)
-    wanted = [*parts, "classifier"] if classifier is not None else [*parts]
+    inherits = classifier is not None and prototypes is None
+    wanted = [*parts, "classifier"] if inherits else [*parts]
     if missing := [name for name in wanted if name not in checkpoint.paramfiles]:
         raise ValueError(
             f"{checkpoint.path} has no {missing[0]}.ckpt: it has {', '.join(sorted(checkpoint.paramfiles))}; give the "
@@ -53,10 +60,10 @@ def start_from(
     except RuntimeError as error:
         raise ValueError(f"{checkpoint.path} does not fit the recipe's model: {error}") from error
     if classifier is not None:
-        _inherit_prototypes(classifier, checkpoint.paramfiles["classifier"])
+        _inherit_prototypes(classifier, Path(prototypes or checkpoint.paramfiles["classifier"]))
         run_on_main(_copy_encoder, [checkpoint.path.parent / ENCODER, save_folder / ENCODER])
     # as a warning, because the script shows no others before it has made the folder of the experiment
-    found = "new" if classifier is None else "its"
+    found = "new" if classifier is None else "its" if prototypes is None else "pruned"
     logger.warning("the training starts from %s, with %s prototypes", checkpoint.path, found)
 
 
@@ -74,7 +81,14 @@ def _best_checkpoint(folder: Path) -> Checkpoint:
 
 def _inherit_prototypes(classifier: torch.nn.Module, path: Path) -> None:
     weight = classifier.get_parameter("weight")
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: give the prototypes.pt of `verimargin prune`")
     saved = torch.load(path, map_location="cpu", weights_only=True)["weight"]
+    if saved.dim() == 3 and weight.dim() == 2:
+        raise ValueError(
+            f"{path} has {saved.shape[1]} sub-centres for each speaker, and the recipe's classifier has none: give "
+            "start_from the `prototypes` that `verimargin prune` leaves, or the classifier as many subcenters"
+        )
     if saved.shape != weight.shape:
         raise ValueError(
             f"{path} has {len(saved)} speakers with prototypes of shape {tuple(saved.shape[1:])}, the recipe's "

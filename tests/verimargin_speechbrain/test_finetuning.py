@@ -67,6 +67,27 @@ def test_a_run_with_a_checkpoint_of_its_own_is_resumed(finished, tmp_path):
     assert not torch.equal(begin(folder, tmp_path / "own").weight, best["model"])
 
 
+def test_a_run_with_subcenters_goes_on_with_what_prune_leaves(finished, tmp_path):
+    """The three prototypes of a speaker fit no classifier with one, and prune's result had no way into a recipe."""
+    folder, own = finished[0], tmp_path / "own"
+    weight, pruned = torch.randn(3, 2, 4), tmp_path / "prototypes.pt"
+    torch.save({"weight": weight}, folder / "CKPT+good" / "classifier.ckpt")
+    torch.save({"weight": weight[:, 1].clone()}, pruned)
+    with pytest.raises(
+        ValueError, match=r"has 2 sub-centres for each speaker.*: give start_from the `prototypes` that"
+    ):
+        begin(folder, own, classifier=Classifier())
+    with pytest.raises(ValueError, match=r"no classifier to get the prototypes"):
+        start_from(folder, own, {}, prototypes=pruned)
+    with pytest.raises(ValueError, match=r"none.pt is not there: give the prototypes.pt"):
+        start_from(folder, own, {}, Classifier(), tmp_path / "none.pt")
+    assert not own.exists()
+    classifier = Classifier()
+    start_from(folder, own, {}, classifier, pruned)
+    assert torch.equal(classifier.weight, weight[:, 1])
+    assert (own / "label_encoder.txt").is_file()
+
+
 def test_what_does_not_fit_is_named(finished, tmp_path):
     folder, _ = finished
     own = tmp_path / "own"
@@ -76,7 +97,7 @@ def test_what_does_not_fit_is_named(finished, tmp_path):
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="does not fit the recipe's model"):
         begin(folder, own, model=torch.nn.Linear(6, 4))
-    with pytest.raises(ValueError, match=r"has 3 prototypes of size 4, the recipe.s classifier 5 of size 4: set"):
+    with pytest.raises(ValueError, match=r"has 3 speakers with .* shape \(4,\), the recipe.s classifier 5 of"):
         begin(folder, own, classifier=Classifier(5))
     with pytest.raises(ValueError, match=r"has no normalizer.ckpt: it has classifier, embedding_model"):
         start_from(folder, own, {"normalizer": torch.nn.Linear(1, 1)})
