@@ -1,0 +1,55 @@
+"""The losses that `low_far.py` compares, and the settings that are tried for each: the same number for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+import torch
+import verimargin as vm
+
+Setting = dict[str, float]
+
+
+class Family(NamedTuple):
+    """A loss and its settings; one that is `adaptive` has a margin for each class, which a `vm.KappaTracker` sets."""
+
+    make: Callable[..., vm.MarginLoss]
+    grid: list[Setting]
+    adaptive: bool = False
+
+
+def all_of(**values: tuple[float, ...]) -> list[Setting]:
+    return [dict(zip(values, numbers)) for numbers in product(*values.values())]
+
+
+def softmax(scale: float) -> vm.MarginLoss:
+    return vm.MarginLoss(vm.NoMargin(), scale=scale)
+
+
+def entmax(alpha: float, scale: float) -> vm.MarginLoss:
+    return vm.MarginLoss(vm.NoMargin(), alpha, scale=scale)
+
+
+# alpha and the scale are coupled, so that the grids of alpha 1.25 and 1.5 are at different scales
+SPARSE = [{"alpha": 1.25, "scale": 16.0}, {"alpha": 1.25, "scale": 32.0}, {"alpha": 1.5, "scale": 10.0}]
+
+FAMILIES: dict[str, Family] = {
+    "softmax": Family(softmax, all_of(scale=(8.0, 12.0, 16.0, 24.0, 32.0, 48.0))),
+    "ArcFace": Family(vm.arcface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.15, 0.3))),
+    "CosFace": Family(vm.cosface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.1, 0.2))),
+    "entmax 1.25": Family(entmax, all_of(alpha=(1.25,), scale=(12.0, 16.0, 24.0, 32.0, 40.0, 48.0))),
+    "entmax 1.5": Family(entmax, all_of(alpha=(1.5,), scale=(5.0, 7.0, 10.0, 14.0, 18.0, 24.0))),
+    "Q-Margin": Family(vm.q_margin, [{**s, "margin": m} for m in (0.1, 0.2) for s in SPARSE]),
+    # psi is about 1/2 on average, so m is twice as large
+    "KappaFace": Family(vm.arcface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.3, 0.6)), adaptive=True),
+    "adaptive Q-Margin": Family(vm.q_margin, [{**s, "margin": m} for m in (0.2, 0.4) for s in SPARSE], adaptive=True),
+}
+
+
+def loss_of(family: str, setting: Setting, psi: torch.Tensor | None = None) -> vm.MarginLoss:
+    """The loss, with the margin factors psi of the tracker if it is adaptive."""
+    loss = FAMILIES[family].make(**setting)
+    loss.margin.psi = psi
+    return loss
