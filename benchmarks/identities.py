@@ -4,7 +4,7 @@ A sample is a fixed random network of the identity's factors and of nuisance fac
 
     z = sqrt(a) family + sqrt(1 - a) own        # identity: twenty look-alikes share a family
     n = channel + habit / 2 + own               # nuisance: all identities share 64 channels; a habit is an identity's
-    x = tanh(tanh([z, n] A + a) B + b) + noise u^(-1/3) eps
+    x = tanh(tanh([z, n] A + c) B + d) + noise u^(-1/3) eps
 
 The share a is uniform in [0, 0.7] and differs from identity to identity. u is uniform in (0, 1) and differs from sample
 to sample: one in 8 has more than twice the least noise, one in 64 more than four times. Every number that is drawn
@@ -27,17 +27,13 @@ CHANNELS = 64
 CLOSENESS = 0.7  # of the identity factors' variance is the family's, at most
 NOISE = 0.15
 MISLABELLED = 0.02  # of the training samples show another identity than their label says
-FEWEST, MOST, TAIL = (
-    2,
-    200,
-    1.1,
-)  # samples of a class, and the exponent of their Pareto distribution: about nine on average
+FEWEST, MOST = 2, 200  # samples of a class, nine on average
+TAIL = 1.1  # the exponent of their Pareto distribution
 DEVELOPMENT, TEST = 2**40, 2**41  # the first identity of each set; training identities are numbered from 0
 
 # What a hash is for.
-FAMILY_FACTORS, OWN_FACTORS, SHARE, HABIT, CHANNEL, CHANNEL_FACTORS, NUISANCE, QUALITY, NOISE_OF, SIZE, WRONG = range(
-    11
-)
+FAMILY_FACTORS, OWN_FACTORS, SHARE, HABIT, CHANNEL, CHANNEL_FACTORS = range(6)
+NUISANCE, QUALITY, SAMPLE_NOISE, SIZE, WRONG = range(6, 11)
 
 
 class TrainingSet(NamedTuple):
@@ -73,7 +69,7 @@ def inputs(identity: np.ndarray, number: np.ndarray) -> Tensor:
     a, shift, b, bias = MIXING
     clean = np.tanh(np.tanh(np.concatenate([z, n], axis=1) @ a + shift) @ b + bias)
     spread = NOISE * uniform(QUALITY, identity, number, 1) ** np.float32(-1.0 / 3.0)
-    return torch.from_numpy(clean + spread * normal(NOISE_OF, identity, number, INPUTS))
+    return torch.from_numpy(clean + spread * normal(SAMPLE_NOISE, identity, number, INPUTS))
 
 
 def identity_factors(identity: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     python benchmarks/low_far.py grid OUT                    # 10,000 classes: every setting of every loss
     python benchmarks/low_far.py final OUT                   # 100,000 classes: the best setting of each, two seeds
-    python benchmarks/low_far.py final OUT --classes 10000 --epochs 3
+    python benchmarks/low_far.py final OUT --classes 10000 --epochs 3 --batch 512
     python benchmarks/low_far.py tables OUT                  # tables, and OUT/low_far_<classes>.svg
 
 A network of 200,000 parameters is trained from scratch with each loss, equally long and by the same optimiser. The
@@ -80,7 +80,7 @@ def work(jobs: Sequence[Job], folder: Path, identities: int, test: bool) -> None
     folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         result, checkpoint = folder / f"{job.name}.json", folder / f"{job.name}.pt"
-        with (folder / f"{job.name}.lock").open("w") as lock:
+        with (folder / f".{job.name}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
