@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IDENTITY_FACTORS, NUISANCE_FACTORS = 16, 8
-HIDDEN, INPUTS = 192, 96
+IDENTITY_FACTORS, NUISANCE_FACTORS = 40, 8
+HIDDEN, INPUTS = 256, 128
 FAMILY = 20  # identities that look alike
 CHANNELS = 64
 CLOSENESS = 0.7  # of the identity factors' variance is the family's, at most
-NOISE = 0.15
+NOISE = 0.25
 MISLABELLED = 0.02  # of the training samples show another identity than their label says
 FEWEST, MOST = 2, 200  # samples of a class, nine on average
 TAIL = 1.1  # the exponent of their Pareto distribution

@@ -38,21 +38,21 @@ def quality_q_margin(alpha: float, scale: float, margin: float) -> vm.MarginLoss
     return vm.q_margin(alpha, scale, margin, vm.Quality(momentum=QUALITY_MOMENTUM))
 
 
-# alpha and the scale are coupled, so that the grids of alpha 1.25 and 1.5 are at different scales
+# alpha and the scale are coupled. The window 1 / ((alpha - 1) scale), in which classes are active, is 0.25 at most.
 SPARSE = [{"alpha": 1.25, "scale": 16.0}, {"alpha": 1.25, "scale": 32.0}, {"alpha": 1.5, "scale": 10.0}]
 
 FAMILIES: dict[str, Family] = {
-    "softmax": Family(softmax, all_of(scale=(8.0, 12.0, 16.0, 24.0, 32.0, 48.0))),
+    "softmax": Family(softmax, all_of(scale=(4.0, 8.0, 12.0, 16.0, 24.0, 32.0))),
     "ArcFace": Family(vm.arcface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.15, 0.3))),
     "CosFace": Family(vm.cosface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.1, 0.2))),
-    "entmax 1.25": Family(vm.entmax, all_of(alpha=(1.25,), scale=(12.0, 16.0, 24.0, 32.0, 40.0, 48.0))),
-    "entmax 1.5": Family(vm.entmax, all_of(alpha=(1.5,), scale=(5.0, 7.0, 10.0, 14.0, 18.0, 24.0))),
-    "Q-Margin": Family(vm.q_margin, [{**s, "margin": m} for m in (0.1, 0.2) for s in SPARSE]),
+    "entmax 1.25": Family(vm.entmax, all_of(alpha=(1.25,), scale=(16.0, 20.0, 24.0, 32.0, 40.0, 48.0))),
+    "entmax 1.5": Family(vm.entmax, all_of(alpha=(1.5,), scale=(8.0, 10.0, 12.0, 16.0, 20.0, 24.0))),
+    "Q-Margin": Family(vm.q_margin, [{**s, "margin": m} for m in (0.2, 0.4) for s in SPARSE]),
     # psi is about 1/2 on average, so m is twice as large
     "KappaFace": Family(vm.arcface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.3, 0.6)), adaptive=True),
     "AdaFace": Family(adaface, all_of(scale=(16.0, 24.0, 32.0), margin=(0.1, 0.2))),
-    "quality-adaptive Q-Margin": Family(quality_q_margin, [{**s, "margin": m} for m in (0.1, 0.2) for s in SPARSE]),
-    "adaptive Q-Margin": Family(vm.q_margin, [{**s, "margin": m} for m in (0.2, 0.4) for s in SPARSE], adaptive=True),
+    "quality-adaptive Q-Margin": Family(quality_q_margin, [{**s, "margin": m} for m in (0.2, 0.4) for s in SPARSE]),
+    "adaptive Q-Margin": Family(vm.q_margin, [{**s, "margin": m} for m in (0.4, 0.8) for s in SPARSE], adaptive=True),
 }
 
 
