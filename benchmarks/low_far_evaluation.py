@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import verimargin as vm
-from identities import DEVELOPMENT, TEST, TrainingSet, inputs
+from identities import DEVELOPMENT, FAMILY, TEST, TrainingSet, inputs
 from impostors import Scores, scores, tar_at_far
 from low_far_training import Run
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from verimargin.metrics.intervals import DIVISIONS, GROUPS
 
 PROBES = 5  # for each identity, besides the enrolled sample
-DEVELOPMENT_IDENTITIES, TEST_IDENTITIES = 4_000, 10_000
+DEVELOPMENT_IDENTITIES, TEST_IDENTITIES = 4_000, 10_000  # whole families, at least ten
 CHOSEN_BY = 1e-4  # the FAR at which a setting is chosen
 FARS = (1e-4, 1e-5, 1e-6)
 CURVE = tuple(float(f"{far:.3g}") for far in np.logspace(-7, -4, 13))
@@ -52,7 +52,7 @@ def development_figure(network: torch.nn.Module, identities: int) -> float:
 
 
 def figures(enrolled: Tensor, probes: Tensor, log_density: tuple[Tensor, Tensor] | None = None) -> Figures:
-    """Each figure with its values without each group of identities, (DIVISIONS, GROUPS), and the curve TAR by FAR."""
+    """Each figure with its values without each group of families, (DIVISIONS, GROUPS), and the curve TAR by FAR."""
     low = scores(enrolled, probes, log_density=log_density)
     first = slice(min(EER_IDENTITIES, len(enrolled)))
     if log_density is not None:
@@ -69,10 +69,15 @@ def tar(found: Scores, kept: np.ndarray | None, far: float) -> float:
     return tar_at_far(found.curve(kept), far)
 
 
-def left_out(found: Scores, figure: Callable[[Scores, np.ndarray | None], float]) -> dict[str, Any]:
-    """A figure of all identities and, for the jackknife, of those that remain without each group."""
-    identities, random = len(found.genuine), np.random.default_rng(0)
-    groups = [random.permutation(identities) % GROUPS for _ in range(DIVISIONS)]
+def left_out(
+    found: Scores, figure: Callable[[Scores, np.ndarray | None], float], together: int = FAMILY
+) -> dict[str, Any]:
+    """A figure of all identities and, for the jackknife, of those that remain without each group.
+
+    The identities of a family, `together` of them, are in one group: they are not independent of each other.
+    """
+    family, random = np.arange(len(found.genuine)) // together, np.random.default_rng(0)
+    groups = [random.permutation(family[-1] + 1)[family] % GROUPS for _ in range(DIVISIONS)]
     without = [[figure(found, division != group) for group in range(GROUPS)] for division in groups]
     return {"value": figure(found, None), "without": without}
 

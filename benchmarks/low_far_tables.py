@@ -1,8 +1,9 @@
 """The tables and the picture of `low_far.py`, with intervals over test identities and training seeds together.
 
-Two variances are added: the jackknife's over the test identities, of the mean over the S seeds, and s^2 / S, where the
-variance s^2 between seeds is pooled over the losses. The degrees of freedom are Satterthwaite's. A difference between
-two losses has the jackknife's variance of the difference, since both meet the same identities, and 2 s^2 / S.
+Two variances are added: the jackknife's over the families of test identities, of the mean over the S seeds, and
+s^2 / S, where the variance s^2 between seeds is pooled over the losses. The degrees of freedom are Satterthwaite's. A
+difference between two losses has the jackknife's variance of the difference, since both meet the same identities, and
+2 s^2 / S. All runs have one population of training classes, whose choice is in no interval.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def draw(runs: dict[str, list[Result]], path: Path) -> None:
             CURVE, curve, color=f"C{n}", lw=2.5 if family == OURS else 1.3, ls="-" if n < 5 else "--", label=family
         )
     axes.set(xlabel="false accept rate", ylabel="true accept rate, %", xlim=(CURVE[0], CURVE[-1]))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")  # below the curves, which rise to the right
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     print(f"\nwrote {path}")

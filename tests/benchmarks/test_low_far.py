@@ -90,7 +90,7 @@ def test_the_setting_with_the_best_development_figure_is_chosen(tmp_path):
 
 def test_the_program_makes_tables(tmp_path, capsys):
     sizes = ["--families", "Q-Margin", "KappaFace", "--classes", "40", "--epochs", "1", "--batch", "32"]
-    sizes += ["--identities", "40"]
+    sizes += ["--identities", "200"]
     with pytest.raises(ValueError, match="run `grid` to its end first"):
         low_far.main(["final", str(tmp_path), *sizes])
     low_far.main(["grid", str(tmp_path), *sizes])
@@ -104,7 +104,7 @@ def test_the_program_makes_tables(tmp_path, capsys):
     capsys.readouterr()
     low_far.main(["tables", str(tmp_path)])
     shown = capsys.readouterr().out
-    assert "## 40 classes, 7,800 impostor pairs, seeds [1, 2]" in shown
+    assert "## 40 classes, 199,000 impostor pairs, seeds [1, 2]" in shown
     assert shown.count("| KappaFace | scale ") == 1
     assert (tmp_path / "low_far_40.svg").read_text().startswith("<?xml")
     results[0].unlink()  # of KappaFace
@@ -130,7 +130,7 @@ def test_with_one_seed_a_difference_has_the_interval_of_the_metrics():
     torch.manual_seed(0)
     mean, n = torch.randn(60, 8), 60
     systems = [F.normalize(mean + noise * torch.randn(2, n, 8), dim=-1) for noise in (0.4, 0.6)]
-    found = [left_out(scores(x[0], x[1:]), lambda s, kept: s.curve(kept).eer()[0]) for x in systems]
+    found = [left_out(scores(x[0], x[1:]), lambda s, kept: s.curve(kept).eer()[0], 1) for x in systems]
     one, other = (Estimate(np.array([f["value"]]), np.array([f["without"]])) for f in found)
     identity = torch.arange(n)
     trials = [(x[1] @ x[0].T).flatten().numpy() for x in systems]
@@ -140,6 +140,17 @@ def test_with_one_seed_a_difference_has_the_interval_of_the_metrics():
     difference = one.minus(other)
     half = difference.half_width(0.0, 1.0)
     assert (difference.mean - half, difference.mean + half) == pytest.approx(wanted)
+
+
+def test_families_are_left_out_as_a_whole():
+    torch.manual_seed(0)
+    x = F.normalize(torch.randn(2, 200, 8), dim=-1)
+    kept = []
+    left_out(scores(x[0], x[1:]), lambda s, k: 0.0 if k is None else float(kept.append(k.reshape(10, 20)) or 0))
+    assert len(kept) == 40
+    for families in kept:
+        assert (families.all(1) ^ ~families.any(1)).all()
+        assert families.all(1).sum() == 9
 
 
 def test_the_variance_between_seeds_widens_the_interval():
