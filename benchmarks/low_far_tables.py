@@ -143,14 +143,14 @@ def draw(runs: dict[str, list[Result]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"svg.hashsalt": "verimargin", "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(figsize=(7.2, 4.8), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.0, 4.8), layout="constrained")
     for n, (family, found) in enumerate(runs.items()):
         curve = 100 * np.mean([r["test"]["cosine"]["curve"] for r in found], axis=0)
         axes.semilogx(
-            CURVE, curve, color=f"C{n}", lw=2.5 if family == OURS else 1.3, ls="-" if n < 5 else "--", label=family
+            CURVE, curve, color=f"C{n}", lw=2.5 if family == OURS else 1.3, ls="-" if n < 6 else "--", label=family
         )
     axes.set(xlabel="false accept rate", ylabel="true accept rate, %", xlim=(CURVE[0], CURVE[-1]))
-    axes.legend(frameon=False, loc="lower right")  # below the curves, which rise to the right
+    figure.legend(loc="outside right center", frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     print(f"\nwrote {path}")
