@@ -52,6 +52,7 @@ docs: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # torch, torchaudio and torchvision from one release; newer torch has no matching torchaudio.
+# insightface without opencv-python, which would overwrite opencv-python-headless.
 .venv/ready: pyproject.toml requirements/toolkits.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "verimargin needs Python 3.10 or newer: make PYTHON=python3.x")'
 	@echo 'Building .venv: 5.9 GB of packages, most of it the CUDA build of torch. pip tells the size of each download below.'
@@ -59,6 +60,7 @@ docs: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --constraint requirements/toolkits.txt --editable '.[speechbrain,insightface,cli,docs,test]'
+	$(BIN)/python -m pip install --constraint requirements/toolkits.txt --no-deps insightface
 	touch $@
 
 clean:

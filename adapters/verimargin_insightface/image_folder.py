@@ -1,13 +1,17 @@
-"""An image folder, with one folder of images for each class, before torchvision's ImageFolder reads it."""
+"""An image folder, with one folder of images for each class."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
 
 def check_class_folders(folder: str | Path) -> None:
     """Refuse a folder whose folders hold folders only, such as train and val: each would be read as one class.
+
+    torchvision's ImageFolder would read it so.
 
     Raises:
         ValueError: a class holds no file, but folders.
@@ -19,3 +23,22 @@ def check_class_folders(folder: str | Path) -> None:
                 f"{entry.path} would be one class, but holds only folders, such as {inside[0].name}: give the folder "
                 f"whose folders are the classes, perhaps {entry.path} itself"
             )
+
+
+def images_of(folder: str | Path) -> list[Path]:
+    """The images of an image folder, sorted by class and name; the class of an image is the name of its folder.
+
+    Raises:
+        ValueError: `folder` is no folder, has no class with an image, or a class that `check_class_folders` refuses.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give one with a folder of images for each identity")
+    check_class_folders(folder)
+    found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(
+            f"{folder} has no folder with images ({', '.join(SUFFIXES)}): give one with a folder of images for each "
+            "identity"
+        )
+    return found

@@ -40,6 +40,9 @@ def named(page):
 )
 def test_python_runs(block, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    if "import insightface" in block:
+        pytest.importorskip("insightface", reason="pip install --no-deps insightface")
+        workspace.make_people(tmp_path)
     exec(compile(block, "block", "exec"), {"__name__": "block"})
 
 

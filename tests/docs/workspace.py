@@ -16,9 +16,11 @@ import numpy as np
 import small_training_folder
 import torch
 import verimargin as vm
+from small_faces import SmallFaceNet, people
 from verimargin.files import hparams
 from verimargin.files.scorers import write_regressor
 from verimargin_insightface.face_trials import LANDMARKS
+from verimargin_insightface.onnx_export import export_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, FACE_SIZE, LATENTS = 128, 16, 128
@@ -63,6 +65,15 @@ def make(folder: Path) -> None:
         (folder / script).write_text(EVALUATOR.format(name=name, size=FACE_SIZE))
     for place in (evaluators, folder):
         (place / "ijb_evals.py").write_text(EVALUATOR.format(name="verification_11", size=FACE_SIZE))
+
+
+def make_people(folder: Path) -> None:
+    """A face model, and faces of strangers, of people and of a visitor."""
+    export_onnx(SmallFaceNet(), folder / "model.onnx")
+    people(folder / "strangers", [f"stranger{n}" for n in range(12)])
+    people(folder / "people", ["ann", "bob"], images=3, seed=1)
+    people(folder, ["visitor"], images=1, seed=2)
+    (folder / "visitor" / "0.png").rename(folder / "visitor.png")
 
 
 def _embeddings(folder: Path, random: np.random.Generator) -> None:

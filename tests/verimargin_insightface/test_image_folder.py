@@ -1,6 +1,6 @@
 import pytest
 from verimargin_insightface.commands.pack import pack_folder
-from verimargin_insightface.image_folder import check_class_folders
+from verimargin_insightface.image_folder import check_class_folders, images_of
 from verimargin_insightface.registration import check_data
 from verimargin_insightface.training_images import open_images
 
@@ -34,3 +34,15 @@ def test_other_folders_pass(faces):
     (faces / "train" / "ann" / "more").mkdir()
     (faces / "train" / "notes.txt").touch()
     check_class_folders(faces / "train")
+
+
+def test_the_images_of_a_folder_are_sorted_by_class_and_name(tmp_path):
+    for name in ("b/2.png", "b/1.JPG", "a/3.jpeg", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = [path.relative_to(tmp_path).as_posix() for path in images_of(tmp_path)]
+    assert found == ["a/3.jpeg", "b/1.JPG", "b/2.png"]
+    with pytest.raises(ValueError, match="has no folder with images"):
+        images_of(tmp_path / "a")
+    with pytest.raises(ValueError, match="missing is not a folder"):
+        images_of(tmp_path / "missing")
