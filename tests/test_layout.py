@@ -87,13 +87,13 @@ def room(module):
 
 
 def command_modules():
-    """The modules that an entry point of pyproject.toml names as a command."""
+    """The modules that an entry point of pyproject.toml names as a command or a demo."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (section,) = re.findall(
-        r'^\[project\.entry-points\."verimargin\.commands"\]\n((?:[^\[\n].*\n)+)', text, re.MULTILINE
-    )
-    modules = set(re.findall(r'^[\w-]+ = "([\w.]+):\w+"$', section, re.MULTILINE))
-    assert len(modules) == len(section.splitlines())
+    sections = re.findall(r'^\[project\.entry-points\."verimargin\.\w+"\]\n((?:[^\[\n].*\n)+)', text, re.MULTILINE)
+    lines = [line for section in sections for line in section.splitlines()]
+    modules = set(re.findall(r'^[\w-]+ = "([\w.]+):\w+"$', "\n".join(lines), re.MULTILINE))
+    assert len(sections) == 2
+    assert len(modules) == len(lines)
     assert modules <= set(SOURCES)
     return modules
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from verimargin.commands import report
+from verimargin.commands.demo_folder import demo_folder
 from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
 from verimargin.files.embeddings import save_npz
-from verimargin.files.reading import read_text
-from verimargin.files.whole import alone, whole
 
 from . import demo_report
 
@@ -27,7 +24,6 @@ LOSSES = {
     "qmargin": "Q-Margin (alpha 1.5, s 10, m 0.2)",
 }
 CORPUS = {"train_speakers": 72, "test_speakers": 120, "utterances": 12, "test_utterances": 5}
-LEFTOVER = ".*.partial*"  # of files.whole
 
 
 def demo(
@@ -47,19 +43,14 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> dict[
 
     from .. import experiment, synthesis  # noqa: F401 (if one cannot be imported, nothing has been written yet)
 
-    if seed < 0:
-        raise ValueError(f"seed is {seed}: give an integer >= 0")
-    console = Console()
     settings = {"seed": seed, "corpus": corpus, "recipe": recipe}
-    _same_settings(output, settings)
-    with alone(output / "settings.json"):
-        return _run(output, settings, console)
+    with demo_folder(output, settings):
+        return _run(output, settings, Console())
 
 
 def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[str, report.Result]:
     from .. import experiment, synthesis
 
-    _remove_leftovers(output)
     seed, corpus, recipe = settings["seed"], settings["corpus"], settings["recipe"]
     data = output / "corpus"
     if data.is_dir():
@@ -86,29 +77,3 @@ def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[str, 
             )
         runs[title] = demo_report.read_run(finished)
     return demo_report.write(output, runs, settings, console)
-
-
-def _same_settings(output: Path, settings: dict) -> None:
-    """Refuse a folder with a demo of other settings, which would mix old results with new ones."""
-    path = output / "settings.json"
-    if path.exists():
-        try:
-            known = json.loads(read_text(path))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}): give another folder") from error
-        if known != settings:
-            raise ValueError(f"{output} holds a demo with other settings ({path}): give another folder")
-        return
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file: give a folder")
-    if output.exists() and any(not path.name.startswith(".") for path in output.iterdir()):
-        raise ValueError(f"{output} is not empty and holds no demo: give another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial:
-        partial.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove what a killed demo was writing."""
-    for path in sorted(output.rglob(LEFTOVER)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,16 +1,13 @@
 import csv
-import json
 import os
 import random
 import signal
 import time
 
-import killed
 import numpy as np
 import pytest
 from small_speech import CORPUS, TINY
 from verimargin import metrics
-from verimargin.files.whole import alone
 from verimargin_speechbrain.commands import demo
 
 
@@ -57,18 +54,6 @@ def test_the_demo_reports_resumes_and_refuses_other_settings(tmp_path, capsys):
         demo.run(tmp_path / "full", 0, CORPUS)
 
 
-def test_a_kill_at_the_very_beginning_leaves_a_folder_that_the_demo_takes(tmp_path):
-    """The hidden file that was half written made the folder "not empty", for ever."""
-    output, count = tmp_path / "demo", 0
-    for _ in killed.kills(lambda: demo._same_settings(output, {"seed": 1}), tmp_path):
-        demo._same_settings(output, {"seed": 1})
-        demo._remove_leftovers(output)
-        assert [path.name for path in output.iterdir()] == ["settings.json"]
-        killed.shutil.rmtree(output)
-        count += 1
-    assert count >= 3
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_after_sixty_kills_at_random_moments_the_demo_is_as_if_uninterrupted(tmp_path):
@@ -113,31 +98,3 @@ def test_after_sixty_kills_at_random_moments_the_demo_is_as_if_uninterrupted(tmp
             number += 1
     assert forked(output, 1000) == 0
     assert not list(output.rglob(".*.partial*"))
-
-
-def settings(output, seed=0):
-    output.mkdir(exist_ok=True)
-    text = json.dumps({"seed": seed, "corpus": CORPUS, "recipe": {}})
-    (output / "settings.json").write_text(text)
-    return output / "settings.json"
-
-
-def test_two_demos_in_one_folder_are_refused(tmp_path):
-    """They trained over each other's checkpoints."""
-    with alone(settings(tmp_path / "demo")), pytest.raises(ValueError, match=r"another process is writing .*settings"):
-        demo.run(tmp_path / "demo", 0, CORPUS)
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["settings.json"]
-
-
-def test_what_a_killed_demo_leaves_is_no_hindrance(tmp_path):
-    """Killed while it wrote settings.json, it left a hidden file, because of which the folder was refused for ever."""
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / ".settings.12345678.partial.json").touch()
-    demo._same_settings(tmp_path / "demo", {"seed": 0})
-    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["settings.json"]
-
-
-def test_damaged_settings_are_named(tmp_path):
-    settings(tmp_path / "demo").write_text("{")
-    with pytest.raises(ValueError, match=r"settings\.json is damaged"):
-        demo.run(tmp_path / "demo", 0, CORPUS)
