@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import verimargin as vm
 from torch import Tensor
 from torch.nn import functional as F
 from verimargin.files.anchors import anchors_from_embeddings
+from verimargin.files.calibrations import read_calibrations
 from verimargin.files.embeddings import Embeddings, check_encoder, read_embeddings
 from verimargin.files.scorers import holds_regressor, read_regressor
 from verimargin.scoring import methods
@@ -123,10 +125,35 @@ class FaceScorer:
         e, t = self.embed(first)[None], self.embed(second)[None]
         return float(self._method.combine(e @ t.T, self._columns(e), self._method.statistics(t)))
 
+    def threshold_for(self, calibration: str | PathLike, far: float) -> float:
+        """The threshold for a false accept rate from a file of `verimargin calibrate`, as one of this scorer's scores.
+
+        Raises:
+            ValueError: the file has no such rate, or not this method with these settings, is of another model, or its
+                scores depend on a quality measure, which a pair of faces alone does not have.
+        """
+        known = read_calibrations(calibration)
+        check_encoder(calibration, known.encoder, self.encoder.fingerprint)
+        method = known.methods.get(self._method.name)
+        if method is None or method.title != self._method.title:
+            raise ValueError(
+                f"{calibration} has {', '.join(m.title for m in known.methods.values())}, but the scorer is "
+                f"{self._method.title}: calibrate that method with the same settings"
+            )
+        if method.calibration.qualities:
+            raise ValueError(
+                f"{calibration} was fitted with {', '.join(method.calibration.qualities)}: calibrate without qualities"
+            )
+        for found in method.thresholds:
+            if math.isclose(found.far, far):
+                return (found.threshold - method.calibration.offset) / method.calibration.scale
+        rates = ", ".join(f"{found.far:g}" for found in method.thresholds) or "none"
+        raise ValueError(f"{calibration} has thresholds for the false accept rates {rates}, but not for {far:g}")
+
     def same(self, first: Face, second: Face) -> bool:
         """Whether the score of two faces is above the threshold."""
         if self.threshold is None:
-            raise ValueError("there is no threshold: give one, such as that of a report of `verimargin score`")
+            raise ValueError("there is no threshold: set one, such as that of threshold_for()")
         return self.score(first, second) > self.threshold
 
     @torch.no_grad()

@@ -3,8 +3,10 @@ import pytest
 import torch
 import verimargin as vm
 from small_faces import SIZE, people, recognition_model
+from verimargin.files.calibrations import CalibratedMethod, Calibrations, FarThreshold, write_calibrations
 from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.scorers import write_regressor
+from verimargin.scoring.calibration import Calibration
 from verimargin_insightface import FaceScorer
 from verimargin_insightface.face_encoder import FaceEncoder
 
@@ -121,3 +123,33 @@ def test_strangers_who_are_scored_are_named(home, model):
         scorer.score(anchor, home / "people" / "ann" / "0.png")
     with pytest.raises(ValueError, match="there is no threshold"):
         scorer.same(home / "people" / "ann" / "0.png", home / "people" / "ann" / "1.png")
+
+
+def calibrations(scorer, **changes):
+    """A file's content: a log-likelihood ratio of 3 score - 1, and the thresholds 2 and 4."""
+    method = scorer._method
+    fitted = Calibration(-1.0, 3.0, changes.pop("qualities", {}))
+    thresholds = [FarThreshold(1e-2, 2.0, None), FarThreshold(1e-3, 4.0, (3.5, 4.5))]
+    entry = CalibratedMethod(changes.pop("title", method.title), fitted, thresholds)
+    return Calibrations({}, changes.pop("encoder", scorer.encoder.fingerprint), 0.5, {}, {method.name: entry})
+
+
+def test_a_threshold_comes_from_a_calibration(home, model, tmp_path):
+    """A score above the threshold is one whose log-likelihood ratio is above the file's."""
+    scorer = FaceScorer(model, home / "strangers", "s-norm")
+    write_calibrations(tmp_path / "good.json", calibrations(scorer))
+    scorer.threshold = scorer.threshold_for(tmp_path / "good.json", far=1e-3)
+    assert 3 * scorer.threshold - 1 == pytest.approx(4)
+    pair = [home / "people" / name for name in ("ann/0.png", "ann/1.png")]
+    assert scorer.same(*pair) == (3 * scorer.score(*pair) - 1 > 4)
+    with pytest.raises(ValueError, match=r"rates 0\.01, 0\.001, but not for 0\.1"):
+        scorer.threshold_for(tmp_path / "good.json", far=0.1)
+    other = FaceScorer(model, home / "strangers")
+    with pytest.raises(ValueError, match=r"has s-norm, but the scorer is IDA-R \(k 10, tau 1\)"):
+        other.threshold_for(tmp_path / "good.json", far=1e-3)
+    write_calibrations(tmp_path / "foreign.json", calibrations(scorer, encoder="0" * 64))
+    with pytest.raises(ValueError, match="was made with the encoder"):
+        scorer.threshold_for(tmp_path / "foreign.json", far=1e-3)
+    write_calibrations(tmp_path / "quality.json", calibrations(scorer, qualities={"norm": (0.1, 0.2)}))
+    with pytest.raises(ValueError, match="was fitted with norm: calibrate without qualities"):
+        scorer.threshold_for(tmp_path / "quality.json", far=1e-3)
