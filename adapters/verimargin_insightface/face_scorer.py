@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from os import PathLike, fspath
 from pathlib import Path
@@ -16,11 +17,16 @@ from verimargin.files.calibrations import read_calibrations
 from verimargin.files.embeddings import Embeddings, check_encoder, read_embeddings
 from verimargin.files.scorers import holds_regressor, read_regressor
 from verimargin.scoring import methods
+from verimargin.scoring.density_spread import spread_over_all_pairs
+from verimargin.scoring.ida import DensityScorer
 from verimargin.scoring.methods import Method, Statistics
 
 from .face_encoder import Face, FaceEncoder
 
+logger = logging.getLogger(__name__)
+
 METHODS = ("ida", "s-norm")
+ENOUGH = 32  # faces of a gallery to look at the spread of their densities
 SAME = 1 - 1e-5  # a cosine above it is of one image with itself
 
 
@@ -79,6 +85,7 @@ class FaceScorer:
         self.encoder, self.threshold = FaceEncoder(model), threshold
         self._strangers: set[str] = set()
         self._anchors: Tensor | None = None
+        self._density: DensityScorer | None = None
         self._method: Method
         if not isinstance(anchors, Embeddings) and holds_regressor(fspath(anchors)):
             self._name, self._method = fspath(anchors), self._learned(fspath(anchors), method)
@@ -93,7 +100,8 @@ class FaceScorer:
         self._strangers, self._anchors = set(given.ids), F.normalize(given.vectors)
         self._check_size(self.encoder.size)
         if method == "ida":
-            self._method = methods.ida(vm.IDAScorer(self._anchors, k, tau))
+            self._density = vm.IDAScorer(self._anchors, k, tau)
+            self._method = methods.ida(self._density)
         else:
             self._method = methods.score_norm(vm.ScoreNorm(self._anchors))
 
@@ -104,6 +112,8 @@ class FaceScorer:
 
     def gallery(self, faces: str | PathLike | Embeddings) -> Gallery:
         """A folder with a folder of images for each identity, or embeddings with labels, for `search`.
+
+        The log has a warning if IDA's densities rival the cosines, as after too short a training.
 
         Raises:
             ValueError: an identity is among the anchors too, or as for the scorer.
@@ -117,7 +127,9 @@ class FaceScorer:
             )
         check_encoder("the gallery", given.encoder, self.encoder.fingerprint)
         unit = self._unit(list(given.vectors), given.ids)
-        return Gallery(given.ids, identities, unit, self._method.statistics(unit))
+        statistics = self._method.statistics(unit)
+        self._watch_spread(unit, statistics)
+        return Gallery(given.ids, identities, unit, statistics)
 
     @torch.no_grad()
     def score(self, first: Face, second: Face) -> float:
@@ -125,7 +137,7 @@ class FaceScorer:
         e, t = self.embed(first)[None], self.embed(second)[None]
         return float(self._method.combine(e @ t.T, self._columns(e), self._method.statistics(t)))
 
-    def threshold_for(self, calibration: str | PathLike, far: float) -> float:
+    def threshold_for(self, calibration: str | Path, far: float) -> float:
         """The threshold for a false accept rate from a file of `verimargin calibrate`, as one of this scorer's scores.
 
         Raises:
@@ -185,6 +197,7 @@ class FaceScorer:
             raise ValueError(f"{path} is a regressor, which is for IDA: give faces of strangers for {method}")
         file = read_regressor(path)
         file.check_encoder(self.encoder.fingerprint)
+        self._density = file.scorer
         return methods.ida(file.scorer, "ida-l", "IDA-L")
 
     def _unit(self, embeddings: list[Tensor], names: list[str]) -> Tensor:
@@ -199,6 +212,12 @@ class FaceScorer:
                 "never scored"
             )
         return unit
+
+    def _watch_spread(self, unit: Tensor, statistics: Statistics) -> None:
+        if self._density is None or len(unit) < ENOUGH:
+            return
+        if warning := spread_over_all_pairs(unit, statistics[0], self._density.tau).warning:
+            logger.warning("%s", warning)
 
     def _check_size(self, size: int | None) -> None:
         if size is not None and self._anchors is not None and size != self._anchors.shape[1]:

@@ -125,6 +125,22 @@ def test_strangers_who_are_scored_are_named(home, model):
         scorer.same(home / "people" / "ann" / "0.png", home / "people" / "ann" / "1.png")
 
 
+def test_densities_that_rival_the_cosines_are_told(model, caplog):
+    """Embeddings that have collapsed: they differ less from each other than their distances from the anchors do."""
+    random = torch.Generator().manual_seed(0)
+
+    def faces(name, number, spread):
+        rows = torch.eye(SIZE)[:1] + spread * torch.randn(number, SIZE, generator=random)
+        return Embeddings([f"{name}{n}" for n in range(number)], rows)
+
+    healthy = FaceScorer(model, faces("anchor", 40, 3.0))
+    healthy.gallery(faces("face", 40, 3.0))
+    assert caplog.text == ""
+    collapsed = FaceScorer(model, Embeddings(STRANGERS, torch.eye(SIZE)[1:2] + 0.01 * torch.randn(12, SIZE)))
+    collapsed.gallery(faces("face", 40, 0.01))
+    assert "IDA's densities rival the cosines" in caplog.text
+
+
 def calibrations(scorer, **changes):
     """A file's content: a log-likelihood ratio of 3 score - 1, and the thresholds 2 and 4."""
     method = scorer._method

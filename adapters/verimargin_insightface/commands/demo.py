@@ -16,6 +16,7 @@ from verimargin.commands.progress import progress
 from verimargin.files.embeddings import save_npz
 from verimargin.files.reading import read_arrays
 from verimargin.files.whole import whole
+from verimargin.scoring.density_spread import density_spread
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,6 +63,7 @@ def run(output: Path, seed: int, corpus: dict[str, Any], **recipe: Any) -> dict[
 
 def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[tuple[str, str], report.Result]:
     from ..drawn_faces.corpus import read_faces
+    from ..drawn_faces.scoring import TAU
     from ..drawn_faces.training import LOSSES, one_process
 
     data = _draw(output / "faces", settings, console)
@@ -71,7 +73,7 @@ def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[tuple
     _show(output / "faces.png", test)
     console.print(f"The faces of {len(test.names)} test people: {output / 'faces.png'}")
     trials = _all_pairs(test)
-    results = {}
+    results, warnings = {}, []
     for name, loss in LOSSES.items():
         finished = output / name / "scores.npz"
         if finished.exists():
@@ -79,10 +81,13 @@ def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[tuple
         else:
             with one_process():
                 _train_and_score(finished, name, train, test, trials, settings, console)
-        for method, scores in _scores(finished).items():
+        scored = _scores(finished)
+        if warning := density_spread(scored["cosine"], scored["ida-r"], TAU).warning:
+            warnings.append(f"{loss.title}: {warning}")
+        for method, scores in scored.items():
             shown = partial(progress, title=f"Intervals, {loss.title}, {METHODS[method]}")
             results[name, method] = report.evaluate(scores, trials.same, trials.people, True, progress=shown)
-    _report(output, results, trials, settings, console)
+    _report(output, results, warnings, trials, settings, console)
     return results
 
 
@@ -143,6 +148,7 @@ def _scores(finished: Path) -> dict[str, np.ndarray]:
 def _report(
     output: Path,
     results: dict[tuple[str, str], report.Result],
+    warnings: list[str],
     trials: Trials,
     settings: dict[str, Any],
     console: Console,
@@ -168,8 +174,10 @@ def _report(
         "Made by `verimargin demo faces`. These are not results on real faces: compare the losses with each other only."
     )
     pictures = "![Faces](faces.png)\n\n![DET of the losses](det_losses.png)\n\n![DET of the scores](det_scores.png)"
-    parts = [data, *(report.markdown(head, lines) for head, lines in short), pictures, table, note]
+    parts = [data, *warnings, *(report.markdown(head, lines) for head, lines in short), pictures, table, note]
     report.write_markdown(output, "verimargin demo faces", parts)
+    for warning in warnings:
+        console.print(warning)
     for head, lines in short:
         _print(console, head, lines)
     console.print(data)
