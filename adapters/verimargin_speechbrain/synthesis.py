@@ -8,16 +8,12 @@ random numbers of its own, so that neither the order nor the number of processes
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator, Sequence
-from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from verimargin._processes import Send, run_each
 from verimargin.files.whole import whole_folder
 
 from .espeak import Espeak
@@ -75,48 +71,13 @@ def make_corpus(
 
 
 def _record_all(people: Sequence[Speaker], wav: Path) -> Iterator[str]:
-    """Record each speaker in a new process, as many at once as there are CPUs; yields the name of each who is done."""
-    context = multiprocessing.get_context("forkserver")  # its processes start as copies of one that has said nothing
-    context.set_forkserver_preload([__name__, "torchaudio.functional", "soundfile"])
-    waiting = list(reversed(people))
-    running: list[ForkServerProcess] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < len(os.sched_getaffinity(0)):
-                speaker = waiting.pop()
-                process = context.Process(target=_record_in_process, args=(speaker, wav), name=speaker.name)
-                process.daemon = True  # ends when this process ends
-                process.start()
-                running.append(process)
-            ended = connection.wait([process.sentinel for process in running])
-            for process in [process for process in running if process.sentinel in ended]:
-                running.remove(process)
-                process.join()
-                if process.exitcode:
-                    raise RuntimeError(
-                        f"the process that recorded {process.name} ended with status {process.exitcode}: its error is "
-                        "above, or it was killed, as it is when the memory runs out"
-                    )
-                yield process.name
-    finally:
-        for process in running:
-            process.terminate()
-            process.join()
+    """Record each speaker in a new process; yields the name of each who is done."""
+    jobs = {speaker.name: (speaker, wav) for speaker in people}
+    return (name for name, _ in run_each(_record, jobs, ["torchaudio.functional", "soundfile"]))
 
 
-def _record_in_process(speaker: Speaker, wav: Path) -> None:
-    import torch
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops it
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    for _ in _record(speaker, wav):
-        if parent is not None and not parent.is_alive():
-            return
-
-
-def _record(speaker: Speaker, wav: Path) -> Iterator[str]:
-    """Write the recordings of one speaker; yields the name of each that is written."""
+def _record(speaker: Speaker, wav: Path, send: Send) -> None:
+    """Write the recordings of one speaker; nothing is sent."""
     import soundfile
     import torch
     from torchaudio.functional import resample
@@ -134,7 +95,6 @@ def _record(speaker: Speaker, wav: Path) -> Iterator[str]:
         path = wav / name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, channel.record(resample(piece, played, RATE).numpy(), random), RATE)
-        yield name
 
 
 def _names(speaker: Speaker) -> list[str]:

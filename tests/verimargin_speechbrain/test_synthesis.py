@@ -42,7 +42,7 @@ def test_neither_the_order_nor_the_number_of_processes_makes_a_difference(tmp_pa
 
 def test_a_process_that_fails_is_named(tmp_path):
     speaker = synthesis._speakers([1], ["f1"], 0)[0]._replace(voice="gmw/nobody")
-    with pytest.raises(RuntimeError, match="recorded id10001 ended with status 1: its error is above"):
+    with pytest.raises(RuntimeError, match="the process of id10001 ended with status 1: its error is above"):
         list(synthesis._record_all([speaker], tmp_path))
 
 
