@@ -4,10 +4,13 @@ TORCH ?= torch
 NUMPY ?= numpy
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-gpu test-core bench bench-gpu lint docs clean
+.PHONY: demo demo-faces test test-slow test-gpu test-core bench bench-gpu lint docs clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
+
+demo-faces: .venv/ready
+	$(BIN)/verimargin demo faces
 
 # Two processes with one thread each: most tests are small and use one.
 test: .venv/ready

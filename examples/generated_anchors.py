@@ -13,6 +13,7 @@ training by `verimargin demo`, such as demo/qmargin.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -152,9 +153,9 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1986)
     options = parser.parse_args()
-    brain = train(
-        options.data, options.run, options.run.name, options.seed
-    )  # the run is finished, so this only loads it
+    recipe = json.loads((options.run.parent / "settings.json").read_text(encoding="utf-8"))["recipe"]
+    # The run is finished, so this only loads it.
+    brain = train(options.data, options.run, options.run.name, options.seed, **recipe)
     generator = train_generator(brain, options.data, options.seed)
     write_embeddings(options.out, generated_anchors(brain, generator, options.number, seed=options.seed))
 

@@ -17,7 +17,7 @@ def trained(folder, faces, name, seed=0, **recipe):
     with one_process():
         run = Run(folder, faces, LOSSES[name], Recipe(**{**TINY, **recipe}), seed)
         run.resume()
-        run.train(lambda steps, title: steps, name)
+        run.train(lambda steps, title: steps)
     return run
 
 

@@ -89,7 +89,9 @@ def room(module):
 def command_modules():
     """The modules that an entry point of pyproject.toml names as a command or a demo."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    sections = re.findall(r'^\[project\.entry-points\."verimargin\.\w+"\]\n((?:[^\[\n].*\n)+)', text, re.MULTILINE)
+    sections = re.findall(
+        r'^\[project\.entry-points\."verimargin\.(?:commands|demos)"\]\n((?:[^\[\n].*\n)+)', text, re.MULTILINE
+    )
     lines = [line for section in sections for line in section.splitlines()]
     modules = set(re.findall(r'^[\w-]+ = "([\w.]+):\w+"$', "\n".join(lines), re.MULTILINE))
     assert len(sections) == 2

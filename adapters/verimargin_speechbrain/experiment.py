@@ -1,6 +1,6 @@
 """Trains and scores one recipe on a folder laid out like VoxCeleb, without a checkout of SpeechBrain.
 
-It is used by `verimargin demo` and by tests. The recipe is `hparams/speechbrain/train_ecapa_small.yaml`, which
+It is used by `verimargin demo` and by tests. The recipes are `hparams/speechbrain/train_ecapa_small*.yaml`, which
 SpeechBrain's own script runs as well. An interrupted run can be resumed.
 """
 
@@ -8,29 +8,34 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import soundfile
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from verimargin.files import hparams as recipes
+from verimargin.files.whole import whole
 
 from .corpus import Trial, read_trials, recordings, speaker_of, speakers
 from .overrides import as_yaml
 
 RECIPE = "train_ecapa_small.yaml"
+Begins = Callable[[int, "Path | None"], None]
+Steps = Callable[..., Iterable]
 
 
 class Utterances(Dataset):
-    """The samples of each recording, cut at random to `size` samples, and its speaker id."""
+    """Each recording, cut at random to `size` samples, with its name and speaker id, named as in the recipes."""
 
     def __init__(self, wav: Path, names: list[str], speaker_ids: dict[str, int], size: int):
         self.wav, self.names, self.speaker_ids, self.size = wav, names, speaker_ids, size
@@ -38,7 +43,7 @@ class Utterances(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         name = self.names[index]
         samples = read_wav(self.wav / name)
         if len(samples) < self.size:
@@ -46,22 +51,41 @@ class Utterances(Dataset):
                 f"{self.wav / name} has {len(samples)} samples: training cuts {self.size} from each recording"
             )
         start = random.randint(0, len(samples) - self.size)
-        return samples[start : start + self.size], torch.tensor([self.speaker_ids[speaker_of(name)]])
+        speaker = torch.tensor([self.speaker_ids[speaker_of(name)]])
+        return {"id": name, "sig": samples[start : start + self.size], "spk_id_encoded": speaker}
 
 
 class SpeakerBrain(sb.Brain):
-    """Training with the features, embedding model, classifier and cost that the recipe names."""
+    """Training with the features, embedding model, classifier and cost that the recipe names.
 
-    step_seconds = math.nan  # of the last epoch that this process has trained
+    Attributes:
+        step_seconds: CPU time, of the last epoch that this process has trained.
+        begins: called with the number of finished epochs and the checkpoint, if there is one.
+        steps: wraps the batches of an epoch, with a title, as tqdm does.
+    """
 
-    def compute_forward(self, batch: tuple[Tensor, Tensor], stage: sb.Stage) -> Tensor:
-        samples, _ = (part.to(self.device) for part in batch)
-        lengths = torch.ones(len(samples), device=self.device)
+    step_seconds = math.nan
+
+    def __init__(self, *args: Any, begins: Begins, steps: Steps, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.begins, self.steps = begins, steps
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        checkpoint = self.checkpointer.find_checkpoint()
+        self.begins(self.hparams.epoch_counter.current, checkpoint and checkpoint.path)
+
+    def _fit_train(self, train_set: Iterable, epoch: int, enable: bool) -> None:
+        title = f"epoch {epoch} of {self.hparams.epoch_counter.limit}"
+        super()._fit_train(self.steps(train_set, title=title), epoch, enable)
+
+    def compute_forward(self, batch: PaddedBatch, stage: sb.Stage) -> Tensor:
+        samples, lengths = batch.to(self.device).sig
         features = self.modules.mean_var_norm(self.modules.compute_features(samples), lengths)
         return self.modules.classifier(self.modules.embedding_model(features))
 
-    def compute_objectives(self, predictions: Tensor, batch: tuple[Tensor, Tensor], stage: sb.Stage) -> Tensor:
-        ids = batch[1].to(self.device)
+    def compute_objectives(self, predictions: Tensor, batch: PaddedBatch, stage: sb.Stage) -> Tensor:
+        ids = batch.spk_id_encoded.data
         if stage == sb.Stage.TRAIN:
             self.hparams.lr_annealing.on_batch_end(self.optimizer)
         else:
@@ -71,12 +95,12 @@ class SpeakerBrain(sb.Brain):
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         self.wrong = self.seen = 0
-        self.began = time.perf_counter()
+        self.began = time.process_time()
 
     def on_stage_end(self, stage: sb.Stage, stage_loss: float, epoch: int | None = None) -> None:
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
-            self.step_seconds = (time.perf_counter() - self.began) / max(self.step, 1)
+            self.step_seconds = (time.process_time() - self.began) / max(self.step, 1)
             return
         self.hparams.train_logger.log_stats(
             {"epoch": epoch}, {"loss": self.train_loss}, {"loss": stage_loss, "error": self.wrong / max(self.seen, 1)}
@@ -84,82 +108,80 @@ class SpeakerBrain(sb.Brain):
         self.checkpointer.save_and_keep_only(meta={"epoch": epoch})
 
 
-def train(data: Path, output: Path, cost: str, seed: int, progress: bool = True, **overrides: Any) -> SpeakerBrain:
-    """Train the recipe with one of its costs ("qmargin", "arcface", "cosface"), or continue an interrupted run.
+def train(
+    data: Path,
+    output: Path,
+    cost: str,
+    seed: int,
+    *,
+    recipe: str = RECIPE,
+    begins: Begins = lambda epochs, checkpoint: None,
+    steps: Steps = lambda batches, title: batches,
+    **overrides: Any,
+) -> SpeakerBrain:
+    """Train a recipe with one of its `costs`, or continue an interrupted run.
 
     Args:
         data: a folder laid out like VoxCeleb with a `veri_test.txt`, whose speakers are left out of training.
         output: the folder of the run.
+        recipe: a file of hparams/speechbrain.
+        begins, steps: as for `SpeakerBrain`.
         overrides: further keys of the recipe, e.g. ``number_of_epochs=2``.
     """
     tested = recordings(read_trials(data / "veri_test.txt"))
     people = speakers(data, map(speaker_of, tested))
-    training, validation = _split(data, people)
+    training, validation = split(data, people)
     values = {"data_folder": data, "output_folder": output, "seed": seed, "out_n_neurons": len(people), **overrides}
     values["compute_cost"] = f"!ref <costs[{cost}]>"
-    recipe = recipes.path(f"speechbrain/{RECIPE}").read_text(encoding="utf-8")
-    batch_size = overrides.get("batch_size") or load_hyperpyyaml(recipe, as_yaml(values))["batch_size"]
+    text = recipes.path(f"speechbrain/{recipe}").read_text(encoding="utf-8")
+    batch_size = overrides.get("batch_size") or load_hyperpyyaml(text, as_yaml(values))["batch_size"]
     if len(training) % batch_size == 1:
         training.pop()  # batch normalisation cannot train on one sample
     values["steps_per_epoch"] = -(-len(training) // batch_size)
-    hparams = load_hyperpyyaml(recipe, as_yaml(values))
+    hparams = load_hyperpyyaml(text, as_yaml(values))
+    ids = {name: number for number, name in enumerate(people)}
+    _annotate(Path(hparams["save_folder"]), training, ids)
     brain = SpeakerBrain(
         hparams["modules"],
         hparams["opt_class"],
         hparams,
-        {"device": "cpu", "noprogressbar": not progress},
+        {"device": "cpu", "noprogressbar": True},
         hparams["checkpointer"],
+        begins=begins,
+        steps=steps,
     )
-    ids = {name: number for number, name in enumerate(people)}
     size = int(hparams["sentence_len"] * hparams["sample_rate"])
     sets = [Utterances(data / "wav", names, ids, size) for names in (training, validation)]
-    options = hparams["dataloader_options"]
-    brain.fit(hparams["epoch_counter"], *sets, train_loader_kwargs=options, valid_loader_kwargs={"batch_size": 32})
+    train_options = {"collate_fn": PaddedBatch, **hparams["dataloader_options"]}
+    valid_options = {"collate_fn": PaddedBatch, "batch_size": 32}
+    brain.fit(hparams["epoch_counter"], *sets, train_loader_kwargs=train_options, valid_loader_kwargs=valid_options)
     return brain
 
 
-class Cost(NamedTuple):
-    """What the classifier and the loss take of one training step."""
+def _annotate(save_folder: Path, training: list[str], ids: dict[str, int]) -> None:
+    """Write the two files about the training set that SpeechBrain's script would write, for `TrainingSamples`."""
+    save_folder.mkdir(parents=True, exist_ok=True)
+    encoder = CategoricalEncoder()
+    encoder.update_from_iterable(ids)
+    with whole(save_folder / "label_encoder.txt") as partial:
+        encoder.save(partial)
+    with whole(save_folder / "train.csv") as partial:
+        rows = [f"{name},{speaker_of(name)}" for name in training]
+        partial.write_text("\n".join(["ID,spk_id", *rows]) + "\n", encoding="utf-8")
 
-    seconds: float  # forwards and backwards
-    kept: int  # bytes that the forward pass keeps for the backward pass
 
-
-def cost_of_loss(brain: SpeakerBrain, batch: int = 32, repeats: int = 20) -> Cost:
-    """Measure the classifier and the loss alone, on random embeddings; the time is the median of the repeats."""
-    classifier, cost = brain.modules.classifier, brain.hparams.compute_cost
-    weights = {parameter.data_ptr() for parameter in classifier.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    embeddings = torch.randn(batch, 1, brain.hparams.emb_dim, requires_grad=True)
-    labels = torch.randint(brain.hparams.out_n_neurons, (batch, 1))
-    seconds = []
-    for _ in range(repeats):
-        kept.clear()
-        began = time.perf_counter()
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = cost(classifier(embeddings), labels)
-        size = sum(kept.values())
-        loss.backward()
-        seconds.append(time.perf_counter() - began)
-    classifier.zero_grad()
-    return Cost(statistics.median(seconds), size)
+@torch.no_grad()
+def embed(brain: SpeakerBrain, data: Path, names: Iterable[str], size: int | None = None) -> Tensor:
+    """The embeddings (N, d) of recordings of `data`, each as a whole, or its first `size` samples, and by itself."""
+    brain.modules.eval()
+    return torch.stack([_embed(brain, read_wav(data / "wav" / name)[:size]) for name in names])
 
 
 def score(brain: SpeakerBrain, data: Path) -> tuple[np.ndarray, list[Trial]]:
     """The cosines of the trials, and the trials. Each recording is embedded as a whole and by itself."""
     trials = read_trials(data / "veri_test.txt")
     names = recordings(trials)
-    brain.modules.eval()
-    with torch.no_grad():
-        rows = [_embed(brain, read_wav(data / "wav" / name)) for name in names]
-    unit = F.normalize(torch.stack(rows))
+    unit = F.normalize(embed(brain, data, names))
     place = {name: i for i, name in enumerate(names)}
     enrol, test = [place[trial.enrol] for trial in trials], [place[trial.test] for trial in trials]
     return (unit[enrol] * unit[test]).sum(1).numpy(), trials
@@ -179,7 +201,7 @@ def _embed(brain: SpeakerBrain, samples: Tensor) -> Tensor:
     return brain.modules.embedding_model(brain.modules.mean_var_norm(features, torch.ones(1)))[0, 0]
 
 
-def _split(data: Path, people: list[str]) -> tuple[list[str], list[str]]:
+def split(data: Path, people: list[str]) -> tuple[list[str], list[str]]:
     """The recordings for training and for validation, which gets every tenth one."""
     wav = data / "wav"
     names = [path.relative_to(wav).as_posix() for who in people for path in sorted((wav / who).glob("*/*.wav"))]

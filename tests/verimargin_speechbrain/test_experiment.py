@@ -20,7 +20,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path):
     def run(name, *epochs):
         for number in epochs:  # the last one goes on from the checkpoint of the one before
             brain = experiment.train(
-                corpus, tmp_path / name, "qmargin", 1, progress=False, number_of_epochs=number, step_size=4, **TINY
+                corpus, tmp_path / name, "qmargin", 1, number_of_epochs=number, step_size=4, **TINY
             )
         return experiment.score(brain, corpus)[0], (tmp_path / name / "train_log.txt").read_text()
 
@@ -33,7 +33,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path):
 @pytest.mark.parametrize("damage", ["missing", "cut short"])
 def test_a_checkpoint_that_was_not_finished_is_dropped(corpus, tmp_path, damage):
     def run(epochs):
-        return experiment.train(corpus, tmp_path, "qmargin", 1, progress=False, number_of_epochs=epochs, **TINY)
+        return experiment.train(corpus, tmp_path, "qmargin", 1, number_of_epochs=epochs, **TINY)
 
     run(1)
     (good,) = (tmp_path / "save").glob("CKPT*")
@@ -51,7 +51,7 @@ def test_a_checkpoint_that_was_not_finished_is_dropped(corpus, tmp_path, damage)
 
 
 def train_on_real_speech(data, output, **recipe):
-    brain = experiment.train(data, output, "qmargin", 1986, progress=False, **recipe)
+    brain = experiment.train(data, output, "qmargin", 1986, **recipe)
     scores, trials = experiment.score(brain, data)
     same = np.array([trial.same for trial in trials])
     assert len(trials) == 4950
@@ -80,18 +80,59 @@ def test_errors_name_what_is_missing(corpus, tmp_path):
     with pytest.raises(ValueError, match="wav does not exist"):
         experiment.read_wav(tmp_path / "none.wav")
     with pytest.raises(ValueError, match="has 48000 samples: training cuts 64000"):
-        experiment.train(corpus, tmp_path / "long", "qmargin", 1, progress=False, sentence_len=4.0, **TINY)
+        experiment.train(corpus, tmp_path / "long", "qmargin", 1, sentence_len=4.0, **TINY)
 
 
-def test_what_the_loss_takes_is_measured_without_the_weights(corpus, tmp_path):
-    brain = experiment.train(corpus, tmp_path, "arcface", 1, progress=False, number_of_epochs=1, **TINY)
+KAPPAFACE = {"recipe": "train_ecapa_small_kappaface.yaml", "estimator": "memory"}
+
+
+def test_a_resumed_kappaface_equals_an_uninterrupted_one_byte_for_byte(corpus, tmp_path):
+    """The margins adapt from one memory vector per sample; what begins and each epoch are told."""
+    told = []
+
+    def run(name, *epochs):
+        for number in epochs:
+            brain = experiment.train(
+                corpus,
+                tmp_path / name,
+                "kappaface",
+                1,
+                begins=lambda *done: told.append(done),
+                steps=lambda batches, title: told.append((title, len(batches))) or batches,
+                number_of_epochs=number,
+                step_size=4,
+                **KAPPAFACE,
+                **TINY,
+            )
+        return brain
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole, resumed = run("whole", 2), run("resumed", 1, 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert told[:3] == [(0, None), ("epoch 1 of 2", 4), ("epoch 2 of 2", 4)]
+    (checkpoint,) = (tmp_path / "resumed" / "save").glob("CKPT*")
+    assert told[5][0] == 1
+    assert told[5][1].parent == checkpoint.parent
+    assert told[6:] == [("epoch 2 of 2", 4)]
+    states = [brain.modules.state_dict() for brain in (whole, resumed)]
+    assert states[0].keys() == states[1].keys()
+    tensors = [name for name, value in states[0].items() if isinstance(value, torch.Tensor)]
+    assert any(name.startswith("kappa.") for name in tensors)
+    assert [name for name in tensors if not torch.equal(states[0][name], states[1][name])] == []
+    tracker = whole.modules.kappa.tracker
+    assert int(tracker.epoch) == 2  # an epoch ends when its validation begins
+    assert 0 < float(tracker.psi.min()) < float(tracker.psi.max()) < 1
+
+
+def test_embeddings_are_those_of_single_recordings(corpus, tmp_path):
+    brain = experiment.train(corpus, tmp_path, "arcface", 1, number_of_epochs=1, **TINY)
     assert 0 < brain.step_seconds < 60
-    before = brain.modules.classifier.weight.detach().clone()
-    small, large = (experiment.cost_of_loss(brain, batch, repeats=2) for batch in (16, 64))
-    assert small.seconds > 0
-    one_row = (large.kept - small.kept) / 48
-    classes, size = before.shape
-    assert one_row >= 4 * (size + 2 * classes)  # an embedding, and cosines and posteriors of all classes
-    assert one_row < 4 * (4 * size + 20 * classes)
-    assert torch.equal(brain.modules.classifier.weight, before)
-    assert all(p.grad is None or not p.grad.any() for p in brain.modules.classifier.parameters())
+    names = ["id10001/s00/00000.wav", "id10002/s00/00001.wav"]
+    whole, cut = experiment.embed(brain, corpus, names), experiment.embed(brain, corpus, names[:1], 16_000)
+    assert torch.equal(whole[1:], experiment.embed(brain, corpus, names[1:]))
+    assert whole.shape == (2, TINY["emb_dim"])
+    assert not torch.allclose(cut, whole[:1])
+    assert torch.equal(cut, experiment.embed(brain, corpus, names[:1], 16_000))

@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from verimargin.commands import plots, report
+from verimargin._processes import Send
 from verimargin.commands.demo_folder import demo_folder
+from verimargin.commands.demo_report import Results, write
+from verimargin.commands.demo_scores import Cost, Trials, four_scores, read_run, save_run, step_cost
+from verimargin.commands.demo_training import how_it_begins, sending, train_all
 from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
-from verimargin.files.embeddings import save_npz
-from verimargin.files.reading import read_arrays
-from verimargin.files.whole import whole
-from verimargin.scoring.density_spread import density_spread
+
+from . import demo_content
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..drawn_faces.corpus import Faces
+    from ..drawn_faces.training import Run
 
 CORPUS = {"train_people": 600, "test_people": 150, "images": (4, 20), "test_images": 6}
-METHODS = {"cosine": "cosine", "s-norm": "s-norm", "ida-r": "IDA-R", "ida-l": "IDA-L"}
-SHOWN = "EER %", "TAR % at FAR 1e-2", "TAR % at FAR 1e-3"  # figures of the short tables
-SHEET = 8, 12  # people and images of the contact sheet
-
-
-class Trials(NamedTuple):
-    """All pairs of test images: their positions, whether they show one person, and that person's number."""
-
-    i: np.ndarray
-    j: np.ndarray
-    same: np.ndarray
-    people: tuple[np.ndarray, np.ndarray]
 
 
 def demo(
@@ -50,7 +39,7 @@ def demo(
     run(out, seed, CORPUS)
 
 
-def run(output: Path, seed: int, corpus: dict[str, Any], **recipe: Any) -> dict[tuple[str, str], report.Result]:
+def run(output: Path, seed: int, corpus: dict[str, Any], **recipe: Any) -> Results:
     """The demo, with the sizes of the corpus (`make_corpus`) and values of the `Recipe`; results by loss and method."""
     from rich.console import Console
 
@@ -61,34 +50,24 @@ def run(output: Path, seed: int, corpus: dict[str, Any], **recipe: Any) -> dict[
         return _run(output, settings, Console())
 
 
-def _run(output: Path, settings: dict[str, Any], console: Console) -> dict[tuple[str, str], report.Result]:
+def _run(output: Path, settings: dict[str, Any], console: Console) -> Results:
     from ..drawn_faces.corpus import read_faces
-    from ..drawn_faces.scoring import TAU
-    from ..drawn_faces.training import LOSSES, one_process
+    from ..drawn_faces.training import LOSSES
 
     data = _draw(output / "faces", settings, console)
-    train, test = (
-        read_faces(data / part, partial(progress, title="reading", unit="image")) for part in ("train", "test")
-    )
-    _show(output / "faces.png", test)
+    test = read_faces(data / "test", partial(progress, title="reading", unit="image"))
+    demo_content.write_sheet(output / "faces.png", test)
     console.print(f"The faces of {len(test.names)} test people: {output / 'faces.png'}")
-    trials = _all_pairs(test)
-    results, warnings = {}, []
+    jobs, finished = {}, {name: output / name / "scores.npz" for name in LOSSES}
     for name, loss in LOSSES.items():
-        finished = output / name / "scores.npz"
-        if finished.exists():
-            console.print(f"{loss.title}: trained and scored before, in {finished}")
+        if finished[name].exists():
+            console.print(f"{loss.title}: trained and scored before, in {finished[name]}")
         else:
-            with one_process():
-                _train_and_score(finished, name, train, test, trials, settings, console)
-        scored = _scores(finished)
-        if warning := density_spread(scored["cosine"], scored["ida-r"], TAU).warning:
-            warnings.append(f"{loss.title}: {warning}")
-        for method, scores in scored.items():
-            shown = partial(progress, title=f"Intervals, {loss.title}, {METHODS[method]}")
-            results[name, method] = report.evaluate(scores, trials.same, trials.people, True, progress=shown)
-    _report(output, results, warnings, trials, settings, console)
-    return results
+            jobs[loss.title] = (name, data, output / name, settings)
+    train_all(_train_and_score, jobs, console)
+    runs = {name: read_run(path, LOSSES[name].title) for name, path in finished.items()}
+    trials = _all_pairs(test)
+    return write(output, runs, trials, demo_content.content(test, trials, settings), console)
 
 
 def _draw(folder: Path, settings: dict[str, Any], console: Console) -> Path:
@@ -99,106 +78,44 @@ def _draw(folder: Path, settings: dict[str, Any], console: Console) -> Path:
         console.print(f"Faces: drawn before, in {folder}")
         return folder
     people = corpus["train_people"] + corpus["test_people"]
+    console.print(f"Drawing the faces of {people} people")
     for _ in progress(make_corpus(folder, seed=settings["seed"], **corpus), "drawing", "person", total=people):
         pass
     return folder
 
 
-def _show(path: Path, faces: Faces) -> None:
-    import cv2
-
-    from ..drawn_faces.corpus import contact_sheet
-
-    columns = min(SHEET[1], int(np.bincount(faces.labels).max()))
-    with whole(path) as hidden:
-        cv2.imwrite(str(hidden), contact_sheet(faces, min(SHEET[0], len(faces.names)), columns)[..., ::-1])
-
-
 def _all_pairs(faces: Faces) -> Trials:
-    i, j = np.triu_indices(len(faces.labels), 1)
-    people = faces.labels[i], faces.labels[j]
-    return Trials(i, j, people[0] == people[1], people)
+    """An image is named by its person and its number among the images of that person."""
+    number = np.arange(len(faces.labels)) - np.searchsorted(faces.labels, faces.labels)
+    samples = [f"{faces.names[person]}/{n:02d}" for person, n in zip(faces.labels, number)]
+    return Trials.all_pairs(faces.labels, samples, faces.names)
 
 
-def _train_and_score(
-    finished: Path, name: str, train: Faces, test: Faces, trials: Trials, settings: dict[str, Any], console: Console
-) -> None:
-    from ..drawn_faces.scoring import score
-    from ..drawn_faces.training import LOSSES, Recipe, Run
+def _train_and_score(name: str, data: Path, output: Path, settings: dict[str, Any], send: Send) -> None:
+    import torch
 
-    loss = LOSSES[name]
-    training = Run(finished.parent, train, loss, Recipe(**settings["recipe"]), settings["seed"])
-    done = training.resume()
-    console.print(f"{loss.title}: " + (f"resumes after epoch {done}, from {training.path}" if done else "is trained"))
+    from ..drawn_faces.corpus import read_faces
+    from ..drawn_faces.training import LOSSES, Recipe, Run, embed, one_process
 
-    def shown(steps: Iterable, title: str) -> Iterable:
-        return progress(steps, title, "step")
-
-    training.train(shown, loss.title)
-    save_npz(finished, **score(training, test, trials.i, trials.j, shown))
-
-
-def _scores(finished: Path) -> dict[str, np.ndarray]:
-    saved, _ = read_arrays(finished, tuple(METHODS))
-    if len(saved) < len(METHODS):
-        raise ValueError(f"{finished} is damaged: remove it, and the demo makes it again")
-    return {method: saved[method] for method in METHODS}
+    shown = sending(send)
+    train, test = (read_faces(data / part, partial(shown, title=f"reading {part}")) for part in ("train", "test"))
+    with one_process():
+        training = Run(output, train, LOSSES[name], Recipe(**settings["recipe"]), settings["seed"])
+        send(how_it_begins(training.resume(), training.path))
+        training.train(shown)
+        known, f = (embed(training.backbone, faces.images) for faces in (train, test))
+        prototypes, labels = training.head.weight.detach(), torch.from_numpy(train.labels)
+        scores = four_scores(prototypes, known, labels, f, settings["seed"], shown)
+        save_run(output / "scores.npz", scores, training.step_seconds, _cost(training))
 
 
-def _report(
-    output: Path,
-    results: dict[tuple[str, str], report.Result],
-    warnings: list[str],
-    trials: Trials,
-    settings: dict[str, Any],
-    console: Console,
-) -> None:
-    from ..drawn_faces.training import LOSSES
+def _cost(training: Run) -> Cost:
+    """What the head takes of a step, KappaFace's memory included, on random embeddings."""
+    import torch
 
-    corpus = settings["corpus"]
-    fewest, most = corpus["images"]
-    data = (
-        f"Drawn faces: {corpus['train_people']} training people with {fewest} to {most} images each, "
-        f"{corpus['test_people']} other people in the test, {trials.same.sum()} target and {(~trials.same).sum()} "
-        f"non-target trials, seed {settings['seed']}."
-    )
-    rows = {f"{LOSSES[loss].title}, {METHODS[method]}": r.figures for (loss, method), r in results.items()}
-    table = report.write_table(output, rows, report.note(corpus["test_people"], True))
-    measured = [figure for figure in SHOWN if not np.isnan(next(iter(rows.values()))[figure].value)]
-    short = [_by_loss(results, figure) for figure in measured]
-    by_loss = {LOSSES[loss].title: r.curve for (loss, method), r in results.items() if method == "cosine"}
-    by_method = {METHODS[method]: r.curve for (loss, method), r in results.items() if loss == "qmargin"}
-    plots.det(output / "det_losses.png", by_loss, "drawn faces, cosine")
-    plots.det(output / "det_scores.png", by_method, f"drawn faces, {LOSSES['qmargin'].title}")
-    note = (
-        "Made by `verimargin demo faces`. These are not results on real faces: compare the losses with each other only."
-    )
-    pictures = "![Faces](faces.png)\n\n![DET of the losses](det_losses.png)\n\n![DET of the scores](det_scores.png)"
-    parts = [data, *warnings, *(report.markdown(head, lines) for head, lines in short), pictures, table, note]
-    report.write_markdown(output, "verimargin demo faces", parts)
-    for warning in warnings:
-        console.print(warning)
-    for head, lines in short:
-        _print(console, head, lines)
-    console.print(data)
-    console.print(f"Report: {output / 'report.md'}, faces: {output / 'faces.png'}")
-
-
-def _by_loss(results: dict[tuple[str, str], report.Result], figure: str) -> tuple[list[str], list[list[str]]]:
-    """A table of one figure: a row for each loss, a column for each score."""
-    from ..drawn_faces.training import LOSSES
-
-    lines = [
-        [loss.title, *(str(results[name, method].figures[figure]._replace(interval=None)) for method in METHODS)]
-        for name, loss in LOSSES.items()
-    ]
-    return [figure, *METHODS.values()], lines
-
-
-def _print(console: Console, head: list[str], lines: list[list[str]]) -> None:
-    from rich.table import Table
-
-    table = Table(*head)
-    for line in lines:
-        table.add_row(*line)
-    console.print(table)
+    batch = training.recipe.batch_size
+    embeddings = torch.randn(batch, training.recipe.embedding_size, requires_grad=True)
+    images = torch.randperm(len(training.faces.labels))[:batch]
+    training.batch(images.numpy())
+    labels = torch.from_numpy(training.faces.labels)[images]
+    return step_cost(lambda: training.head(embeddings, labels), training.head.parameters())

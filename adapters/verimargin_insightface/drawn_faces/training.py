@@ -8,6 +8,8 @@ epoch.
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,7 +80,13 @@ def _convolution(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> n
 
 
 class Run:
-    """One training: its network, its head and its optimiser, and the folder of its checkpoint."""
+    """One training: its network, its head and its optimiser, and the folder of its checkpoint.
+
+    Attributes:
+        step_seconds: CPU time, of the last epoch that this process has trained.
+    """
+
+    step_seconds = math.nan
 
     def __init__(self, folder: Path, faces: Faces, loss: Loss, recipe: Recipe, seed: int):
         self.faces, self.recipe, self.seed, self.path = faces, recipe, seed, folder / "checkpoint.pt"
@@ -103,27 +111,35 @@ class Run:
             self.epoch = saved["epoch"]
         return self.epoch
 
-    def train(self, progress: Progress, title: str) -> None:
-        """Train to the last epoch, and save a checkpoint after each."""
+    def train(self, progress: Progress) -> None:
+        """Train to the last epoch, and save a checkpoint after each. `progress` wraps the batches of an epoch."""
         self.backbone.train()
         while self.epoch < self.recipe.epochs:
             random = np.random.default_rng([self.seed, self.epoch])
             order = random.permutation(len(self.faces.labels))[: self.steps * self.recipe.batch_size]
             batches = np.split(order, self.steps)
-            shown = f"{title}, epoch {self.epoch + 1} of {self.recipe.epochs}"
-            for step, batch in enumerate(progress(batches, title=shown)):
+            title, began = f"epoch {self.epoch + 1} of {self.recipe.epochs}", time.process_time()
+            for step, batch in enumerate(progress(batches, title=title)):
                 self._step(self.epoch * self.steps + step, batch, random)
+            self.step_seconds = (time.process_time() - began) / max(self.steps, 1)
             if self.script is not None:
                 self.script.end_epoch()
             self.epoch += 1
             self._save()
 
+    def batch(self, positions: np.ndarray) -> Tensor:
+        """The images with these positions, as the head's KappaFace expects to have seen them."""
+        images = as_input(self.faces.images[positions])
+        if self.script is not None:
+            self.script.images, self.script.sample_ids = images, torch.from_numpy(positions)
+        return images
+
     def _step(self, step: int, batch: np.ndarray, random: np.random.Generator) -> None:
-        images = as_input(self.faces.images[batch])
+        images = self.batch(batch)
         mirrored = torch.from_numpy(random.random(len(batch)) < 0.5)[:, None, None, None]
         images = torch.where(mirrored, images.flip(3), images)
         if self.script is not None:
-            self.script.images, self.script.sample_ids = images, torch.from_numpy(batch)
+            self.script.images = images
         done = step / (self.steps * self.recipe.epochs)
         self.optimizer.param_groups[0]["lr"] = self.recipe.lr * min(1.0, 10 * done + 0.01) * (1 - done)
         loss = self.head(self.backbone(images), torch.from_numpy(self.faces.labels[batch]))

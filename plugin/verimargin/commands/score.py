@@ -126,7 +126,7 @@ def score(
         by_title = {title: scores[name] for name, title in shown.items()}
         if intervals:
             pairs = trial_set.trials.same, trial_set.identities
-            parts.append(sections.differences(folder, by_title, *pairs, progress))
+            parts.append(sections.differences(folder, sections.changes(by_title, *pairs, progress)))
         if len(shown) > 1:
             parts.append(decisions(folder, trial_set, shown, scores, results, at_far))
         plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)

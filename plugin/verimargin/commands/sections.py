@@ -16,48 +16,70 @@ from .page import literal
 from .progress import Progress
 
 HARDEST = 5  # identities
+CANNOT_BE_TOLD = "cannot be told"
 OF_THE_MACHINE = ("Python", "platform", "GPUs", "CPU threads of torch")
 
 
-def differences(
-    folder: Path,
-    scores: Mapping[str, np.ndarray],
-    same: np.ndarray,
-    identities: tuple[np.ndarray, np.ndarray],
-    progress: Progress,
-) -> str:
-    """What each figure changes from the first method to each other one, with paired intervals, as Markdown.
+class Change(NamedTuple):
+    """What a figure changes, times 100, from one method to another, with its paired interval."""
 
-    differences.csv has a verdict too: "better", "worse", or "cannot be told", if the interval holds 0. The result is
-    empty if there is one method, or if there are too few identities for intervals.
+    method: str
+    compared_with: str
+    figure: str
+    change: float
+    low: float
+    high: float
+    verdict: str  # "better", "worse", or "cannot be told", if the interval holds 0
+
+    def __str__(self) -> str:
+        word = f" {self.verdict}" if self.verdict != CANNOT_BE_TOLD else ""
+        return f"{self.change:+.3g}{word} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def changes(
+    scores: Mapping[str, np.ndarray], same: np.ndarray, identities: tuple[np.ndarray, np.ndarray], progress: Progress
+) -> list[Change]:
+    """What each figure changes from the first method to each other one.
+
+    The result is empty if there is one method, or if there are too few identities for intervals.
     """
     (first, base), *others = scores.items()
     columns = {name: metric for name, metric in report.columns(int((~same).sum())).items() if metric}
     whole = _values(columns, base, same)
-    cells, lines = [], []
+    found = []
     for title, other in others:
         shown = partial(progress, title=f"Differences, {title}")
         try:
-            found = metrics.difference_intervals(columns, other, base, same, *identities, progress=shown)
+            intervals = metrics.difference_intervals(columns, other, base, same, *identities, progress=shown)
         except metrics.TooFewSpeakers:
-            return ""
+            return []
         values = _values(columns, other, same)
-        cells.append([literal(title)])
-        for name, interval in found.items():
+        for name, interval in intervals.items():
             change, low, high = (100 * value for value in (values[name] - whole[name], *interval))
-            verdict = _verdict(name, low, high)
-            word = f" {verdict}" if verdict != "cannot be told" else ""
-            cells[-1].append(f"{change:+.3g}{word} [{low:.3g}, {high:.3g}]")
-            lines.append([title, first, name, f"{change:.6g}", f"{low:.6g}", f"{high:.6g}", verdict])
-    if not cells:
+            found.append(Change(title, first, name, change, low, high, _verdict(name, low, high)))
+    return found
+
+
+def differences(folder: Path, found: Sequence[Change]) -> str:
+    """Write the changes to differences.csv, and return them as Markdown, a table for each method compared with."""
+    if not found:
         return ""
-    report.write_csv(
-        folder / "differences.csv", ["method", "compared with", "figure", "change", "low", "high", "verdict"], lines
-    )
-    return (
-        f"## Compared with {literal(first)}\n\n{report.markdown(['method', *columns], cells)}\n\n"
-        "What each figure changes by, with paired 95 % intervals over the identities. Without the word better or "
-        "worse, the interval holds 0, and the two cannot be told apart."
+    rows = [[*c[:3], *(f"{value:.6g}" for value in c[3:6]), c.verdict] for c in found]
+    head = ["method", "compared with", "figure", "change", "low", "high", "verdict"]
+    report.write_csv(folder / "differences.csv", head, rows)
+    tables = []
+    for first in dict.fromkeys(change.compared_with for change in found):
+        mine = [change for change in found if change.compared_with == first]
+        columns = list(dict.fromkeys(change.figure for change in mine))
+        methods = dict.fromkeys(change.method for change in mine)
+        lines = [[literal(method), *(str(c) for c in mine if c.method == method)] for method in methods]
+        tables.append(f"## Compared with {literal(first)}\n\n{report.markdown(['method', *columns], lines)}")
+    return "\n\n".join(
+        [
+            *tables,
+            "What each figure changes by, with paired 95 % intervals over the identities. Without the word better or "
+            "worse, the interval holds 0, and the two cannot be told apart.",
+        ]
     )
 
 
@@ -68,7 +90,7 @@ def _values(columns: Mapping[str, Any], scores: np.ndarray, same: np.ndarray) ->
 
 def _verdict(figure: str, low: float, high: float) -> str:
     if low <= 0 <= high:
-        return "cannot be told"
+        return CANNOT_BE_TOLD
     return "better" if (low > 0) == figure.startswith("TAR") else "worse"
 
 

@@ -17,7 +17,7 @@ def test_a_difference_is_that_of_the_metrics_and_gets_its_verdict(tmp_path):
     same, identities = trials()
     noise = np.random.default_rng(0).normal(size=(3, len(same)))
     scores = {"base": same + noise[0], "good": same + 0.05 * noise[1], "a|b": same + noise[2]}
-    text = sections.differences(tmp_path, scores, same, identities, progress)
+    text = sections.differences(tmp_path, sections.changes(scores, same, identities, progress))
     with open(tmp_path / "differences.csv", newline="") as file:
         rows = {(row["method"], row["figure"]): row for row in csv.DictReader(file)}
     columns = [name for name, metric in report.columns(int((~same).sum())).items() if metric]
@@ -33,7 +33,7 @@ def test_a_difference_is_that_of_the_metrics_and_gets_its_verdict(tmp_path):
     assert rows["a|b", "EER %"]["verdict"] == "cannot be told"
     assert text.count(" better [") == len(columns)
     back = dict(reversed([*scores.items()][:2]))
-    sections.differences(tmp_path, back, same, identities, progress)
+    sections.differences(tmp_path, sections.changes(back, same, identities, progress))
     with open(tmp_path / "differences.csv", newline="") as file:
         assert {row["verdict"] for row in csv.DictReader(file)} == {"worse"}
 
@@ -42,8 +42,24 @@ def test_there_are_no_differences_of_one_method_or_of_few_identities(tmp_path):
     for people, methods in ((30, ["one"]), (2, ["one", "two"])):
         same, identities = trials(people)
         scores = {name: same + np.arange(len(same)) / 7 % 1 for name in methods}
-        assert sections.differences(tmp_path, scores, same, identities, progress) == ""
+        assert sections.differences(tmp_path, sections.changes(scores, same, identities, progress)) == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_changes_from_several_methods_are_told_in_a_table_each(tmp_path):
+    changes = [
+        sections.Change("b", "a", "EER %", -1.0, -1.5, -0.5, "better"),
+        sections.Change("b", "a", "TAR", 1.0, -0.5, 2.5, "cannot be told"),
+        sections.Change("d", "c|", "EER %", 0.5, 0.25, 0.75, "worse"),
+    ]
+    text = sections.differences(tmp_path, changes)
+    assert "## Compared with a\n\n| method | EER % | TAR |" in text
+    assert "| b | -1 better [-1.5, -0.5] | +1 [-0.5, 2.5] |" in text
+    assert "## Compared with c\\|\n\n| method | EER % |" in text
+    assert "| d | +0.5 worse [0.25, 0.75] |" in text
+    assert text.count("paired 95 % intervals") == 1
+    with open(tmp_path / "differences.csv", newline="") as file:
+        assert [row["compared with"] for row in csv.DictReader(file)] == ["a", "a", "c|"]
 
 
 def test_the_hardest_identities_are_those_of_a_loop():

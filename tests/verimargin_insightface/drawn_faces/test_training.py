@@ -36,7 +36,7 @@ def test_a_seed_gives_the_same_weights_and_so_does_a_resumed_run(name, faces, tm
             return steps
 
         with pytest.raises(KeyboardInterrupt):
-            stopped.train(progress, name)
+            stopped.train(progress)
         assert Run(tmp_path / "stopped", faces, LOSSES[name], Recipe(**TINY), 0).resume() == 1
     assert differences(state(whole), state(trained(tmp_path / "stopped", faces, name))) == []
 
@@ -61,7 +61,7 @@ def test_the_loss_falls(name, faces, tmp_path):
             return float((cosine.argmax(1) == labels).float().mean())
 
         before = right()
-        run.train(lambda steps, title: steps, name)
+        run.train(lambda steps, title: steps)
         assert right() > max(0.5, 2 * before)
 
 
