@@ -15,7 +15,7 @@ from verimargin.commands.page import Sample
 from verimargin.files.reading import read_text
 
 LOGGED = re.compile(r"(train|valid) ([a-z_ ]+): ([-+.\deinf]+)")
-LOSSES = "loss", "validation loss"
+PANELS = "validation error", "active classes", "zero loss"
 CHANGE = """
 -compute_cost: !new:speechbrain.nnet.losses.LogSoftmaxWrapper
 -    loss_fn: !new:speechbrain.nnet.losses.AdditiveAngularMargin
@@ -51,14 +51,14 @@ def content(output: Path, runs: Mapping[str, Run], trials: Trials, settings: Map
 
 
 def training(output: Path, logs: Mapping[str, Path]) -> str:
-    """A figure of what all training logs have of each epoch, but for the losses, which are not comparable."""
+    """A figure of what the training logs have of each epoch; only the losses with an alpha above 1 have all of it."""
     series: dict[str, dict[str, list[float]]] = {}
     for title, log in logs.items():
         for line in read_text(log).splitlines():
             for stage, name, value in LOGGED.findall(line):
                 panel = f"validation {name}" if stage == "valid" else name
-                series.setdefault(panel, {}).setdefault(title, []).append(float(value))
-    series = {name: lines for name, lines in series.items() if name not in LOSSES and len(lines) == len(logs)}
+                if panel in PANELS:
+                    series.setdefault(panel, {}).setdefault(title, []).append(float(value))
     epochs = {len(values) for panel in series.values() for values in panel.values()}
     if len(epochs) != 1:
         return ""

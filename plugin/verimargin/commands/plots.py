@@ -94,7 +94,8 @@ def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapp
     with figure(path, len(panels), figsize=size, alt=alt) as axes:
         for panel, (ylabel, series) in zip(np.atleast_1d(axes), panels.items()):
             for name, values in series.items():
-                panel.plot(x, values, marker="o", label=name)
+                style = names.index(name) % len(SERIES)  # the same in all panels, of which some lack a series
+                panel.plot(x, values, marker="o", label=name, color=SERIES[style], linestyle=DASHES[style])
             if min(x) > 0 and max(x) > 10 * min(x):
                 panel.set_xscale("log")
             panel.set_xticks(x, [f"{value:,g}" for value in x])

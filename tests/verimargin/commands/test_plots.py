@@ -141,6 +141,15 @@ def test_an_axis_that_is_cut_says_so(drawn, tmp_path):
     assert drawn[1].axes[0].get_xlabel() == "false accepts, % (up to 50)"
 
 
+def test_a_series_looks_the_same_in_all_panels(drawn, tmp_path):
+    """One that a panel lacks shifted the colours there, away from those of the legend."""
+    plots.lines(tmp_path / "a.png", [1, 2], "k", {"EER %": {"a": [5, 6], "b": [6, 7]}, "support": {"b": [0, 6]}})
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines} for axes in drawn[0].axes
+    ]
+    assert looks[1]["b"] == looks[0]["b"] != looks[0]["a"]
+
+
 def test_the_svg_takes_the_colours_of_the_page_and_is_the_same_again(tmp_path):
     for name in ("a", "b"):
         det(tmp_path / f"{name}.png", ["one", "two"])

@@ -7,7 +7,7 @@ from small_speech import CORPUS
 from verimargin.commands.demo_scores import Cost, Run, Trials
 from verimargin_speechbrain.commands import demo_content
 
-LOG = """epoch: {n} - train loss: 2.5, train support: {s} - valid loss: 1.00, valid error: {e}
+LOG = """epoch: {n} - train loss: 2.5, train active classes: {s} - valid loss: 1.00, valid error: {e}
 """
 
 
@@ -38,17 +38,18 @@ def test_the_content_is_that_of_the_corpus(output):
     assert (output / "training.svg").is_file()
 
 
-def test_the_figure_of_the_training_has_what_all_epochs_of_all_losses_logged(output, monkeypatch):
+def test_the_figure_of_the_training_has_what_the_logs_have_of_all_epochs(output, monkeypatch):
     drawn = []
     monkeypatch.setattr(demo_content.plots, "lines", lambda *arguments: drawn.append(arguments[1:]))
     logs = {"Loss|one": output / "one" / "train_log.txt", "Loss two": output / "two" / "train_log.txt"}
-    logs["Loss|one"].write_text(
-        logs["Loss|one"].read_text().replace("train support", "train kappa mean: 3, train support")
-    )
+    logs["Loss two"].write_text(logs["Loss two"].read_text().replace("active classes", "kappa mean"))
     assert "training.png" in demo_content.training(output, logs)
-    one = {"Loss|one": [19.0, 18.0, 17.0], "Loss two": [19.0, 18.0, 17.0]}
-    error = [1.0, 0.5, 0.333]
-    assert drawn == [(range(1, 4), "epoch", {"support": one, "validation error": dict.fromkeys(one, error)})]
+    (epochs, name, panels) = drawn[0]
+    assert (epochs, name) == (range(1, 4), "epoch")
+    assert panels == {
+        "active classes": {"Loss|one": [19.0, 18.0, 17.0]},
+        "validation error": {title: [1.0, 0.5, 0.333] for title in logs},
+    }
     logs["Loss two"].write_text(LOG.format(n=1, s=1, e=1))
     assert demo_content.training(output, logs) == ""
 
