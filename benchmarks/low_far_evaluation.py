@@ -14,7 +14,7 @@ from impostors import Scores, scores, tar_at_far
 from low_far_training import Run
 from torch import Tensor
 from torch.nn import functional as F
-from verimargin.metrics.intervals import DIVISIONS, GROUPS
+from verimargin.metrics.speakers import DIVISIONS, GROUPS
 
 PROBES = 5  # for each identity, besides the enrolled sample
 DEVELOPMENT_IDENTITIES, TEST_IDENTITIES = 4_000, 10_000  # whole families, at least ten

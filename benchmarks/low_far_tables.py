@@ -17,7 +17,8 @@ import numpy as np
 from low_far_evaluation import CURVE
 from low_far_losses import FAMILIES
 from measurement import markdown
-from verimargin.metrics.intervals import _student, _variance
+from verimargin.metrics.speakers import jackknife_variance
+from verimargin.metrics.student import quantile
 
 FIGURES = ("EER", "TAR at 1e-04", "TAR at 1e-05", "TAR at 1e-06")
 OURS = "Q-Margin"
@@ -40,11 +41,11 @@ class Estimate(NamedTuple):
 
     def half_width(self, seed_variance: float, freedom: float) -> float:
         """Half of the interval, with the variance between seeds and its degrees of freedom."""
-        parts = [_variance(self.without.mean(0)), (seed_variance / len(self.values), freedom)]
+        parts = [jackknife_variance(self.without.mean(0)), (seed_variance / len(self.values), freedom)]
         variance = sum(v for v, _ in parts)
         if variance == 0:
             return 0.0
-        return _student(LEVEL, variance**2 / sum(v**2 / f for v, f in parts)) * variance**0.5
+        return quantile(LEVEL, variance**2 / sum(v**2 / f for v, f in parts)) * variance**0.5
 
 
 def write_tables(results: Sequence[Result], out: Path) -> None:
