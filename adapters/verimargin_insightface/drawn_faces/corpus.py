@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from verimargin._processes import Send, run_each
 from verimargin.files.whole import whole_folder
 
 from ..image_folder import images_of
@@ -17,6 +18,7 @@ from .people import person
 from .photographs import photograph
 
 QUALITY = 95  # of the JPEG files
+BLOCK = 50  # people that one process draws
 
 
 class Faces(NamedTuple):
@@ -38,18 +40,24 @@ def make_corpus(
         images: the fewest and the most images of a training person; the numbers between are equally likely.
     """
     sizes = np.random.default_rng(seed).integers(images[0], images[1] + 1, train_people).tolist()
+    sizes += [test_images] * test_people
     with whole_folder(folder) as partial:
-        for number in range(train_people + test_people):
-            testing = number >= train_people
-            name = f"p{number:05d}"
-            place = partial / ("test" if testing else "train") / name
-            place.mkdir(parents=True)
-            who = person(seed, number)
-            for shot in range(test_images if testing else sizes[number]):
-                pixels = photograph(who, seed, number, shot)
-                written = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-                (place / f"{shot:02d}.jpg").write_bytes(written.tobytes())
-            yield name
+        places = [partial / ("train" if n < train_people else "test") / f"p{n:05d}" for n in range(len(sizes))]
+        people = list(zip(range(len(sizes)), sizes, places))
+        jobs = {f"drawing from person {k} on": (people[k : k + BLOCK], seed) for k in range(0, len(people), BLOCK)}
+        yield from (name for _, name in run_each(_draw, jobs) if name)
+
+
+def _draw(people: Sequence[tuple[int, int, Path]], seed: int, send: Send) -> None:
+    """Draw people, each with a number, the number of images and a folder, and send the name of each who is done."""
+    for number, shots, place in people:
+        place.mkdir(parents=True)
+        who = person(seed, number)
+        for shot in range(shots):
+            pixels = photograph(who, seed, number, shot)
+            written = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+            (place / f"{shot:02d}.jpg").write_bytes(written.tobytes())
+        send(place.name)
 
 
 def read_faces(folder: Path, progress: Callable[[Sequence], Iterable] = iter) -> Faces:
