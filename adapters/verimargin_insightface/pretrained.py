@@ -13,6 +13,7 @@ import verimargin as vm
 from torch import Tensor
 from verimargin._sharding import rows_of
 from verimargin.files.prototypes import PRUNED, read_prototypes
+from verimargin.files.reading import read_tensors
 
 from .rank_files import HEAD, find, newest
 from .resharding import ShardedCheckpoint
@@ -102,9 +103,9 @@ class Pretrained:
 
 def _backbone_of(path: Path) -> Mapping[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of pickle, zipfile or torch
-        raise ValueError(f"config.pretrained: {path} cannot be read as the weights of a network") from error
+        state = read_tensors(path, "the weights of a network")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"config.pretrained: {error}") from error
     if not isinstance(state, Mapping) or HEAD in state:
         raise ValueError(
             f"config.pretrained: {path} is not the weights of a network: give a model.pt, or the folder of the run, "

@@ -9,6 +9,7 @@ import torch
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
+from verimargin.files.prototypes import read_prototypes
 
 logger = get_logger(__name__)
 
@@ -83,7 +84,7 @@ def _inherit_prototypes(classifier: torch.nn.Module, path: Path) -> None:
     weight = classifier.get_parameter("weight")
     if not path.is_file():
         raise ValueError(f"{path} is not there: give the prototypes.pt of `verimargin prune`")
-    saved = torch.load(path, map_location="cpu", weights_only=True)["weight"]
+    saved = read_prototypes([path])
     if saved.dim() == 3 and weight.dim() == 2:
         raise ValueError(
             f"{path} has {saved.shape[1]} sub-centres for each speaker, and the recipe's classifier has none: give "

@@ -113,6 +113,7 @@ def test_a_folder_of_its_name_is_no_installation(tmp_path, monkeypatch):
 def test_insightface_is_found_in_the_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "insightface", raising=False)  # the tests of FaceScorer have imported it
     fix, script = BY_NAME["insightface"], str(tmp_path / "recognition" / "arcface_torch" / "onnx_ijbc.py")
     assert not fix.needed(script), "without one there is nothing to supply"
     (tmp_path / "python-package" / "insightface").mkdir(parents=True)
