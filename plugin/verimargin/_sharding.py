@@ -156,7 +156,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def _gather_rows(rows: Tensor, shard: Shard, sizes: list[int]) -> Tensor:
-    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded = rows.new_zeros(max(1, *sizes), *rows.shape[1:])  # no backend has to exchange nothing
     padded[: len(rows)] = rows.detach()
     gathered = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(gathered, padded, group=shard.group)

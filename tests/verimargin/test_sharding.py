@@ -114,11 +114,14 @@ LISTS = [[[1], [], [2, 3]], [[], [], []], [[4, 5], [], [6]], [[], [7], []]]  # o
 def _joined(rank):
     own = [torch.tensor(row, dtype=torch.float32) for row in LISTS[rank]]
     pointer = torch.tensor([0, *(len(row) for row in own)]).cumsum(0)
-    return Shard(4, torch.distributed.group.WORLD).gather_lists(torch.cat(own), pointer)
+    shard = Shard(4, torch.distributed.group.WORLD)
+    nothing = shard.gather_lists(torch.empty(0), torch.zeros(4, dtype=torch.long))
+    return *shard.gather_lists(torch.cat(own), pointer), [x.tolist() for x in nothing]
 
 
 def test_lists_of_all_ranks_are_joined_row_by_row():
-    for rank, (values, pointer, place) in enumerate(on_ranks(4, _joined)):
+    for rank, (values, pointer, place, nothing) in enumerate(on_ranks(4, _joined)):
+        assert nothing == [[], [0, 0, 0, 0], []]
         assert values.tolist() == [1, 4, 5, 7, 2, 3, 6]
         assert pointer.tolist() == [0, 3, 4, 7]
         assert values[place].tolist() == [value for row in LISTS[rank] for value in row]
