@@ -87,13 +87,13 @@ class PrototypeHead(torch.nn.Module):
         subcenters: int = 1,
     ):
         super().__init__()
+        if not isinstance(loss, MarginLoss):
+            raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
         self.embedding_size = check_integer("embedding_size", embedding_size, 1)
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.subcenters = check_integer("subcenters", subcenters, 1)
         if not 0.0 < sample_rate <= 1.0:
             raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
-        if not isinstance(loss, MarginLoss):
-            raise ValueError(f"loss is {loss!r}: give a MarginLoss, such as q_margin(1.25, 32, 0.2)")
         psi = loss.margin.psi
         if psi is not None and len(psi) != self.num_classes:
             raise ValueError(

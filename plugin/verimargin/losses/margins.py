@@ -103,6 +103,8 @@ class NoMargin(Margin):
 class CosMargin(Margin):
     """theta_y = s (c_y - psi_y m): CosFace, arXiv 1801.09414, eq. 4."""
 
+    largest_m = 2.0  # as far as two cosines can be apart
+
     def forward(self, cosine: Tensor, label: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return scale * (cosine - self.class_margin(label, cosine)), torch.zeros_like(cosine)
 
@@ -160,6 +162,8 @@ class QMargin(Margin):
         m, psi: as for `Margin`.
         quality: a `Quality` whose weight w is below 1.
     """
+
+    largest_m = 2.0  # as far as two cosines can be apart
 
     def __init__(self, m: float, psi: Tensor | None = None, quality: Quality | None = None):
         super().__init__(m, psi, quality)

@@ -114,7 +114,7 @@ def psi_raised_to(largest):
 
 
 def scheduled_to(m):
-    loss = vm.q_margin(2.0, 10.0, 0.2)
+    loss = vm.q_margin(2.0, 50.0, 0.2)
     loss.margin.m = m
     return loss
 
@@ -129,9 +129,11 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: vm.q_margin(1.5, 0, 0.2), "scale is 0.0: give a finite number > 0"),
         (lambda: vm.q_margin(1.5, -3, 0.2), "scale is -3"),
         (lambda: vm.q_margin(1.5, 10, -0.2), "margin is -0.2"),
+        (lambda: vm.q_margin(1.5, 0.2, 10), "margin is 10: give at most 2 to QMargin"),
+        (lambda: vm.cosface(0.4, 64), "margin is 64: give at most 2 to CosMargin"),
         (lambda: vm.q_margin(1.5, 10, math.nan), "margin is nan"),
         (lambda: vm.q_margin(4.0, 64, 0.5), r"\(alpha - 1\) \* scale \* margin is 96"),
-        (lambda: scheduled_to(10.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 100"),
+        (lambda: scheduled_to(2.0)(COSINE, TARGET), r"\(alpha - 1\) \* scale \* margin is 100"),
         (lambda: vm.q_margin(4.0, 64, 0.3, vm.Quality(0.5)), r"\(alpha - 1\) \* scale \* margin is 86.4"),
         (
             lambda: vm.adaface()(COSINE, TARGET),

@@ -114,7 +114,8 @@ RAMP = vm.Ramp(0.0, 0.2, 0, 5)
         (lambda: vm.Schedule(vm.QMargin(0.2), margin=RAMP), "give the MarginLoss"),
         (lambda: vm.Schedule(vm.MarginLoss(vm.NoMargin(), 1.5, scale=10), margin=RAMP), "the loss has none"),
         (lambda: steep(scale=vm.Ramp(0.0, 10.0, 0, 5)), "smallest scale is 0.0: give a finite number > 0"),
-        (lambda: steep(margin=vm.Ramp(0.0, 3.0, 0, 5)), r"scale \* margin is 90"),
+        (lambda: steep(margin=vm.Ramp(0.0, 1.5, 0, 5), scale=vm.Ramp(10.0, 20.0, 0, 5)), r"scale \* margin is 90"),
+        (lambda: steep(margin=vm.Ramp(0.0, 3.0, 0, 5)), "margin is 3: give at most 2"),
         (lambda: steep(scale=vm.Ramp(200.0, 10.0, 0, 5)), r"scale \* margin is 120"),
         (lambda: vm.Schedule(vm.arcface(), margin=vm.Ramp(0.0, 28.6, 0, 5)), "margin is 28.6: give at most 1.5708"),
         (lambda: steep(margin=RAMP).set_count(-1), "the schedule's count is -1"),
@@ -126,7 +127,7 @@ def test_bad_input_is_named(call, message):
 
 
 def test_a_refused_schedule_leaves_the_loss_as_it_was():
-    loss = vm.q_margin(4.0, 10.0, 0.2)
+    loss = vm.q_margin(4.0, 20.0, 0.2)
     with pytest.raises(ValueError, match="overflows"):
-        vm.Schedule(loss, margin=vm.Ramp(0.0, 3.0, 0, 5))
+        vm.Schedule(loss, margin=vm.Ramp(0.0, 1.5, 0, 5))
     assert loss.margin.m == 0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ...files.whole import whole
 from .experiment import Experiment, folder_name
 from .losses import NamedLoss
 
+ERROR = re.compile(r"(\[rank\d+\]: *)?[\w.]*(Error|Exception): ")  # the end of a traceback
 SETTINGS, STATE, LOG, TRAIN, EVALUATION = "settings.json", "state.json", "log.txt", "train", "evaluation"
 STEPS = ("train", "evaluate")
 LAST_LINES = 12
@@ -60,12 +62,14 @@ class Run:
         return sum(step["seconds"] for step in self.state().values())
 
     def last_lines(self) -> str:
-        """The end of its log."""
+        """The end of its log, and before it the last error: torchrun writes a footer of its own after it."""
         path = self.folder / LOG
         if not path.is_file():
             return ""
-        lines = path.read_bytes()[-20_000:].decode("utf-8", "replace").replace("\r", "\n").splitlines()
-        return "\n".join([line for line in lines if line.strip()][-LAST_LINES:])
+        text = path.read_bytes()[-200_000:].decode("utf-8", "replace").replace("\r", "\n")
+        lines = [line for line in text.splitlines() if line.strip()]
+        errors = [line for line in lines[:-LAST_LINES] if ERROR.match(line) and "ChildFailedError" not in line]
+        return "\n".join([*errors[-1:], *lines[-LAST_LINES:]])
 
     def check_folder(self) -> None:
         """Refuse the folder of a run with other settings."""

@@ -81,6 +81,20 @@ def test_the_last_lines_of_a_log(tmp_path):
     assert len(run.last_lines().splitlines()) == 12
 
 
+def test_the_reason_of_a_failure_is_found_before_the_footer_of_torchrun(tmp_path):
+    """The report showed nothing but the footer, whatever had gone wrong."""
+    run = runs_in(tmp_path)[0]
+    run.begin({})
+    footer = [
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+        *(f"footer {n}" for n in range(20)),
+    ]
+    text = ["Traceback:", "[rank0]: ValueError: a has 5 classes: set it to 5", "ChildFailedError: at 1", *footer]
+    (run.folder / "log.txt").write_text("\n".join(text))
+    assert run.last_lines().splitlines()[0] == "[rank0]: ValueError: a has 5 classes: set it to 5"
+    assert run.last_lines().splitlines()[-1] == "footer 19"
+
+
 def test_a_damaged_state_is_named(tmp_path):
     run = runs_in(tmp_path)[0]
     run.begin({})
