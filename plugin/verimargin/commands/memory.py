@@ -14,7 +14,7 @@ from ..scoring.methods import BLOCK
 UNITS = {"": 2**30, "G": 2**30, "GiB": 2**30, "M": 2**20, "MiB": 2**20}
 # Bytes for each trial, measured with 10 million: reading a list of templates; then both positions, the label and both
 # identities, the score of a method, and what a DET curve, the blocks or a list of names take, or the paired intervals.
-TEMPLATES, LISTED, SCORED, CURVE, INTERVALS = 84, 17, 4, 44, 130
+TEMPLATES, LISTED, SCORED, CURVE, INTERVALS = 84, 17, 4, 44, 104
 SCORED_COPIES, OTHER_COPIES = 4, 2  # of the embeddings that are scored, and of the cohort, anchors or distractors
 FIXED = 2**27  # libraries that are loaded later, and blocks
 SMALLEST_BLOCK = 2**24

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arrays import blocks
 from .curves import DetCurve
 from .speakers import CurveMetric, Trials
 
@@ -76,11 +77,13 @@ def speaker_parts(metric: CurveMetric, curve: DetCurve, trials: Trials) -> Parts
     if found is None:
         return None
     miss, accept = found.miss / targets, found.accept / (len(same) - targets)
-    accepted = trials.scores > found.threshold
     false_accept, false_reject = curve.rates_at(found.threshold)
-    part = np.where(same, miss * (~accepted - false_reject), accept * (accepted - false_accept))
-    of_speakers = np.bincount(trials.enrol, part, trials.speakers)
-    of_speakers += np.bincount(trials.test[~same], part[~same], trials.speakers)
+    of_speakers = np.zeros(trials.speakers)
+    for block in blocks(len(same)):
+        target, accepted = same[block], trials.scores[block] > found.threshold
+        part = np.where(target, miss * (~accepted - false_reject), accept * (accepted - false_accept))
+        of_speakers += np.bincount(trials.enrol[block], part, trials.speakers)
+        of_speakers += np.bincount(trials.test[block][~target], part[~target], trials.speakers)
     return Parts(of_speakers, miss**2 + 2.0 * accept**2)
 
 
