@@ -7,6 +7,7 @@ import torch.distributed as dist
 import verimargin as vm
 from distributed import on_ranks
 from kernel_checks import KERNELS_MUST_RUN
+from pretend_cuda import CAN_PRETEND
 from small_head import LOSSES, WITH_QUALITY, batch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
@@ -168,6 +169,7 @@ def test_no_gradient_of_frozen_prototypes():
 
 
 @pytest.mark.skipif(INTERPRETED, reason="nothing is computed here")
+@pytest.mark.skipif(not (CAN_PRETEND or torch.cuda.is_available()), reason="this torch asks the driver for a fake GPU")
 def test_on_a_gpu_no_tensor_of_the_cpu_meets_one_of_the_gpu(monkeypatch):
     """Fake tensors have a device and no values; an operation on two devices is an error."""
     for module in (rounding, products, pairs, threshold, gradients):
