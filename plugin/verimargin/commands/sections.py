@@ -45,17 +45,15 @@ def changes(
     """
     (first, base), *others = scores.items()
     columns = {name: metric for name, metric in report.columns(int((~same).sum())).items() if metric}
-    whole = _values(columns, base, same)
     found = []
     for title, other in others:
         shown = partial(progress, title=f"Differences, {title}")
         try:
-            intervals = metrics.difference_intervals(columns, other, base, same, *identities, progress=shown)
+            paired = metrics.differences(columns, other, base, same, *identities, progress=shown)
         except metrics.TooFewSpeakers:
             return []
-        values = _values(columns, other, same)
-        for name, interval in intervals.items():
-            change, low, high = (100 * value for value in (values[name] - whole[name], *interval))
+        for name, difference in paired.items():
+            change, low, high = (100 * value for value in (difference.value, *difference.interval()))
             found.append(Change(title, first, name, change, low, high, _verdict(name, low, high)))
     return found
 
@@ -81,11 +79,6 @@ def differences(folder: Path, found: Sequence[Change]) -> str:
             "worse, the interval holds 0, and the two cannot be told apart.",
         ]
     )
-
-
-def _values(columns: Mapping[str, Any], scores: np.ndarray, same: np.ndarray) -> dict[str, float]:
-    curve = metrics.det_curve(scores[same], scores[~same])
-    return {name: metric(curve)[0] for name, metric in columns.items()}
 
 
 def _verdict(figure: str, low: float, high: float) -> str:
