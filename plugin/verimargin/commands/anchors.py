@@ -10,7 +10,7 @@ import typer
 
 from ..files.anchors import anchors_from_embeddings, anchors_from_generator, anchors_from_prototypes, encoder_beside
 from ..files.class_names import read_class_names
-from ..files.embeddings import Embeddings, read_embeddings, write_embeddings
+from ..files.embeddings import Embeddings, read_labelled_embeddings, write_embeddings
 from ..files.networks import FORMS, TORCH_FILES, fingerprint, load_network
 from ..files.reading import read_text
 from ..files.whole import writing
@@ -79,12 +79,7 @@ def real(
     encoder: EncoderOption = None,
 ) -> None:
     """Write one random embedding of each identity in the training EMBEDDINGS as an anchor."""
-    given = read_embeddings(embeddings)
-    if not given.labels:
-        raise ValueError(
-            f"{embeddings} does not tell the identities: give an .npz with `embeddings` and `labels`, or with ids such "
-            "as id10001/a/00001"
-        )
+    given = read_labelled_embeddings(embeddings)
     known = fingerprint(encoder) if encoder else given.encoder
     made = anchors_from_embeddings(given.vectors, given.labels, seed, _lines(exclude), known)
     _save(out, replace(made, source={**made.source, "embeddings": given.source or embeddings.name}))

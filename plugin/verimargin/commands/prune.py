@@ -11,7 +11,7 @@ import typer
 
 from ..files.anchors import encoder_beside
 from ..files.class_names import read_class_names
-from ..files.embeddings import Embeddings, read_embeddings
+from ..files.embeddings import read_labelled_embeddings
 from ..files.prototypes import PRUNED, read_prototypes
 from ..files.whole import whole_folder
 from ..head.subcenters import LARGEST_ANGLE, prune_subcenters
@@ -43,8 +43,8 @@ def prune(
     beside the checkpoint is copied too: in arcface_torch, config.pretrained takes OUT.
     """
     with whole_folder(out) as folder:
-        weight, given = read_prototypes([checkpoint]), read_embeddings(embeddings)
-        labels = class_numbers(given, read_class_names(names) if names else None, embeddings)
+        weight, given = read_prototypes([checkpoint]), read_labelled_embeddings(embeddings)
+        labels = class_numbers(given.labels, read_class_names(names) if names else None)
         pruned = prune_subcenters(weight, given.vectors, labels, largest_angle)
         torch.save({"weight": pruned.weight}, folder / PRUNED)
         if (encoder := encoder_beside([checkpoint])) is not None:
@@ -61,22 +61,17 @@ def prune(
     )
 
 
-def class_numbers(given: Embeddings, names: list[str] | None, path: Path) -> torch.Tensor:
+def class_numbers(labels: list[str], names: list[str] | None) -> torch.Tensor:
     """The class (N,) of each embedding, by the names of the classes or by the numbers that its labels are."""
-    if not given.labels:
-        raise ValueError(
-            f"{path} does not tell the identities: give an .npz with `embeddings` and `labels`, or with ids such as "
-            "id10001/a/00001"
-        )
     if names is None:
-        if unknown := [label for label in given.labels if not label.isdecimal()]:
+        if unknown := [label for label in labels if not label.isdecimal()]:
             raise ValueError(
                 f"the label {unknown[0]!r} is no class number: give --names, the identities in class order"
             )
-        return torch.tensor([int(label) for label in given.labels])
+        return torch.tensor([int(label) for label in labels])
     numbers = {name: number for number, name in enumerate(names)}
-    if unknown := [label for label in given.labels if label not in numbers]:
+    if unknown := [label for label in labels if label not in numbers]:
         raise ValueError(
             f"{unknown[0]!r} is not among the {len(names)} names: give those that the head was trained with"
         )
-    return torch.tensor([numbers[label] for label in given.labels])
+    return torch.tensor([numbers[label] for label in labels])

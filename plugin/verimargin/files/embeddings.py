@@ -79,6 +79,21 @@ def read_embeddings(path: str | Path) -> Embeddings:
     raise ValueError(f"{path} has no known format of embeddings: give {FORMATS}")
 
 
+def read_labelled_embeddings(path: str | Path) -> Embeddings:
+    """The embeddings of a training set, whose identities have to be known.
+
+    Raises:
+        ValueError: as for `read_embeddings`, or the identities are unknown.
+    """
+    given = read_embeddings(path)
+    if not given.labels:
+        raise ValueError(
+            f"{path} does not tell the identities: give an .npz with `embeddings` and `labels`, or with ids such as "
+            "id10001/a/00001"
+        )
+    return given
+
+
 def write_embeddings(path: str | Path, embeddings: Embeddings) -> None:
     """Write a new `.npz` that `read_embeddings` reads."""
     save_npz(
