@@ -5,6 +5,7 @@ The gradient is taken through the normalisation of the prototypes here, and thro
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from .target import Target
 
 
 class DenseHead(torch.autograd.Function):
-    """The loss of each sample, (B,), from unit embeddings and prototypes of any norm."""
+    """The loss of each sample, (B,), from unit embeddings and prototypes of any norm, and the statistics (3,) of
+    `SparseHead`, of which the first two have no meaning here and are nan.
+    """
 
     @staticmethod
-    def forward(ctx: Any, unit: Tensor, weight: Tensor, step: Step) -> Tensor:
+    def forward(ctx: Any, unit: Tensor, weight: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         scale, shard = step.loss.scale, step.shard
         with torch.autocast(unit.device.type, enabled=False):
             target = Target(unit, weight, step, differentiates(ctx))
@@ -40,11 +43,14 @@ class DenseHead(torch.autograd.Function):
         slope = (p if center is None else _of_subcenters(p, center, step.subcenters)).mul_(scale / norm)
         ctx.save_for_backward(unit, weight, norm, slope)
         ctx.memory = step.memory
-        return highest + total.log() - target_logit
+        mean = target.cosine.mean()
+        statistics = torch.stack([mean.new_full((), math.nan), mean.new_full((), math.nan), mean])
+        ctx.mark_non_differentiable(statistics)
+        return highest + total.log() - target_logit, statistics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None]:
         unit, weight, norm, slope = ctx.saved_tensors
         grad_loss = grad_loss[:, None]
         with torch.autocast(unit.device.type, enabled=False):

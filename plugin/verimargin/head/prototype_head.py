@@ -136,14 +136,12 @@ class PrototypeHead(torch.nn.Module):
             labels, column, self.loss, self.shard, self._gradient_memory, subcenters=self.subcenters, norms=norms
         )
         if self.loss.alpha == 1.0:
-            loss = DenseHead.apply(unit, weight, step)
+            loss, statistics = DenseHead.apply(unit, weight, step)
         else:
             step = replace(step, screening=screening_type(self.screening, unit, self.loss.scale))
             loss, statistics = _sparse_head(unit, weight, step).apply(unit, weight, step)
-            if self.training:
-                self.active_classes, self.zero_loss = statistics
         if self.training:
-            self.target_cosine = self._mean_target_cosine(unit.detach(), weight.detach(), column)
+            self.active_classes, self.zero_loss, self.target_cosine = statistics
         return reduce_loss(loss, self.loss.reduction)
 
     def cosine(self, embeddings: Tensor) -> Tensor:
@@ -162,11 +160,6 @@ class PrototypeHead(torch.nn.Module):
         norm = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
         check_norms(norm.squeeze(1))
         return embeddings / norm.clamp_min(EPS), norm.detach().squeeze(1), labels
-
-    def _mean_target_cosine(self, unit: Tensor, weight: Tensor, column: Tensor) -> Tensor:
-        rows = weight.unflatten(0, (-1, self.subcenters))[column.clamp_min(0)]
-        cosine = F.cosine_similarity(unit[:, None], rows, dim=2, eps=EPS).amax(1)
-        return self.shard.sum(torch.where(column >= 0, cosine, 0.0).sum()) / len(unit)
 
     def _sample(self, column: Tensor) -> tuple[Tensor, Tensor]:
         """The prototypes that take part in this step, and the column of each target among them."""

@@ -24,9 +24,10 @@ PIECE = 1024  # terms that are summed in one go
 
 
 class SparseHead(torch.autograd.Function):
-    """The loss of each sample (B,), from unit embeddings and prototypes of any norm, and two statistics (2,).
+    """The loss of each sample (B,), from unit embeddings and prototypes of any norm, and three statistics (3,).
 
-    The statistics are the mean number of active classes and the share of samples whose loss is zero.
+    The statistics are the mean number of active classes, the share of samples whose loss is zero and the mean target
+    cosine.
     """
 
     @staticmethod
@@ -43,7 +44,8 @@ class SparseHead(torch.autograd.Function):
             lead = p * (threshold.x - threshold.x_y[threshold.row])
             lead, active = shard.sum(threshold.row_sum(torch.stack([lead, (p > 0).to(p)])))
         value = as_dtype(divergence_loss_value(lead, threshold.rise + delta, alpha), unit.dtype)
-        statistics = torch.stack([(active + (p_y > 0)).mean(), (active == 0).to(p).mean()])
+        means = (active + (p_y > 0)).mean(), (active == 0).to(p).mean(), target.cosine.to(p).mean()
+        statistics = torch.stack(means)
 
         # the entries that have a gradient, and d loss / d cosine of each
         row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])

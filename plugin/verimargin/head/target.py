@@ -15,6 +15,7 @@ class Target:
     Attributes, all (B,):
         owned: whether this rank holds the class of the sample.
         column: as in `Step`.
+        cosine: c_y, that of the nearest sub-centre.
         logit, log_q: the margin's theta_y and log q_y.
         slope: d theta_y / d c_y on the rank that holds the class; 0 if no gradient is needed.
     """
@@ -29,4 +30,5 @@ class Target:
             self.slope = torch.zeros_like(cosine)
             if differentiate:
                 (self.slope,) = torch.autograd.grad(logit.sum(), cosine)
-        self.logit, self.log_q = step.shard.sum(torch.stack([logit.detach(), log_q.detach()]) * self.owned)
+        own = torch.stack([cosine.detach(), logit.detach(), log_q.detach()])
+        self.cosine, self.logit, self.log_q = step.shard.sum(own * self.owned)

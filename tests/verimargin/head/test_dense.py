@@ -17,7 +17,7 @@ LOSSES = {
 
 def losses_of(loss, unit, weight, label):
     step = Step(label, label, loss, Shard(len(weight), None), GradientMemory())
-    return DenseHead.apply(unit, weight, step)
+    return DenseHead.apply(unit, weight, step)[0]
 
 
 def cross_entropies(loss, unit, weight, label):

@@ -87,7 +87,7 @@ def screen(unit: Tensor, weight: Tensor, target: Target, step: Step) -> Found:
 
 class FusedHead(torch.autograd.Function):
     """What `SparseHead` computes: the loss of each sample (B,), from unit embeddings and prototypes of any norm, and
-    the two statistics (2,).
+    the three statistics (3,).
     """
 
     @staticmethod
@@ -97,7 +97,7 @@ class FusedHead(torch.autograd.Function):
             found = screen(unit, weight, target, step)
             logit, pointer, own = step.shard.gather_lists(found.logit, found.pointer)
             p, residual, loss, active = probabilities(logit, pointer, target.logit, target.log_q, step.loss.alpha)
-        statistics = torch.stack([active.to(loss).mean(), (residual == 0).to(loss).mean()])
+        statistics = torch.stack([active.to(loss).mean(), (residual == 0).to(loss).mean(), target.cosine.mean()])
         row = torch.cat([found.row, torch.arange(len(unit), device=unit.device)])
         column = torch.cat([found.column, step.column.clamp_min(0)])
         slope = torch.cat([p[own] * step.loss.scale, residual * target.slope * target.owned])
