@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
+from types import ModuleType
 from typing import Any
 
 Send = Callable[[Any], None]
@@ -40,7 +42,7 @@ def run_each(
                 receiver, sender = context.Pipe(duplex=False)
                 # A daemon ends when this process ends.
                 process = context.Process(target=_run, args=(target, arguments, sender), name=name, daemon=True)
-                process.start()
+                _start(process)
                 sender.close()  # so that the end of the process is the end of the messages
                 running[receiver] = process
             for ready in connection.wait(list(running)):
@@ -54,6 +56,16 @@ def run_each(
 def cpus() -> int:
     """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start(process: ForkServerProcess) -> None:
+    """Start it without the main script, which each job would run again for nothing: its imports may take seconds."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _received(

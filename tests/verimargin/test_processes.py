@@ -92,3 +92,19 @@ def test_jobs_end_when_who_started_them_is_killed(tmp_path):
         pid = int(starter.stdout.readline())
         starter.kill()
     assert ends(pid)
+
+
+def test_a_script_is_not_run_again_by_its_jobs(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from test_processes import counting\n"
+        "from verimargin._processes import run_each\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "with (folder / 'runs').open('a') as file:\n"
+        "    file.write('once')\n"
+        "assert len(list(run_each(counting, {'a': (folder, 1), 'b': (folder, 2)}))) == 5\n"  # no `if __name__ ...`
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, script], check=True, env={**os.environ, "PYTHONPATH": path})
+    assert (tmp_path / "runs").read_text() == "once"
