@@ -4,13 +4,17 @@ TORCH ?= torch
 NUMPY ?= numpy
 BIN := .venv/bin
 
-.PHONY: demo demo-faces test test-slow test-gpu test-core bench bench-gpu lint docs clean
+.PHONY: demo demo-faces model test test-slow test-gpu test-core bench bench-gpu lint docs clean
 
 demo: .venv/ready
 	$(BIN)/verimargin demo
 
 demo-faces: .venv/ready
 	$(BIN)/verimargin demo faces
+
+# A small speaker encoder with its anchors, cohort and thresholds, trained here on synthetic speech.
+model: .venv/ready
+	$(BIN)/python examples/speech_model.py model
 
 # Two processes with one thread each: most tests are small and use one.
 test: .venv/ready

@@ -79,6 +79,8 @@ class SpeechEncoder:
 def load_encoder(recipe: Path, overrides: Sequence[str], device: str) -> SpeechEncoder:
     """The encoder of a verification recipe, with the weights that its pretrainer loads.
 
+    What the pretrainer has no path for lies beside the recipe, as in the folders for SpeechBrain's `from_hparams`.
+
     Args:
         overrides: KEY=VALUE of the recipe.
     """
@@ -111,7 +113,7 @@ def encoder_of(text: str, recipe: str, overrides: Sequence[str], device: str) ->
     with tempfile.TemporaryDirectory() as folder:  # the script's output folder need not exist
         hparams["pretrainer"].set_collect_in(folder)
         try:
-            hparams["pretrainer"].collect_files()
+            hparams["pretrainer"].collect_files(str(Path(recipe).resolve().parent))
             hparams["pretrainer"].load_collected()
         except Exception as error:  # of the fetcher or of torch
             raise ValueError(

@@ -34,6 +34,16 @@ def test_a_text_is_read_like_a_file(corpus):
     np.testing.assert_array_equal(one(row), other(row))
 
 
+def test_a_model_without_a_path_lies_beside_the_recipe(corpus, monkeypatch):
+    recipe, override = corpus / "recipe.yaml", [f"data_folder={corpus}"]
+    given = load_encoder(recipe, override, "cpu")
+    (corpus / "model.ckpt").rename(corpus / "embedding_model.ckpt")
+    without = [line for line in recipe.read_text().splitlines() if "paths:" not in line]
+    recipe.write_text("\n".join(without))
+    monkeypatch.chdir(corpus.parent)
+    assert load_encoder(recipe, override, "cpu").fingerprint == given.fingerprint
+
+
 def test_a_damaged_recipe_or_recording_is_named(corpus):
     (corpus / "few.yaml").write_text("pretrainer: 1\n")
     with pytest.raises(ValueError, match="has no compute_features"):
