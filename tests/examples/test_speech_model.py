@@ -1,10 +1,13 @@
+import json
 import shlex
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import verimargin as vm
 from installed_command import installed, verimargin_command
 from verimargin.files.embeddings import read_embeddings
 from verimargin.files.networks import fingerprint
@@ -15,7 +18,7 @@ import speech_model
 from speechbrain.inference.speaker import SpeakerRecognition
 from verimargin_speechbrain.corpus import speaker_of
 
-CORPUS = {"train_speakers": 12, "test_speakers": 9, "utterances": 2, "test_utterances": 2}
+CORPUS = {"train_speakers": 12, "test_speakers": 12, "utterances": 2, "test_utterances": 2}
 RECIPE = {"number_of_epochs": 1, "channels": 8, "emb_dim": 16, "sentence_len": 1.0, "batch_size": 8}
 
 
@@ -76,3 +79,16 @@ def test_speechbrains_own_interface_loads_it(release, monkeypatch, tmp_path):
         found = model.encode_batch(samples)[0, 0]
         np.testing.assert_allclose(found, ours.vectors[ours.ids.index(name)], atol=1e-5)
     assert len({speaker_of(wav.relative_to(folder / "wav").as_posix()) for wav in wavs}) == 2
+
+
+def test_the_tour_scores_it(release, monkeypatch, capsys):
+    tour = Path(speech_model.__file__).with_name("tour.ipynb")
+    cells = ["".join(cell["source"]) for cell in json.loads(tour.read_text())["cells"] if cell["cell_type"] == "code"]
+    (cell,) = (cell for cell in cells if "speech_model" in cell)
+    monkeypatch.chdir(release)
+    exec(cell, {"torch": torch, "vm": vm, "F": torch.nn.functional})
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == 2
+    assert shown[0].startswith("cosine")
+    assert shown[1].startswith("IDA-R (k 10, tau 1)")
+    assert "accepted for a FAR of 1 %" in shown[1]
