@@ -320,45 +320,6 @@ def test_identities_in_both_lists_are_named(two_lists):
         assert "mixed.txt and trials.txt share 2 identities, such as j0" in " ".join(text.split())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--tau", "auto", "--dev", "dev.txt"], "give --anchors and --dev"),
-        (["--tau", "auto", "--anchors", "cohort.npz"], "give --anchors and --dev"),
-        (["--tau", "small"], "--tau is 'small': give a number, or auto"),
-        (["--far", 0.1], "must not be found on the trials that it is judged on: give other trials as --dev"),
-        (["--dev", "dev.txt"], "nothing is chosen on it: give --far, or --tau auto"),
-        (["--dev-embeddings", "e.npz"], "belong to a list: give it as --dev"),
-        (["--dev", "trials.txt", "--far", 0.1], r"--dev is trials\.txt, the list that is judged"),
-        (["--dev", "dev.txt", "--far", 1e-5], r"dev\.txt: a FAR of 1e-05 is less than one of 3,000"),
-        (["--dev", "none.txt", "--far", 0.1], r"none\.txt does not exist"),
-        (["--dev", "dev.txt", "--far", 0.1, "--cohort", "devs.npz"], "share 80 embeddings, such as d0/0"),
-        (["--dev", "dev.txt", "--far", 0.1, "--anchors", "devs.npz"], "share 80 embeddings, such as d0/0"),
-        (["--calibration", "none.json"], "does not exist: make it with verimargin calibrate"),
-    ],
-)
-def test_choices_that_cannot_be_made_are_named(two_lists, options, message):
-    with np.load("e.npz") as held:
-        np.savez("devs.npz", ids=held["ids"][:80], embeddings=held["embeddings"][:80])
-    with pytest.raises(ValueError, match=message):
-        run(score, "e.npz", "trials.txt", "out", *options)
-    assert not (two_lists / "out").exists()
-
-
-@pytest.mark.parametrize("collapsed", [False, True])
-def test_densities_that_rival_the_cosines_are_told(two_lists, collapsed):
-    """A three-epoch face model with its prototypes fell from a TAR of 68 to one of 19 without a word."""
-    random = np.random.default_rng(0)
-    voices = random.normal(size=(50, 8)) * (np.arange(8) > 0)
-    np.savez("prototypes.npz", ids=[f"p{n}" for n in range(50)], embeddings=voices)
-    with np.load("e.npz") as held:
-        ids, rows = held["ids"], held["embeddings"]
-    np.savez("given.npz", ids=ids, embeddings=rows + 40.0 * collapsed * np.eye(8)[0])
-    result = run(score, "given.npz", "trials.txt", "out", "--anchors", "prototypes.npz", "--k", 3, "--no-intervals")
-    for text in (result.output, (two_lists / "out" / "report.md").read_text()):
-        assert ("IDA-R (k 3, tau 1): IDA's densities rival the cosines" in " ".join(text.split())) == collapsed
-
-
 MEASURED = """
 import sys
 from pathlib import Path

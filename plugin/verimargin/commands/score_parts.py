@@ -1,0 +1,114 @@
+"""Parts of the report of `score`, as Markdown with the files that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..scoring.density_spread import density_spread
+from ..scoring.identification import rank1
+from ..scoring.methods import COSINE, Method
+from . import plots, report, sections
+from .calibrated import calibrated_name, figures_of, write_figures
+from .chosen_methods import ChosenMethods
+from .progress import Progress
+from .trial_set import TrialSet
+
+
+def rivals(chosen: ChosenMethods, scores: Mapping[str, np.ndarray]) -> list[str]:
+    """A warning for each of IDA's methods whose densities rival the cosines."""
+    spreads = {name: density_spread(scores[COSINE.name], scores[name], tau) for name, tau in chosen.tau.items()}
+    titles = {method.name: method.title for method in chosen.methods}
+    return [f"{titles[name]}: {spread.warning}" for name, spread in spreads.items() if spread.warning]
+
+
+def calibration_figures(
+    folder: Path, chosen: ChosenMethods, titles: Mapping[str, str], scores: Mapping[str, np.ndarray], same: np.ndarray
+) -> str:
+    """The figures before and after the calibration of each method that has one, as Markdown."""
+    both = {m.title: (m.name, calibrated_name(m.name)) for m in chosen.methods if calibrated_name(m.name) in titles}
+    before, after = ({title: figures_of(scores[names[n]], same) for title, names in both.items()} for n in (0, 1))
+    missing = [m.title for m in chosen.methods if m.title not in both]
+    note = f"\n\nWithout a calibration in the file: {', '.join(missing)}." if missing else ""
+    return write_figures(folder, before, after) + note
+
+
+def decisions(
+    folder: Path,
+    trial_set: TrialSet,
+    titles: Mapping[str, str],
+    scores: dict[str, np.ndarray],
+    results: dict[str, report.Result],
+    far: float | None,
+) -> str:
+    """The pairs that each method decides correctly and the cosine wrongly, or the other way round, as Markdown.
+
+    The cosine is the first of the titles.
+    """
+    same = trial_set.trials.same
+    right = {name: (scores[name] > results[title].threshold) == same for name, title in titles.items()}
+    (cosine, _), *others = titles.items()
+    changed, counts = {}, []
+    for name, title in others:
+        changed[name, "right"] = right[name] & ~right[cosine]
+        changed[name, "wrong"] = right[cosine] & ~right[name]
+        kinds = [int((changed[name, put] & side).sum()) for put in ("right", "wrong") for side in (same, ~same)]
+        counts.append([title, f"{results[title].threshold:.4g}", *kinds])
+    head = ["method", "put", "label", "enrol", "test", "cosine", "score"]
+    report.write_csv(folder / "changes.csv", head, _changes(trial_set, scores, cosine, changed))
+    where = "the EER" if far is None else f"FAR {far:g}"
+    head = [f"{kind} put {how}" for how in ("right", "wrong") for kind in ("targets", "non-targets")]
+    table = report.markdown(["method", "threshold", *head], counts)
+    what = f"Compared with the cosine, each method at its own threshold of {where} (pairs in changes.csv):"
+    return f"## Decisions\n\n{what}\n\n{table}"
+
+
+def _changes(
+    trial_set: TrialSet, scores: dict[str, np.ndarray], cosine: str, changed: dict[tuple[str, str], np.ndarray]
+) -> Iterator[list]:
+    """The rows of changes.csv, one at a time, as long lists have very many."""
+    ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
+    for (name, put), which in changed.items():
+        for p in np.flatnonzero(which):
+            values = [f"{scores[of][p]:.6f}" for of in (cosine, name)]
+            yield [name, put, int(same[p]), ids[enrol[p]], ids[test[p]], *values]
+
+
+def hardest(trial_set: TrialSet, scores: dict[str, np.ndarray], results: dict[str, report.Result]) -> str:
+    """The hardest identities by the method with the lowest equal error rate, as Markdown. Each is named by one of its
+    embeddings.
+    """
+    ids, (enrol, test, same) = trial_set.embeddings.ids, trial_set.trials
+    title = sections.best(results)
+    found = sections.hardest(scores[title], same, trial_set.identities, results[title].threshold)
+    names = {h.identity: ids[int(np.flatnonzero(trial_set.identity == h.identity)[0])] for h in found}
+
+    def pair(trial: int) -> str:
+        return f"{ids[enrol[trial]]}, {ids[test[trial]]}"
+
+    return sections.hardest_table(found, scores[title], names, pair, title)
+
+
+def identification(
+    folder: Path, methods: list[Method], trial_set: TrialSet, distractors: Tensor, device: str, progress: Progress
+) -> str:
+    """The Rank-1 rates among 10, 100, ... and all distractors, in one random order, as Markdown."""
+    sizes = [10**n for n in range(1, 10) if 10**n < len(distractors)] + [len(distractors)]
+    order = torch.randperm(len(distractors), generator=torch.Generator().manual_seed(0))
+    probes, mixed = trial_set.embeddings.vectors.to(device), distractors[order].to(device)
+    rates = {}
+    for m in methods:
+        shown = partial(progress, title=f"Rank-1, {m.title}")
+        rates[m.title] = rank1(m, probes, trial_set.identity, mixed, sizes, progress=shown)
+    lines = [[title, *values] for title, values in rates.items()]
+    report.write_csv(folder / "identification.csv", ["method", *sizes], lines)
+    percent = {title: [100 * rate for rate in values] for title, values in rates.items()}
+    plots.lines(folder / "identification.png", sizes, "distractors", {"Rank-1, %": percent})
+    rows = [[title, *(f"{rate:.2f}" for rate in values)] for title, values in percent.items()]
+    table = report.markdown(["method", *(f"{size:,}" for size in sizes)], rows)
+    return f"## Identification\n\nRank-1 in %, by number of distractors:\n\n{table}\n\n![Rank-1](identification.png)"
