@@ -14,7 +14,7 @@ from ..files.calibrations import CalibratedMethod, Calibrations, FarThreshold, d
 from ..scoring.calibration import fit_calibration
 from . import report, thresholds
 from .calibrated import figures_of, write_figures
-from .chosen_methods import choose_methods
+from .chosen_methods import check_settings, choose_methods
 from .memory import block_bytes
 from .options import (
     AnchorsOption,
@@ -22,11 +22,11 @@ from .options import (
     CohortSizeOption,
     DeviceOption,
     EmbeddingsArgument,
+    GivenKOption,
+    GivenTauOption,
     IntervalsOption,
-    KOption,
     MaxMemoryOption,
     RegressorOption,
-    TauOption,
     TrialsArgument,
 )
 from .output import new_output
@@ -54,8 +54,8 @@ def calibrate(
     cohort: CohortOption = None,
     cohort_size: CohortSizeOption = None,
     anchors: AnchorsOption = None,
-    k: KOption = 10,
-    tau: TauOption = 1.0,
+    k: GivenKOption = None,
+    tau: GivenTauOption = None,
     regressor: RegressorOption = None,
     intervals: IntervalsOption = True,
     max_memory: MaxMemoryOption = None,
@@ -65,6 +65,7 @@ def calibrate(
 
     OUT turns the scores of other trials into log-likelihood ratios: `verimargin score --calibration OUT`.
     """
+    check_settings(cohort, cohort_size, anchors, k, tau, regressor)
     check_share("--prior", prior, "(0, 1)")
     number = 4 * (1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)) + 4 * len(quality or ())
     max_bytes = block_bytes(max_memory, trials, embeddings, [cohort, anchors], number, intervals)

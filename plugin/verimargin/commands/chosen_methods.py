@@ -14,6 +14,7 @@ from ..scoring import methods as scoring
 from ..scoring.ida import IDAScorer
 from ..scoring.methods import Method
 from ..scoring.score_norm import ScoreNorm
+from .options import TAU, K
 from .trial_set import TrialSet
 
 COHORT_SIZE = 300  # impostors that adaptive s-norm takes by default, as SpeechBrain's recipes do
@@ -41,8 +42,8 @@ def choose_methods(
     cohort: Path | None,
     cohort_size: int | None,
     anchors: Path | None,
-    k: int,
-    tau: float,
+    k: int | None,
+    tau: float | None,
     regressor: Path | None,
     device: str,
 ) -> ChosenMethods:
@@ -59,6 +60,7 @@ def choose_methods(
         inputs |= {"cohort": digest(impostors), "cohort_size": str(cohort_size)}
     if anchors:
         vectors = trial_set.read_others(anchors).vectors
+        k, tau = K if k is None else k, TAU if tau is None else tau
         methods.append(scoring.ida(IDAScorer(vectors.to(device), k, tau)))
         inputs["anchors"], taus["ida-r"] = digest(vectors), tau
     if regressor:
@@ -67,6 +69,28 @@ def choose_methods(
         methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
         inputs["regressor"], taus["ida-l"] = fingerprint(density.scorer), density.scorer.tau
     return ChosenMethods(methods, inputs, adaptive, taus)
+
+
+def check_settings(
+    cohort: Path | None,
+    cohort_size: int | None,
+    anchors: Path | None,
+    k: int | None,
+    tau: float | str | None,
+    regressor: Path | None,
+) -> None:
+    """Refuse the settings of a method whose file is not given: they would change nothing."""
+    if cohort_size is not None and not cohort:
+        raise ValueError(
+            f"--cohort-size is {cohort_size}, but there is no cohort: give one as --cohort, or leave --cohort-size out"
+        )
+    own = " (the regressor of IDA-L has the k and tau that it was fitted with)" if regressor else ""
+    for name, value in (("--k", k), ("--tau", tau)):
+        if value is not None and not anchors:
+            raise ValueError(
+                f"{name} is {value}, a setting of IDA-R, but there are no anchors{own}: give them as --anchors, or "
+                f"leave {name} out"
+            )
 
 
 def digest(vectors: Tensor) -> str:

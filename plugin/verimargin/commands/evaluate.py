@@ -90,7 +90,8 @@ def evaluate(
 
         def report(path: Path) -> None:
             files: dict[str, Any] = {name: part.path for name, part in parts.items() if part}
-            score(tested.path, listed.path, path, k=k, tau=f"{tau:g}", intervals=intervals, device=device, **files)
+            settings: dict[str, Any] = {"k": k, "tau": f"{tau:g}"} if anchors else {}
+            score(tested.path, listed.path, path, **settings, intervals=intervals, device=device, **files)
 
         key = [listed.digest, tested.digest, [part.digest for part in given], k, tau, intervals]
         reported = _make(folder, REPORT, key, "error rates and figures", report)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+K, TAU = 10, 1.0  # of IDA, where nothing is said
+
 EmbeddingsArgument = Annotated[
     Path, typer.Argument(help="an .npz, a dictionary saved by torch.save, or a folder of .npy")
 ]
@@ -15,6 +17,11 @@ TrialsArgument = Annotated[Path, typer.Argument(help="a trial list in the format
 FolderArgument = Annotated[Path, typer.Argument(help="a new folder for the results")]
 KOption = Annotated[int, typer.Option(help="the number of nearest anchors that IDA uses")]
 TauOption = Annotated[float, typer.Option(help="IDA's temperature")]
+# Where None means that nothing was said: a setting of a method that is not used is refused, not ignored.
+GivenKOption = Annotated[
+    int | None, typer.Option("--k", help="the number of nearest anchors that IDA-R uses", show_default=str(K))
+]
+GivenTauOption = Annotated[float | None, typer.Option("--tau", help="IDA-R's temperature", show_default=f"{TAU:g}")]
 IntervalsOption = Annotated[
     bool, typer.Option("--intervals/--no-intervals", help="95 % intervals over the identities, or none")
 ]

@@ -17,25 +17,27 @@ from ..metrics import Threshold
 from ..scoring.methods import COSINE
 from . import plots, report, score_parts, sections, thresholds
 from .calibrated import check_fits, scored, those_that_rank, titles_of
-from .chosen_methods import choose_methods
+from .chosen_methods import check_settings, choose_methods
 from .dev_list import choose_tau, read_dev_list, shared_identities
 from .memory import block_bytes
 from .options import (
+    TAU,
     AnchorsOption,
     CohortOption,
     CohortSizeOption,
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
+    GivenKOption,
     IntervalsOption,
-    KOption,
+    K,
     MaxMemoryOption,
     RegressorOption,
     TrialsArgument,
 )
 from .page import Report
 from .progress import progress
-from .score_choices import check_choices, tau_of
+from .score_choices import AUTO, check_choices, tau_of
 from .trial_set import TrialSet, read_trial_set
 
 
@@ -46,8 +48,11 @@ def score(
     cohort: CohortOption = None,
     cohort_size: CohortSizeOption = None,
     anchors: AnchorsOption = None,
-    k: KOption = 10,
-    tau: Annotated[str, typer.Option(help="IDA's temperature; auto chooses it on the list of --dev")] = "1",
+    k: GivenKOption = None,
+    tau: Annotated[
+        str | None,
+        typer.Option(help="IDA-R's temperature; auto chooses it on the list of --dev", show_default=f"{TAU:g}"),
+    ] = None,
     regressor: RegressorOption = None,
     distractors: Annotated[
         Path | None, typer.Option(help="embeddings of other identities: adds Rank-1 among 10, 100, ... of them")
@@ -65,16 +70,15 @@ def score(
     dev_embeddings: Annotated[
         Path | None, typer.Option(help="the embeddings of --dev", show_default="EMBEDDINGS")
     ] = None,
-    at_far: Annotated[
-        float | None, typer.Option(min=0, max=1, help="compare decisions at this FAR instead of at the EER")
-    ] = None,
+    at_far: Annotated[float | None, typer.Option(help="compare decisions at this FAR instead of at the EER")] = None,
     intervals: IntervalsOption = True,
     max_memory: MaxMemoryOption = None,
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
-    fars, wanted_tau = far or [], tau_of(tau)
-    check_choices(wanted_tau, anchors, dev, dev_embeddings, calibration, fars)
+    fars = far or []
+    check_choices(tau, anchors, dev, dev_embeddings, calibration, fars, at_far)
+    check_settings(cohort, cohort_size, anchors, k, tau, regressor)
     number = (1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)) * (4 if calibration else 1)
     files = [cohort, anchors, distractors, dev_embeddings]
     max_bytes = block_bytes(max_memory, trials, embeddings, files, number, intervals)
@@ -83,13 +87,16 @@ def score(
     dev_set = read_dev_list(dev_embeddings or embeddings, dev, trials, trial_set, [cohort, anchors]) if dev else None
     if dev and dev_set:
         thresholds.check(dev, dev_set, fars)
+    if at_far is not None:
+        thresholds.check(trials, trial_set, [at_far])
     others = trial_set.read_others(distractors).vectors if distractors else None
     with whole_folder(out) as folder:
         parts = []
-        if wanted_tau is None and dev and dev_set and anchors:
-            choice = choose_tau(dev_set, anchors, k, device, progress, max_bytes)
-            parts, wanted_tau = [choice.text(dev)], choice.tau
-        used_tau = 1.0 if wanted_tau is None else wanted_tau
+        if tau == AUTO and dev and dev_set and anchors:
+            choice = choose_tau(dev_set, anchors, k or K, device, progress, max_bytes)
+            parts, used_tau = [choice.text(dev)], choice.tau
+        else:
+            used_tau = tau_of(tau)
         chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, used_tau, regressor, device)
         if calibration and known:
             check_fits(calibration, known, trials, trial_set, chosen)
@@ -136,8 +143,9 @@ def score(
             "anchors": anchors,
             "regressor": regressor,
         }
+        settings = {"k": K if k is None else k, "tau": used_tau} if anchors else {}
         chosen_on = {"development list": dev, "calibration": calibration, "FAR of the decisions": at_far}
-        parts.append(sections.versions({**given, **chosen_on, "k": k, "tau": used_tau, "device": device}))
+        parts.append(sections.versions({**given, **chosen_on, **settings, "device": device}))
         Report(trial_set.title, parts).write(folder)
     report.show(out, trial_set.title, rows, "\n".join(filter(None, warnings)))
 

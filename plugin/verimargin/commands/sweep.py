@@ -15,13 +15,15 @@ from ..scoring.ida import IDAScorer
 from . import plots, report
 from .memory import block_bytes
 from .options import (
+    TAU,
     DeviceOption,
     EmbeddingsArgument,
     FolderArgument,
+    GivenKOption,
+    GivenTauOption,
     IntervalsOption,
-    KOption,
+    K,
     MaxMemoryOption,
-    TauOption,
     TrialsArgument,
 )
 from .page import Report
@@ -42,8 +44,8 @@ def sweep(
     values: Annotated[list[float], typer.Argument(help="the values of the setting, such as 1 2 5 10 20")],
     out: FolderArgument,
     anchors: Annotated[Path, typer.Option(help="a file of anchors")],
-    k: KOption = 10,
-    tau: TauOption = 1.0,
+    k: GivenKOption = None,
+    tau: GivenTauOption = None,
     intervals: IntervalsOption = True,
     max_memory: MaxMemoryOption = None,
     device: DeviceOption = "cpu",
@@ -54,7 +56,10 @@ def sweep(
     """
     if _is_number(out.name):
         raise ValueError(f"OUT is {out}, which looks like one more value: give a folder after the values")
-    values = sorted(set(values))
+    for varied, value in ((Setting.k, k), (Setting.tau, tau)):
+        if setting == varied and value is not None:
+            raise ValueError(f"--{setting.value} is {value:g}, but {setting.value} is what varies: leave that out")
+    values, k, tau = sorted(set(values)), K if k is None else k, TAU if tau is None else tau
     max_bytes = block_bytes(max_memory, trials, embeddings, [anchors], 1 + len(values), intervals)
     trial_set = read_trial_set(embeddings, trials)
     ordered = trial_set.read_others(anchors).vectors

@@ -52,7 +52,7 @@ def thresholds_at_far(
     Judge a threshold on other trials, by other speakers (`judge`): on these it looks better than it is.
 
     Raises:
-        ValueError: a FAR is outside (0, 1] or below one non-target trial, or as for `confidence_interval`.
+        ValueError: a FAR is outside (0, 1) or below one non-target trial, or as for `confidence_interval`.
 
     Source: Woodruff, "Confidence intervals for medians and other position measures", JASA 47 (1952).
 
@@ -83,8 +83,8 @@ def thresholds_at_far(
 def check_fars(fars: Sequence[float], non_targets: int) -> None:
     """Refuse FARs that so many non-target trials cannot tell."""
     for far in fars:
-        if not 0.0 < far <= 1.0:
-            raise ValueError(f"far is {far}: give a false accept rate above 0, at most 1")
+        if not 0.0 < far < 1.0:
+            raise ValueError(f"far is {far}: give a false accept rate above 0 and below 1; 1 accepts every trial")
         if far * non_targets < 1 - 1e-9:
             raise ValueError(
                 f"a FAR of {far:g} is less than one of {non_targets:,} non-target trials: give a list with "

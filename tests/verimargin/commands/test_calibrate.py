@@ -78,6 +78,9 @@ def test_a_calibration_of_the_cosine_alone_leaves_the_others_as_they_are(folder)
         (["--prior", 1], r"--prior is 1\.0: give a number in \(0, 1\)"),
         (["--far", 1e-5], "a FAR of 1e-05 is less than one of 3,000 non-target trials"),
         (["--far", 2], r"far is 2\.0"),
+        (["--far", 1], r"far is 1\.0"),
+        (["--k", 4], "--k is 4, a setting of IDA-R, but there are no anchors"),
+        (["--cohort-size", 9], "--cohort-size is 9, but there is no cohort"),
         (["--cohort", "e.npz"], "share 80 embeddings"),
     ],
 )

@@ -2,7 +2,7 @@ import pytest
 import small_trials
 import torch
 import verimargin as vm
-from verimargin.commands.chosen_methods import choose_methods
+from verimargin.commands.chosen_methods import check_settings, choose_methods
 from verimargin.commands.trial_set import read_trial_set
 from verimargin.files.scorers import write_regressor
 
@@ -15,7 +15,7 @@ def test_the_methods_whose_files_are_given(tmp_path):
     regressor.fit(torch.randn(9, SIZE), torch.rand(9) + 0.1, epochs=1)
     write_regressor(folder / "r.pt", regressor, "abc")
     trial_set, cohort = read_trial_set(folder / "e.npz", folder / "trials.txt"), folder / "cohort.npz"
-    alone = choose_methods(trial_set, None, None, None, 10, 1.0, None, "cpu")
+    alone = choose_methods(trial_set, None, None, None, None, None, None, "cpu")
     assert [method.name for method in alone.methods] == ["cosine"]
     assert (alone.inputs, alone.cohort, alone.tau) == ({}, None, {})
     chosen = choose_methods(trial_set, cohort, 7, cohort, 5, 0.5, folder / "r.pt", "cpu")
@@ -28,5 +28,27 @@ def test_the_methods_whose_files_are_given(tmp_path):
     again = choose_methods(trial_set, cohort, None, None, 5, 0.5, None, "cpu")
     assert again.inputs["cohort"] == chosen.inputs["cohort"] == chosen.inputs["anchors"]
     assert again.inputs["cohort_size"] == "40"
+    defaults = choose_methods(trial_set, None, None, cohort, None, None, None, "cpu")
+    assert defaults.methods[1].title == "IDA-R (k 10, tau 1)"
     with pytest.raises(ValueError, match="share 70 embeddings"):
         choose_methods(trial_set, folder / "e.npz", None, None, 10, 1.0, None, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cohort_size": 9}, "--cohort-size is 9"),
+        ({"k": 3, "cohort": "c.npz", "cohort_size": 9}, "--k is 3"),
+        ({"tau": "auto", "regressor": "r.pt"}, r"--tau is auto, .* \(the regressor of IDA-L has"),
+        ({"tau": 1.0, "k": 3, "anchors": "a.npz"}, ""),
+        ({}, ""),
+    ],
+)
+def test_settings_without_their_file_are_refused(given, message):
+    """They were ignored without a word."""
+    wanted = dict.fromkeys(("cohort", "cohort_size", "anchors", "k", "tau", "regressor")) | given
+    if not message:
+        check_settings(**wanted)
+        return
+    with pytest.raises(ValueError, match=message):
+        check_settings(**wanted)

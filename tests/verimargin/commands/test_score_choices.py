@@ -3,6 +3,7 @@ import pytest
 import small_trials
 from small_trials import run
 from verimargin.commands.score import score
+from verimargin.commands.score_choices import tau_of
 
 
 @pytest.fixture
@@ -25,6 +26,17 @@ def two_lists(tmp_path, monkeypatch):
         (["--dev", "none.txt", "--far", 0.1], r"none\.txt does not exist"),
         (["--dev", "dev.txt", "--far", 0.1, "--cohort", "devs.npz"], "share 80 embeddings, such as d0/0"),
         (["--dev", "dev.txt", "--far", 0.1, "--anchors", "devs.npz"], "share 80 embeddings, such as d0/0"),
+        (["--dev", "dev.txt", "--far", 1], r"--far is 1\.0: give a number in \(0, 1\)"),
+        (["--at-far", 1], r"--at-far is 1\.0: give a number in \(0, 1\)"),
+        (["--at-far", 0], r"--at-far is 0\.0: give a finite number > 0"),
+        (["--at-far", 1e-9], r"trials\.txt: a FAR of 1e-09 is less than one of 2,275 non-target trials"),
+        (["--cohort-size", 200], "--cohort-size is 200, but there is no cohort: give one as --cohort"),
+        (
+            ["--k", 5],
+            "--k is 5, a setting of IDA-R, but there are no anchors: give them as --anchors",
+        ),
+        (["--cohort", "cohort.npz", "--tau", 1], "--tau is 1, a setting of IDA-R"),
+        (["--regressor", "none.pt", "--k", 5], "the regressor of IDA-L has the k and tau that it was fitted with"),
         (["--calibration", "none.json"], "does not exist: make it with verimargin calibrate"),
     ],
 )
@@ -34,3 +46,7 @@ def test_choices_that_cannot_be_made_are_named(two_lists, options, message):
     with pytest.raises(ValueError, match=message):
         run(score, "e.npz", "trials.txt", "out", *options)
     assert not (two_lists / "out").exists()
+
+
+def test_a_tau_is_a_number_or_the_default():
+    assert (tau_of("0.5"), tau_of(None)) == (0.5, 1.0)

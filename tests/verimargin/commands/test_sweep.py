@@ -75,3 +75,10 @@ def test_a_forgotten_out_is_not_taken_from_the_values(files):
     arguments = {"embeddings": folder / "e.npz", "trials": folder / "t.txt", "anchors": folder / "a.npz"}
     with pytest.raises(ValueError, match="OUT is 10, which looks like one more value: give a folder"):
         sweep(**arguments, setting=Setting.k, values=[1.0, 2.0], out=Path("10"))
+
+
+def test_an_option_for_what_is_varied_is_refused(files):
+    folder, _, _ = files
+    arguments = {"embeddings": folder / "e.npz", "trials": folder / "t.txt", "anchors": folder / "a.npz"}
+    with pytest.raises(ValueError, match="--k is 3, but k is what varies: leave that out"):
+        sweep(**arguments, setting=Setting.k, values=[1.0, 2.0], k=3, out=folder / "out")

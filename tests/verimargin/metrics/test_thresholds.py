@@ -65,14 +65,19 @@ def test_a_threshold_is_judged_by_counting():
 def test_without_intervals_and_with_too_few_speakers():
     scores, same, enrol, test = trials()
     assert metrics.thresholds_at_far(scores, same, enrol, test, [0.1], intervals=False)[0].interval is None
-    few = ([0.9, 0.1, 0.8], [True, False, True], [0, 0, 1], [0, 1, 1])
-    assert metrics.thresholds_at_far(*few, [1.0])[0].interval is None
+    few = ([0.9, 0.1, 0.8, 0.2], [True, False, True, False], [0, 0, 1, 1], [0, 1, 1, 0])
+    assert metrics.thresholds_at_far(*few, [0.5])[0].interval is None
     assert metrics.judge([0.5], *few)[0][2:] == (None, None)
 
 
 @pytest.mark.parametrize(
     ("far", "message"),
-    [(0.0, r"far is 0\.0"), (2, "far is 2"), (1e-6, "less than one of 4,416 non-target trials: give .* 1,000,000")],
+    [
+        (0.0, r"far is 0\.0"),
+        (2, "far is 2"),
+        (1.0, r"far is 1\.0: .* 1 accepts every trial"),
+        (1e-6, "less than one of 4,416 non-target trials: give .* 1,000,000"),
+    ],
 )
 def test_a_far_that_the_trials_cannot_tell_is_refused(far, message):
     with pytest.raises(ValueError, match=message):
