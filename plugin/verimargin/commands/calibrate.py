@@ -15,6 +15,7 @@ from ..scoring.calibration import fit_calibration
 from . import report, thresholds
 from .calibrated import figures_of, write_figures
 from .chosen_methods import check_settings, choose_methods
+from .known_list import marks
 from .memory import block_bytes
 from .options import (
     AnchorsOption,
@@ -85,8 +86,11 @@ def calibrate(
         fitted[method.name] = CalibratedMethod(method.title, calibration, kept)
         before[method.title], after[method.title] = figures_of(scores[method.name], same), figures_of(llr, same)
     targets, identities = int(same.sum()), len(np.unique(trial_set.identity))
-    listed = describe_list(trials, targets=targets, non_targets=len(same) - targets, identities=identities)
+    counts = {"targets": targets, "non_targets": len(same) - targets, "identities": identities}
+    listed = describe_list(trials, **counts) | marks(trial_set)
     write_calibrations(out, Calibrations(listed, trial_set.embeddings.encoder, prior, chosen.inputs, fitted))
+    if chosen.note:
+        print(chosen.note)
     print(f"{trial_set.title}\nOn these very trials, which flatters the calibrations:\n")
     print(f"{write_figures(None, before, after)}\n")
     if fars:

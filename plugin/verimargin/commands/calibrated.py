@@ -14,7 +14,7 @@ from ..files.embeddings import check_encoder
 from ..metrics import DetCurve
 from ..metrics.likelihood_ratios import cllr_of_hull
 from ..scoring.methods import Method
-from . import plots, report
+from . import known_list, plots, report
 from .chosen_methods import ChosenMethods
 from .progress import Progress
 from .qualities import measure
@@ -66,7 +66,7 @@ def check_fits(
     path: Path, calibrations: Calibrations, trials: Path, trial_set: TrialSet, chosen: ChosenMethods
 ) -> None:
     """Refuse calibrations of the same list, of another encoder, of other methods, or with other files or settings."""
-    if calibrations.trials.get("sha256") == digest(trials):
+    if calibrations.trials.get("sha256") == digest(trials) or known_list.is_same(calibrations.trials, trial_set):
         raise ValueError(
             f"{path} was fitted on {trials} itself, where it looks better than it is: give trials of other identities"
         )
@@ -84,6 +84,22 @@ def check_fits(
             raise ValueError(
                 f"{path} calibrates {known.title}, but {method.title} was asked for: give the same settings as then"
             )
+
+
+def shared_identities(path: Path, calibrations: Calibrations, trials: Path, trial_set: TrialSet) -> str:
+    """A warning that names identities that the calibrations were fitted on; "" if there are none."""
+    found = known_list.shared(calibrations.trials, trial_set)
+    if not found:
+        return ""
+    return (
+        f"{path} was fitted on {fitted_on(calibrations)}, which shares {len(found)} identities or embeddings with "
+        f"{trials}, such as {found[0]}: the calibration looks better on these trials than it is"
+    )
+
+
+def fitted_on(calibrations: Calibrations) -> str:
+    """The name of the list."""
+    return str(calibrations.trials.get("name", "another list"))
 
 
 def scored(

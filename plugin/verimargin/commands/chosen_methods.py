@@ -29,12 +29,14 @@ class ChosenMethods:
         inputs: a digest of each file that scores or qualities depend on, and the size of the cohort.
         cohort: the adaptive norm, whose mean is a quality measure.
         tau: of each of IDA's methods by its name.
+        note: what the reader has to know about the methods; "" if there is nothing.
     """
 
     methods: list[Method]
     inputs: dict[str, str] = field(default_factory=dict)
     cohort: ScoreNorm | None = None
     tau: dict[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 def choose_methods(
@@ -48,13 +50,18 @@ def choose_methods(
     device: str,
 ) -> ChosenMethods:
     """The methods whose files are given, which must fit the embeddings of the trials and hold none of them."""
-    methods, adaptive = [scoring.COSINE], None
+    methods, adaptive, note = [scoring.COSINE], None, ""
     inputs: dict[str, str] = {}
     taus: dict[str, float] = {}
     if cohort:
         impostors = trial_set.read_others(cohort).vectors.to(device)
         if cohort_size is None:
             cohort_size = min(COHORT_SIZE, len(impostors))
+        if cohort_size == len(impostors):
+            note = (
+                f"Adaptive s-norm takes {cohort_size} impostors, and {cohort.name} has no more: it is the same as "
+                "s-norm. Give a larger cohort, or a smaller --cohort-size."
+            )
         adaptive = ScoreNorm(impostors, cohort_size)
         methods += [scoring.score_norm(norm) for norm in (ScoreNorm(impostors), adaptive)]
         inputs |= {"cohort": digest(impostors), "cohort_size": str(cohort_size)}
@@ -68,7 +75,7 @@ def choose_methods(
         density.check_encoder(trial_set.embeddings.encoder)
         methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
         inputs["regressor"], taus["ida-l"] = fingerprint(density.scorer), density.scorer.tau
-    return ChosenMethods(methods, inputs, adaptive, taus)
+    return ChosenMethods(methods, inputs, adaptive, taus, note)
 
 
 def check_settings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ..files.embeddings import Embeddings, check_encoder
 from ..scoring import methods as scoring
 from ..scoring.ida import IDAScorer
 from . import report
+from .page import literal
 from .progress import Progress
 from .trial_set import TrialSet, read_trial_set
 
@@ -59,7 +61,7 @@ def shared_identities(one: TrialSet, other: TrialSet, names: tuple[Path, Path]) 
 
     Identities are those of `verimargin.files.trials.identities`: folders in both lists, or linked embeddings.
     """
-    found = [_folders(trial_set) for trial_set in (one, other)]
+    found = [folders(trial_set) for trial_set in (one, other)]
     shared = sorted(set(found[0]) & set(found[1])) if all(found) else _shared_ids(one.embeddings, other.embeddings)
     if not shared:
         return ""
@@ -80,11 +82,24 @@ class TauChoice(NamedTuple):
         """A table in Markdown."""
         rows = [[f"{tau:g}", f"{eer:.4g}", f"{cost:.4g}"] for tau, (eer, cost) in self.tried.items()]
         table = report.markdown(["tau", "EER %", "minDCF x 100"], rows)
-        return f"tau {self.tau:g} has the lowest EER on {dev.name}:\n\n{table}"
+        lowest = self.tried[self.tau][0]
+        tied = [f"{tau:g}" for tau, (eer, _) in self.tried.items() if eer == lowest and tau != self.tau]
+        equal = f", as have {', '.join(tied)}, of which it is the nearest to 1" if tied else ""
+        return f"tau {self.tau:g} has the lowest EER on {literal(dev.name)}{equal}.{self._edge}\n\n{table}"
+
+    @property
+    def _edge(self) -> str:
+        if self.tau not in (min(self.tried), max(self.tried)):
+            return ""
+        which, more = ("smallest", "smaller") if self.tau == min(self.tried) else ("largest", "larger")
+        return (
+            f" It is the {which} that was tried: a {more} one may be better, which `verimargin sweep` with this list "
+            "shows."
+        )
 
 
 def choose_tau(dev_set: TrialSet, anchors: Path, k: int, device: str, progress: Progress, max_bytes: int) -> TauChoice:
-    """The tau of IDA-R with the lowest EER on the list; the smaller one if two are equal."""
+    """The tau of IDA-R with the lowest EER on the list, and the nearest to 1 of those that are equal."""
     vectors = dev_set.read_others(anchors).vectors.to(device)
     methods = [scoring.ida(IDAScorer(vectors, k, tau))._replace(name=str(tau)) for tau in TAUS]
     scores, same = dev_set.scores(methods, device, progress, max_bytes), dev_set.trials.same
@@ -92,10 +107,10 @@ def choose_tau(dev_set: TrialSet, anchors: Path, k: int, device: str, progress: 
     for tau in TAUS:
         curve = metrics.det_curve(scores[str(tau)][same], scores[str(tau)][~same])
         tried[tau] = 100 * curve.eer()[0], 100 * curve.min_dcf()[0]
-    return TauChoice(min(TAUS, key=lambda tau: tried[tau][0]), tried)
+    return TauChoice(min(TAUS, key=lambda tau: (tried[tau][0], abs(math.log(tau)))), tried)
 
 
-def _folders(trial_set: TrialSet) -> list[str]:
+def folders(trial_set: TrialSet) -> list[str]:
     """The first folders of the ids if they are the identities; else nothing."""
     names, number = np.unique([name.split("/")[0] for name in trial_set.embeddings.ids], return_inverse=True)
     flat = not any("/" in name for name in trial_set.embeddings.ids)

@@ -102,6 +102,18 @@ def collapse(scores: np.ndarray) -> str:
     )
 
 
+def upside_down(rows: Mapping[str, Mapping[str, Value]]) -> str:
+    """A warning if methods have an EER above 50 %, as a list has whose labels are swapped; else nothing."""
+    found = [f"{title} {row['EER %'].value:.4g} %" for title, row in rows.items() if row["EER %"].value > 50]
+    if not found:
+        return ""
+    return (
+        f"The EER is above 50 % ({', '.join(found)}): target trials score lower than non-target ones, which "
+        "is worse than chance. Most likely the labels are swapped: 1 has to stand for two samples of one identity, and "
+        "0 for samples of two identities."
+    )
+
+
 def write_csv(path: Path, head: Sequence, rows: Iterable[Sequence]) -> None:
     with whole(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -133,14 +145,19 @@ def print_table(console: Console, title: str, rows: Mapping[str, Mapping[str, Va
     console.print(table)
 
 
-def show(out: Path, title: str, rows: Mapping[str, Mapping[str, Value]], warning: str) -> None:
-    """Print the warning, if there is one, the table, and where the report is."""
+def show(
+    out: Path, title: str, rows: Mapping[str, Mapping[str, Value]], warnings: Iterable[str], parts: Iterable[str] = ()
+) -> None:
+    """Print the warnings, the table, these parts of the report without their figures, and where the report is."""
     from rich.console import Console
 
     console = Console()
-    if warning:
-        console.print(warning)
+    for warning in filter(None, warnings):
+        console.print(warning, markup=False)
     print_table(console, title, rows)
+    for part in parts:
+        lines = [line for line in part.splitlines() if not line.startswith("![")]
+        console.print("\n".join(lines).strip() + "\n", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}, and report.md for terminals")
 
 

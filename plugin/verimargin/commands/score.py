@@ -15,8 +15,8 @@ from ..files.score_lists import write_score_list
 from ..files.whole import whole_folder
 from ..metrics import Threshold
 from ..scoring.methods import COSINE
-from . import plots, report, score_parts, sections, thresholds
-from .calibrated import check_fits, scored, those_that_rank, titles_of
+from . import calibrated, plots, report, score_parts, sections, thresholds
+from .calibrated import check_fits, fitted_on, scored, those_that_rank, titles_of
 from .chosen_methods import check_settings, choose_methods
 from .dev_list import choose_tau, read_dev_list, shared_identities
 from .memory import block_bytes
@@ -62,7 +62,9 @@ def score(
     ] = None,
     far: Annotated[
         list[float] | None,
-        typer.Option(help="a wanted FAR: its threshold is found on --dev, or is in --calibration; may be repeated"),
+        typer.Option(
+            help="a wanted FAR, whose threshold is found on --dev or, without it, is in --calibration; repeatable"
+        ),
     ] = None,
     dev: Annotated[
         Path | None, typer.Option(help="trials of other identities, on which tau and thresholds are chosen")
@@ -91,10 +93,10 @@ def score(
         thresholds.check(trials, trial_set, [at_far])
     others = trial_set.read_others(distractors).vectors if distractors else None
     with whole_folder(out) as folder:
-        parts = []
+        told = []  # what the terminal shows too
         if tau == AUTO and dev and dev_set and anchors:
             choice = choose_tau(dev_set, anchors, k or K, device, progress, max_bytes)
-            parts, used_tau = [choice.text(dev)], choice.tau
+            told, used_tau = [choice.text(dev)], choice.tau
         else:
             used_tau = tau_of(tau)
         chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, used_tau, regressor, device)
@@ -114,16 +116,22 @@ def score(
             title: trial_set.evaluate(title, scores[name], intervals, progress, at_far) for name, title in shown.items()
         }
         rows = {title: result.figures for title, result in results.items()}
-        warnings = [report.collapse(scores[COSINE.name]), *score_parts.rivals(chosen, scores)]
+        warnings = [report.collapse(scores[COSINE.name]), report.upside_down(rows), chosen.note]
+        warnings += score_parts.rivals(chosen, scores)
         if dev and dev_set:
             warnings.append(shared_identities(dev_set, trial_set, (dev, trials)))
-        parts = [*warnings, report.write_table(folder, rows, trial_set.note(intervals)), *parts]
+        if calibration and known:
+            warnings.append(calibrated.shared_identities(calibration, known, trials, trial_set))
+        parts = [*warnings, report.write_table(folder, rows, trial_set.note(intervals)), *told]
         if found:
             judged = thresholds.judge(found, titles, trial_set, scores, intervals, progress)
-            parts += ["## Thresholds", thresholds.write(folder, judged, str(dev or calibration))]
+            where = str(dev) if dev or not known else f"{fitted_on(known)}, the list of {calibration}"
+            told.append(thresholds.write(folder, judged, where))
+            parts += ["## Thresholds", told[-1]]
         if known:
-            parts.append("## Calibration")
-            parts.append(score_parts.calibration_figures(folder, chosen, titles, scores, trial_set.trials.same))
+            same = trial_set.trials.same
+            told.append(score_parts.calibration_figures(folder, chosen, titles, scores, same, fitted_on(known)))
+            parts += ["## Calibration", told[-1]]
         by_title = {title: scores[name] for name, title in shown.items()}
         if intervals:
             pairs = trial_set.trials.same, trial_set.identities
@@ -147,7 +155,7 @@ def score(
         chosen_on = {"development list": dev, "calibration": calibration, "FAR of the decisions": at_far}
         parts.append(sections.versions({**given, **chosen_on, **settings, "device": device}))
         Report(trial_set.title, parts).write(folder)
-    report.show(out, trial_set.title, rows, "\n".join(filter(None, warnings)))
+    report.show(out, trial_set.title, rows, warnings, told)
 
 
 def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray]) -> None:

@@ -16,6 +16,7 @@ from ..scoring.methods import COSINE, Method
 from . import plots, report, sections
 from .calibrated import calibrated_name, figures_of, write_figures
 from .chosen_methods import ChosenMethods
+from .page import literal
 from .progress import Progress
 from .trial_set import TrialSet
 
@@ -28,14 +29,20 @@ def rivals(chosen: ChosenMethods, scores: Mapping[str, np.ndarray]) -> list[str]
 
 
 def calibration_figures(
-    folder: Path, chosen: ChosenMethods, titles: Mapping[str, str], scores: Mapping[str, np.ndarray], same: np.ndarray
+    folder: Path,
+    chosen: ChosenMethods,
+    titles: Mapping[str, str],
+    scores: Mapping[str, np.ndarray],
+    same: np.ndarray,
+    where: str,
 ) -> str:
     """The figures before and after the calibration of each method that has one, as Markdown."""
     both = {m.title: (m.name, calibrated_name(m.name)) for m in chosen.methods if calibrated_name(m.name) in titles}
     before, after = ({title: figures_of(scores[names[n]], same) for title, names in both.items()} for n in (0, 1))
     missing = [m.title for m in chosen.methods if m.title not in both]
     note = f"\n\nWithout a calibration in the file: {', '.join(missing)}." if missing else ""
-    return write_figures(folder, before, after) + note
+    lead = f"Before and after the calibration, which was fitted on {literal(where)}:"
+    return f"{lead}\n\n{write_figures(folder, before, after)}{note}"
 
 
 def decisions(

@@ -81,15 +81,15 @@ def sweep(
     with whole_folder(out) as folder:
         scores = trial_set.scores(methods, device, progress, max_bytes)
         rows = {m.title: trial_set.evaluate(m.title, scores[m.name], intervals, progress).figures for m in methods}
-        warning = report.collapse(scores[scoring.COSINE.name])
+        warnings = [report.collapse(scores[scoring.COSINE.name]), report.upside_down(rows)]
         parts = [
-            warning,
+            *warnings,
             report.write_table(folder, rows, trial_set.note(intervals)),
             "![Error rates](sweep.png)",
         ]
         plot(folder / "sweep.png", setting.value, values, rows)
         Report(trial_set.title, parts).write(folder)
-    report.show(out, trial_set.title, rows, warning)
+    report.show(out, trial_set.title, rows, warnings)
 
 
 def plot(path: Path, setting: str, values: list[float], rows: dict[str, dict[str, report.Value]]) -> None:

@@ -14,6 +14,7 @@ from ..files.calibrations import Calibrations
 from ..metrics import Interval, Judged, Threshold
 from . import report
 from .calibrated import calibrated_name
+from .page import literal
 from .progress import Progress
 from .trial_set import TrialSet
 
@@ -91,7 +92,8 @@ def write(folder: Path, rows: Sequence[Row], where: str) -> str:
         for row in rows
     ]
     table = report.markdown(["method", "wanted FAR", "threshold", "FAR % here", "FRR % here"], shown)
-    return f"Thresholds found on {where}, and what they give on these trials (a trial is accepted above):\n\n{table}"
+    lead = f"Thresholds found on {literal(where)}, and what they give on these trials (a trial is accepted above):"
+    return f"{lead}\n\n{table}"
 
 
 def _plain(row: Row) -> list:

@@ -91,12 +91,19 @@ def identities(trials: Trials, ids: Sequence[str]) -> np.ndarray:
     embeddings that target trials link, directly or through others, have the same identity.
 
     Raises:
-        ValueError: a non-target trial compares two embeddings that target trials link.
+        ValueError: the folders say of all labels that they are swapped, or a non-target trial compares two embeddings
+            that target trials link.
     """
     enrol, test, same = trials
     folders = np.unique([name.split("/")[0] for name in ids], return_inverse=True)[1].astype(np.int32)
-    if ((folders[enrol] == folders[test]) == same).all():
+    agree = (folders[enrol] == folders[test]) == same
+    if agree.all():
         return folders
+    if not agree.any() and any("/" in name for name in ids):
+        raise ValueError(
+            f"all labels contradict the folders of the ids, as 0 for {ids[enrol[same.argmin()]]} and "
+            f"{ids[test[same.argmin()]]} does: give 1 for two samples of one identity, and 0 for samples of two"
+        )
     linked = _linked(enrol[same], test[same], len(ids))
     if (wrong := (linked[enrol] == linked[test]) & ~same).any():
         t = int(np.argmax(wrong))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from bisect import bisect_right
 from typing import NamedTuple
 
@@ -10,6 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .arrays import Weights, blocks, check_costs, check_prior, checked_scores
+
+UPSIDE_DOWN = (
+    "the EER is above 1/2, which is worse than chance: most likely the positive and the negative scores are swapped, "
+    "which eer(positive, negative) takes in this order, or they are distances, which need a minus"
+)
 
 
 class DetCurve(NamedTuple):
@@ -182,10 +188,15 @@ def eer(
     two rates there. Equals `speechbrain.utils.metric_stats.EER`, also where two scores are equally close: the rates are
     compared in float32, in which rounding may prefer either, and the lower score is taken if they are equal there too.
 
+    An EER above 1/2 comes with a warning: it is that of swapped arguments, or of distances in the place of scores.
+
     >>> eer([0.6, 0.7, 0.8, 0.5], [0.4, 0.3, 0.2, 0.55])
     (0.25, 0.5)
     """
-    return det_curve(positive, negative, positive_weight, negative_weight).eer()
+    rate, threshold = det_curve(positive, negative, positive_weight, negative_weight).eer()
+    if rate > 0.5:
+        warnings.warn(UPSIDE_DOWN, stacklevel=2)
+    return rate, threshold
 
 
 def min_dcf(

@@ -1,10 +1,14 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import small_trials
 from small_trials import run
 from verimargin import metrics
+from verimargin.commands import known_list
 from verimargin.commands.calibrate import calibrate, resolved_fars
 from verimargin.commands.score import score
+from verimargin.commands.trial_set import read_trial_set
 from verimargin.files.calibrations import digest, read_calibrations
 from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
 from verimargin.scoring.calibration import fit_calibration
@@ -24,8 +28,9 @@ def test_it_fits_each_method_and_keeps_thresholds(folder):
     result = run(calibrate, "e.npz", "dev.txt", "c.json", *FILES)
     found = read_calibrations("c.json")
     assert list(found.methods) == ["cosine", "s-norm", "adaptive-s-norm", "ida-r"]
+    marks = known_list.marks(read_trial_set(Path("e.npz"), Path("dev.txt")))
     assert found.trials == {
-        "name": "dev.txt", "sha256": digest("dev.txt"), "targets": 160, "non_targets": 3000, "identities": 16,
+        **marks, "name": "dev.txt", "sha256": digest("dev.txt"), "targets": 160, "non_targets": 3000, "identities": 16,
     }  # fmt: skip
     assert found.encoder == "abc"
     run(score, "e.npz", "dev.txt", "out", *FILES, "--no-intervals")
@@ -45,7 +50,7 @@ def test_it_fits_each_method_and_keeps_thresholds(folder):
 
 def test_applied_to_other_trials_by_score(folder):
     run(calibrate, "e.npz", "dev.txt", "c.json", *FILES, *QUALITIES, "--far", 0.05)
-    run(score, "e.npz", "trials.txt", "out", *FILES, "--calibration", "c.json", "--far", 0.05)
+    result = run(score, "e.npz", "trials.txt", "out", *FILES, "--calibration", "c.json", "--far", 0.05)
     with np.load("out/scores.npz") as saved:
         cosine, llr, same = saved["cosine"], saved["cosine-calibrated"], saved["same"]
     sides, before = (llr[same], llr[~same]), (cosine[same], cosine[~same])
@@ -54,7 +59,11 @@ def test_applied_to_other_trials_by_score(folder):
     assert metrics.eer(*sides)[0] < metrics.eer(*before)[0]  # durations are of use here
     text = (folder / "out" / "report.md").read_text()
     assert "| cosine, calibrated | 0.05 |" in text
-    assert "found on c.json" in text
+    assert "Thresholds found on dev.txt, the list of c.json" in text
+    assert "Before and after the calibration, which was fitted on dev.txt:" in text
+    assert "| cosine, calibrated | 0.05 |" in result.output  # the terminal shows them too
+    assert "| cosine | before |" in result.output
+    assert "![" not in result.output
     assert "| cosine | before |" in text
     assert {"calibration.csv", "thresholds.csv", "reliability.png"} <= {
         path.name for path in (folder / "out").iterdir()
@@ -110,10 +119,30 @@ def test_a_list_without_errors_is_refused(folder):
 
 def test_a_calibration_is_not_judged_on_its_own_list(folder):
     run(calibrate, "e.npz", "dev.txt", "c.json", "--no-intervals")
-    (folder / "copy.txt").write_text((folder / "dev.txt").read_text())
-    with pytest.raises(ValueError, match=r"c\.json was fitted on copy\.txt itself"):
-        run(score, "e.npz", "copy.txt", "out", "--calibration", "c.json")
+    lines = (folder / "dev.txt").read_text().splitlines()
+    for name, listed in (("copy", lines), ("reversed", lines[::-1])):
+        (folder / f"{name}.txt").write_text("\n".join(listed) + "\n")
+        with pytest.raises(ValueError, match=rf"c\.json was fitted on {name}\.txt itself"):
+            run(score, "e.npz", f"{name}.txt", "out", "--calibration", "c.json")
     assert not (folder / "out").exists()
+
+
+def test_identities_that_it_was_fitted_on_are_named(folder):
+    """A part of the list, or other trials of its people, went unnoticed."""
+    run(calibrate, "e.npz", "dev.txt", "c.json", "--no-intervals")
+    ids = read_embeddings("e.npz").ids
+    small_trials.write_list(folder / "mixed.txt", [*ids[5:15], *ids[-20:]])
+    result = run(score, "e.npz", "mixed.txt", "out", "--calibration", "c.json", "--no-intervals")
+    for text in (result.output, (folder / "out" / "report.md").read_text()):
+        assert "c.json was fitted on dev.txt, which shares 2 identities" in " ".join(text.split())
+    result = run(score, "e.npz", "trials.txt", "others", "--calibration", "c.json", "--no-intervals")
+    assert "which shares" not in result.output
+
+
+def test_a_cohort_that_is_taken_whole_is_told(folder):
+    assert "it is the same as s-norm" in " ".join(
+        run(calibrate, "e.npz", "dev.txt", "c.json", "--cohort", "cohort.npz", "--no-intervals").output.split()
+    )
 
 
 def test_the_fars_that_a_list_resolves():

@@ -107,3 +107,24 @@ def test_the_tau_with_the_lowest_eer_is_chosen(folder):
     assert f"tau {choice.tau:g} has the lowest EER on dev.txt" in text
     assert text.count("\n| ") == 2 + len(TAUS)
     assert np.isfinite(list(choice.tried.values())).all()
+
+
+@pytest.mark.parametrize(
+    ("eers", "tau", "said"),
+    [
+        ([5, 5, 5, 5, 5, 5], 1.0, "dev.txt, as have 0.1, 0.3, 3, 10, 30, of which it is the nearest to 1."),
+        ([5, 4, 5, 4, 5, 5], 3.0, "dev.txt, as have 0.3, of which it is the nearest to 1."),
+        ([5, 5, 5, 4, 3, 5], 10.0, "dev.txt."),
+        ([5, 5, 5, 4, 3, 2], 30.0, "dev.txt. It is the largest that was tried: a larger one may be better"),
+        ([1, 5, 5, 4, 3, 2], 0.1, "dev.txt. It is the smallest that was tried: a smaller one may be better"),
+    ],
+)
+def test_equal_taus_and_those_at_the_edge_are_told(eers, tau, said, folder, monkeypatch):
+    """Of equal ones it took 0.1."""
+    dev_set = read_trial_set(folder / "e.npz", folder / "dev.txt")
+    rates = iter(eers)
+    monkeypatch.setattr(vm.metrics.DetCurve, "eer", lambda curve: (next(rates) / 100, 0.0))
+    choice = choose_tau(dev_set, folder / "cohort.npz", 4, "cpu", as_it_is, 2**20)
+    assert choice.tau == tau
+    assert f"tau {tau:g} has the lowest EER on {said}" in choice.text(folder / "dev.txt")
+    assert ("sweep" in choice.text(folder / "dev.txt")) == (tau in (TAUS[0], TAUS[-1]))

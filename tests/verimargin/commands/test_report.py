@@ -108,3 +108,18 @@ def test_the_table_on_a_terminal_leaves_intervals_out_where_the_methods_are_many
     assert "Title" in text
     assert text.count("12.35") == methods
     assert text.count("[10, 15]") == (methods if methods < 5 else 0)
+
+
+def test_an_eer_above_one_half_is_told():
+    assert report.upside_down(ROWS) == ""
+    text = report.upside_down({**ROWS, "IDA": {"EER %": Value(87.5)}})
+    assert text.startswith("The EER is above 50 % (IDA 87.5 %): target trials score lower")
+
+
+def test_the_terminal_shows_texts_as_they_are_and_no_figures(tmp_path, capsys):
+    parts = ["Some [red]text[/red]:\n\n| a | b |\n\n![Figure](a.png)"]
+    report.show(tmp_path, "Title", ROWS, ["", "A warning about [x].txt"], parts)
+    shown = capsys.readouterr().out
+    assert "A warning about [x].txt" in shown
+    assert "Some [red]text[/red]:\n\n| a | b |" in shown
+    assert "Figure" not in shown

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, m
     write_regressor(folder / "foreign.pt", regressor, "beef")
     monkeypatch.chdir(folder)
     with pytest.raises(ValueError, match=message):
-        run(score, *given(folder), *options, *(["--k", 2] if options[1] == "other.npz" else []))
+        run(score, *given(folder), *options, *(["--k", 2] if options[:2] == ["--anchors", "other.npz"] else []))
     assert not [p for p in folder.iterdir() if p.is_dir()]
 
 
@@ -183,8 +183,9 @@ def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, m
 def test_values_are_checked_before_any_is_scored(task, setting, values, message):
     folder, _, _ = task
     embeddings, trials, out = given(folder)
+    given_k = [] if setting == "k" else ["--k", 5]
     with pytest.raises(ValueError, match=message):
-        run(sweep, embeddings, trials, setting, *values, out, "--anchors", folder / "cohort.npz", "--k", 5)
+        run(sweep, embeddings, trials, setting, *values, out, "--anchors", folder / "cohort.npz", *given_k)
     assert not [p for p in folder.iterdir() if p.is_dir()]
 
 
@@ -238,8 +239,25 @@ def test_intervals_are_those_of_each_metric_alone():
 
 def test_a_small_cohort_is_taken_whole_unless_a_size_is_asked_for(task):
     folder, _, _ = task
-    run(score, *given(folder), "--cohort", folder / "cohort.npz", "--no-intervals")
+    result = run(score, *given(folder), "--cohort", folder / "cohort.npz", "--no-intervals")
     assert "adaptive s-norm (30)" in (folder / "out" / "report.md").read_text()
+    for text in (result.output, (folder / "out" / "report.md").read_text()):
+        assert "takes 30 impostors, and cohort.npz has no more: it is the same as s-norm" in " ".join(text.split())
+
+
+def test_swapped_labels_are_told(task):
+    """Where ids have no folders, nothing but the error rate tells."""
+    folder, _, _ = task
+    with np.load(folder / "embeddings.npz") as held:
+        renamed = [name.replace("/", "-") for name in held["ids"]]
+        np.savez(folder / "embeddings.npz", ids=renamed, embeddings=held["embeddings"])
+    pairs = [("0", f"id{n}-a-0", f"id{n}-a-1") for n in range(SPEAKERS)]
+    pairs += [("1", f"id{n}-a-2", f"id{n + 1}-a-3") for n in range(0, SPEAKERS, 2)]
+    (folder / "trials.txt").write_text("".join(" ".join(pair) + "\n" for pair in pairs))
+    result = run(score, *given(folder), "--no-intervals")
+    for text in (result.output, (folder / "out" / "report.md").read_text()):
+        assert "The EER is above 50 % (cosine " in " ".join(text.split())
+        assert "the labels are swapped" in " ".join(text.split())
 
 
 def test_embeddings_that_float32_cannot_tell_apart_are_reported(task):
@@ -298,11 +316,13 @@ def test_thresholds_of_a_development_list(two_lists):
             assert float(row[5]) == (judged[name][~judged["same"]] > threshold).mean()
             assert float(row[8]) == (judged[name][judged["same"]] <= threshold).mean()
     assert "Thresholds found on dev.txt" in (two_lists / "out" / "report.md").read_text()
+    assert "| cosine | 0.01 |" in result.output
     assert "share" not in result.output
 
 
 def test_tau_is_chosen_on_a_development_list(two_lists):
-    run(score, "e.npz", "trials.txt", "out", "--anchors", "cohort.npz", "--tau", "auto", "--dev", "dev.txt")
+    result = run(score, "e.npz", "trials.txt", "out", "--anchors", "cohort.npz", "--tau", "auto", "--dev", "dev.txt")
+    assert " has the lowest EER on dev.txt" in result.output
     text = (two_lists / "out" / "report.md").read_text()
     tau = float(text.split(" has the lowest EER on dev.txt")[0].rpartition("tau ")[2])
     assert f"| IDA-R (k 10, tau {tau:g}) |" in text

@@ -190,3 +190,11 @@ def test_a_number_outside_the_table_of_templates_is_no_template(tmp_path, strang
     (tmp_path / "trials.txt").write_text(f"1 2 1\n1 {stranger} 0\n")
     with pytest.raises(ValueError, match=f"names {stranger}, for which there is no embedding"):
         read_trials(tmp_path / "trials.txt", ["0", "1", "2"])
+
+
+def test_swapped_labels_are_named(tmp_path):
+    """It was the first trial alone that was called wrong."""
+    ids = ["a/1", "a/2", "b/1"]
+    trials = read_trials(written(tmp_path, "1 a/1 b/1\n0 a/1 a/2\n"), ids)
+    with pytest.raises(ValueError, match="all labels contradict the folders of the ids, as 0 for a/1 and a/2 does"):
+        identities(trials, ids)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -235,3 +236,14 @@ def test_the_hull_of_half_a_million_scores():
     assert 2 < len(hull.threshold) < 5000
     inside = np.interp(curve.false_reject, hull.false_reject, hull.false_accept)
     assert (inside <= curve.false_accept + 1e-9).all()
+
+
+def test_swapped_scores_are_told():
+    """eer(impostor, genuine) gave 1.0 without a word."""
+    with pytest.warns(UserWarning, match="above 1/2, .* positive and the negative scores are swapped") as told:
+        assert metrics.eer([0.1, 0.2], [0.8, 0.9])[0] == 1.0
+    assert told[0].filename == __file__  # it points at the caller's line
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert metrics.eer([0.5, 0.5], [0.5, 0.5])[0] == 0.5  # as of an encoder that has collapsed
+        metrics.eer([0.8, 0.9], [0.1, 0.2])
