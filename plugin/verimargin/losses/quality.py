@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,8 +11,16 @@ from torch import Tensor
 from .._checks import check_at_least, check_share
 from .divergence import as_dtype
 
+logger = logging.getLogger(__name__)
+
 SHORTEST, LONGEST = 0.001, 100.0  # norms are clipped to this range
 EPS = 0.001  # added to the standard deviation
+FIRST_STEPS = 20  # after so many, a warning is given if the norms do not differ
+SMALLEST_SPREAD = 1e-3  # std / mean in a batch: networks have 0.03 and more, normalised embeddings 1e-4 and less
+ALL_EQUAL = (
+    "in the first %d steps the norms of the embeddings were all %.4g, so that the margin does not follow the quality "
+    "of the samples: give embeddings, or norms, as they are before the normalisation; norms are clipped to 0.001..100"
+)
 MISSING = (
     "the margin follows the quality of each sample, and the norms of the embeddings before their normalisation are "
     "missing: call loss(cosine, target, norms), or use PrototypeHead, which knows them; in a SpeechBrain recipe give "
@@ -36,7 +46,9 @@ class Quality(torch.nn.Module):
 
     Shapes: norms (B,), of the embeddings before they are normalised. They are computed in float32 or float64.
 
-    The averages are of the samples of all ranks. A batch of one sample leaves std as it is.
+    The averages are of the samples of all ranks. A batch of one sample leaves std as it is. If the norms of the first
+    20 training batches do not differ, as those of normalised embeddings, a warning says so; that takes one read-back
+    from the device, after the 20th.
 
     Source: arXiv 2204.00964, section 3.3.
 
@@ -55,6 +67,7 @@ class Quality(torch.nn.Module):
         # of shape (1,): torch.compile loses what is written into a float64 tensor without dimensions
         self.register_buffer("mean", torch.tensor([20.0]))
         self.register_buffer("std", torch.tensor([100.0]))
+        self._steps, self._spread = 0, torch.tensor(-1.0)  # of the first steps, the largest std / mean
 
     @torch.no_grad()
     def forward(self, norms: Tensor | None) -> Tensor:
@@ -85,9 +98,22 @@ class Quality(torch.nn.Module):
         count, total, squares = sums
         mean = total / count.clamp_min(1.0)
         std = ((squares - count * mean.square()) / (count - 1.0).clamp_min(1.0)).clamp_min(0.0).sqrt()
+        self._watch(count, mean, std)
         for average, batch, samples in ((self.mean, mean, 1.0), (self.std, std, 2.0)):
             new = average.lerp(as_dtype(batch, average.dtype), self.momentum)
             average.copy_(torch.where(count >= samples, new, average))
+
+    def _watch(self, count: Tensor, mean: Tensor, std: Tensor) -> None:
+        """Warn after the first steps if the norms never differed within a batch."""
+        if torch.compiler.is_compiling() or self._steps == FIRST_STEPS:
+            return
+        spread = torch.where(count >= 2.0, std / mean.clamp_min(SHORTEST), -1.0)  # one sample cannot tell
+        self._steps, self._spread = self._steps + 1, torch.maximum(self._spread.to(spread), spread)
+        if self._steps < FIRST_STEPS or (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
+            return
+        largest, norm = torch.stack([self._spread, mean]).tolist()
+        if 0.0 <= largest < SMALLEST_SPREAD:
+            logger.warning(ALL_EQUAL, FIRST_STEPS, norm)
 
     def _clipped(self, norms: Tensor | None) -> Tensor:
         if norms is None:

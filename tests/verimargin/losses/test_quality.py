@@ -195,3 +195,34 @@ def test_compiled_equals_eager():
         gradients = torch.autograd.grad(loss, (e, head.weight))
         torch.testing.assert_close((loss.detach(), *gradients), plain_step(plain, embeddings, weight, labels))
         assert head.loss.margin.quality.mean == plain.margin.quality.mean != 20.0
+
+
+@pytest.mark.parametrize(
+    ("scale", "spread", "told"),
+    [(1.0, 0.0, True), (1.0, 1e-4, True), (500.0, 0.1, True), (20.0, 0.01, False), (20.0, 0.1, False)],
+    ids=["normalised", "normalised in half precision", "all clipped", "much alike", "as they are"],
+)
+@pytest.mark.parametrize("how", ["head", "loss"])
+def test_norms_that_do_not_differ_are_told_once(how, scale, spread, told, caplog):
+    """AdaFace on normalised embeddings trained with one margin for all, without a word."""
+    draw = torch.Generator().manual_seed(0)
+    head, labels = vm.PrototypeHead(16, 9, vm.adaface()), torch.arange(9)
+    for _ in range(60):
+        lengths = scale * (1.0 + spread * torch.randn(9, 1, generator=draw))
+        e = torch.nn.functional.normalize(torch.randn(9, 16, generator=draw)) * lengths
+        if how == "head":
+            head(e, labels)
+        else:
+            head.loss(head.cosine(e), labels, e.norm(dim=1))
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == told
+    if told:
+        assert f"in the first 20 steps the norms of the embeddings were all {min(scale, 100.0):g}, so" in messages[0]
+
+
+def test_single_samples_and_validation_say_nothing_about_the_norms(caplog):
+    quality = vm.adaface().eval().margin.quality
+    for _ in range(30):
+        quality.update(torch.ones(1))
+        quality.update(torch.ones(0))
+    assert not caplog.records
