@@ -68,7 +68,7 @@ def test_a_model_gives_the_backbone_and_the_prototypes_are_new(folder):
         ("faces", "faces holds no whole checkpoint.*or give its model.pt, to start with new prototypes"),
         ("weights.pt", "weights.pt is not the weights of a network"),
         ("run/checkpoint_gpu_0.pt", "is not the weights of a network: give a model.pt, or the folder of the run"),
-        ("cut.pt", "cut.pt cannot be read"),
+        ("cut.pt", "cut.pt is damaged"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_before_training(folder, path, message):

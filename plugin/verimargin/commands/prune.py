@@ -8,6 +8,7 @@ from typing import Annotated
 
 import torch
 import typer
+from torch.nn import functional as F
 
 from ..files.anchors import encoder_beside
 from ..files.class_names import read_class_names
@@ -17,6 +18,8 @@ from ..files.whole import whole_folder
 from ..head.subcenters import LARGEST_ANGLE, prune_subcenters
 from . import report
 from .options import FolderArgument, TrainingArgument
+
+SUSPICIOUS = 0.5  # the share of far samples above which something else than label noise is wrong
 
 
 def prune(
@@ -44,7 +47,8 @@ def prune(
     """
     with whole_folder(out) as folder:
         weight, given = read_prototypes([checkpoint]), read_labelled_embeddings(embeddings)
-        labels = class_numbers(given.labels, read_class_names(names) if names else None)
+        class_names = read_class_names(names) if names else None
+        labels = class_numbers(given.labels, class_names)
         pruned = prune_subcenters(weight, given.vectors, labels, largest_angle)
         torch.save({"weight": pruned.weight}, folder / PRUNED)
         if (encoder := encoder_beside([checkpoint])) is not None:
@@ -58,6 +62,25 @@ def prune(
     print(
         f"{len(removed)} of {len(rows)} samples ({share:.1%}) are more than {largest_angle:g} degrees from the "
         f"dominant centre of their class: wrote prototypes.pt, samples.csv and removed.txt to {out}"
+    )
+    if share > SUSPICIOUS:
+        print(f"{mismatch(weight, given.vectors, labels, pruned.kept, class_names)} Do not train with these files.")
+
+
+def mismatch(
+    weight: torch.Tensor, vectors: torch.Tensor, labels: torch.Tensor, kept: torch.Tensor, names: list[str] | None
+) -> str:
+    """What is probably wrong if most samples are far, shown by the class with most of them."""
+    worst = int(labels[~kept].bincount(minlength=len(weight)).argmax())
+    mean = F.normalize(vectors[labels == worst]).mean(0)
+    nearest = int((F.normalize(weight, dim=-1) @ mean).amax(1).argmax())
+    own, other = ((f"{number} ({names[number]})" if names else str(number)) for number in (worst, nearest))
+    if nearest == worst:
+        return "So many are no label noise: the embeddings are probably of another encoder than the head's."
+    order = "the names are probably not in the order of" if names else "the labels are probably not the numbers of"
+    return (
+        f"So many are no label noise: {order} the head's classes. The samples of class {own}, for one, are nearest to "
+        f"the prototypes of class {other}."
     )
 
 

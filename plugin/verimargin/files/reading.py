@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 LARGEST_RATIO = 50  # the numbers of embeddings hardly compress: float64 that holds small integers comes to some 10
+NPY = b"\x93NUMPY"  # what an .npy begins with
 SMALL = 2**26  # bytes that any file may unpack to
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -29,6 +29,8 @@ def check_regular(path: str | os.PathLike) -> None:
 def opened(path: str | os.PathLike) -> IO[bytes]:
     """The file, open for reading; only this raises the OSError of a file that is not there."""
     check_regular(path)
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: give a file")
     return open(path, "rb")
 
 
@@ -96,17 +98,37 @@ def read_tensors(path: str | os.PathLike, wanted: str = "a whole file that torch
     """
     path = Path(path)
     with opened(path) as file:
+        if other := _other_kind(file):
+            raise ValueError(f"{path} is {other}: give {wanted}")
         try:
             if zipfile.is_zipfile(file):
                 check_unpacked(path, sum(member.file_size for member in zipfile.ZipFile(file).infolist()))
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
             check_unpacked(path, sum(map(_size, _tensors(content))))
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{path} is damaged, or holds more than tensors: give {wanted}") from error
-        except Exception as error:  # of zipfile or torch
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read ({reason(error)}): give {wanted}") from error
+        except Exception as error:  # of zipfile, pickle or torch, whose messages are about their own code
+            raise ValueError(f"{path} is damaged, or holds more than tensors: give {wanted}") from error
     return content
+
+
+def _other_kind(file: IO[bytes]) -> str:
+    """What a file is that `torch.save` cannot have written, as its first bytes or its members tell; else ""."""
+    start = file.read(len(NPY))
+    if not start:
+        return "empty"
+    if start == NPY:
+        return "an array of np.save"
+    try:
+        names = zipfile.ZipFile(file).namelist()
+    except Exception:  # of zipfile, from what is no archive, or a damaged one
+        return ""
+    if arrays := [name.removesuffix(".npy") for name in names if name.endswith(".npy")]:
+        return f"an .npz with the arrays {', '.join(map(ascii, arrays[:5]))}"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a network in TorchScript"
+    return "" if any(name.endswith("/data.pkl") for name in names) else "a zip archive of something else"
 
 
 def check_unpacked(path: str | os.PathLike, size: int) -> None:

@@ -68,3 +68,34 @@ def test_anchors_need_one_prototype_per_class(tmp_path):
     torch.save({"weight": WEIGHT}, tmp_path / "classifier.ckpt")
     with pytest.raises(ValueError, match="has 2 sub-centres per class: `verimargin prune`"):
         anchors_from_prototypes([tmp_path / "classifier.ckpt"])
+
+
+BY_NAME = "the names are probably not in the order of the head's classes. The samples of class 1 (anna), for one, are"
+BY_NUMBER = (
+    "the labels are probably not the numbers of the head's classes. The samples of class 1, for one, are nearest"
+)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        ("bert\nanna\n", CLASSES, f"{BY_NAME} nearest to the prototypes of class 0 (bert)"),
+        (None, ["1", "1", "1", "0"], BY_NUMBER),
+        ("anna\nbert\n", CLASSES, None),
+    ],
+)
+def test_an_order_that_is_not_the_heads_is_told(tmp_path, names, labels, message):
+    """It said that 85 % of the samples are far, and no more."""
+    if names:
+        (tmp_path / "order.txt").write_text(names)
+    weight = torch.tensor([[[1.0, 0.0], [1.0, 0.3]], [[-1.0, 0.0], [-1.0, 0.3]]])
+    result = run(tmp_path, labels, *(["--names", tmp_path / "order.txt"] if names else []), weight=weight)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    assert (message in shown) if message else ("label noise" not in shown)
+
+
+def test_embeddings_of_another_encoder_are_told(tmp_path):
+    weight = torch.tensor([[[0.0, -1.0], [0.0, -2.0]], [[-0.3, -1.0], [-0.3, -2.0]]])
+    result = run(tmp_path, ["0", "0", "0", "1"], weight=weight)
+    assert "probably of another encoder than the head's" in result.output

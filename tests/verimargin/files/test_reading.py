@@ -1,6 +1,8 @@
 import ast
 import io
 import os
+import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -16,6 +18,20 @@ def npy(array):
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
+
+
+def write_npz(path):
+    with open(path, "wb") as file:
+        np.savez(file, ids=["a"], embeddings=ROWS)
+
+
+def write_script(path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(path)
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/b.txt", "b")
 
 
 def header(text, data=b""):
@@ -138,8 +154,34 @@ class TestTensors:
     @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04", b"\x80\x02}q\x00."])
     def test_a_damaged_file_is_named(self, tmp_path, content):
         (tmp_path / "a.pt").write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.pt (is damaged|cannot be read).*: give a checkpoint"):
+        with pytest.raises(ValueError, match=r"a\.pt is (empty|damaged).*: give a checkpoint"):
             read_tensors(tmp_path / "a.pt", "a checkpoint")
+
+    @pytest.mark.parametrize(
+        ("write", "message"),
+        [
+            (lambda path: path.write_bytes(b""), "is empty"),
+            (lambda path: path.write_bytes(npy(ROWS)), r"is an array of np\.save"),
+            (write_npz, "is an .npz with the arrays .ids., .embeddings."),
+            (write_script, "is a network in TorchScript"),
+            (write_zip, "is a zip archive of something else"),
+            (lambda path: torch.save(torch.nn.Linear(2, 2), path), "is damaged, or holds more than tensors"),
+            (lambda path: path.write_text("1 a b"), "is damaged, or holds more than tensors"),
+        ],
+    )
+    def test_a_file_of_another_kind_is_named_without_torchs_own_words(self, tmp_path, write, message):
+        """A user read of an inline_container.cc:180, or that weights_only=False will likely succeed."""
+        write(tmp_path / "a.pt")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ValueError, match=message) as told:
+                read_tensors(tmp_path / "a.pt", "a checkpoint")
+        assert str(told.value).endswith(": give a checkpoint")
+        assert not re.search(r"inline_container|miniz|weights_only|Pytorch", str(told.value))
+
+    def test_a_folder_is_named(self, tmp_path):
+        with pytest.raises(ValueError, match="is a folder: give a file"):
+            read_tensors(tmp_path)
 
     def test_a_truncated_or_unlike_file_is_named(self, tmp_path):
         torch.save({"a": torch.ones(100)}, tmp_path / "a.pt")
