@@ -78,8 +78,11 @@ def with_kappa(rank, folder):
     ("settings", "message"),
     [
         (0.2, "config.schedule is 0.2: give a dict, such as"),
-        ({"margn": vm.Ramp(0.0, 0.2), "unit": "steps"}, "config.schedule has 'margn': it may have margin, scale, unit"),
-        ({"margin": vm.Ramp(0.0, 0.2)}, 'config.schedule has the unit None: give "steps" or "epochs"'),
+        (
+            {"margn": vm.Ramp(0.0, 0.2, 0, 2), "unit": "steps"},
+            "config.schedule has 'margn': it may have margin, scale, unit",
+        ),
+        ({"margin": vm.Ramp(0.0, 0.2, 0, 2)}, 'config.schedule has the unit None: give "steps" or "epochs"'),
         ({"margin": 0.2, "unit": "steps"}, "the schedule's margin is 0.2: give a Ramp"),
         ({"unit": "steps"}, "neither a margin nor a scale"),
     ],

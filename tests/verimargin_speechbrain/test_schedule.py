@@ -105,7 +105,7 @@ def test_wrong_uses_are_named():
     cost, _ = stock()
     MarginSchedule(cost, margin=RAMP)
     with pytest.raises(ValueError, match="the cost has a schedule already"):
-        MarginSchedule(cost, scale=vm.Ramp(5.0, 10.0))
+        MarginSchedule(cost, scale=vm.Ramp(5.0, 10.0, 0, 2))
 
 
 def test_the_settings_are_recorded():

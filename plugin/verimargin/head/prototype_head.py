@@ -93,7 +93,8 @@ class PrototypeHead(torch.nn.Module):
         self.num_classes = check_integer("num_classes", num_classes, 1)
         self.subcenters = check_integer("subcenters", subcenters, 1)
         if not 0.0 < sample_rate <= 1.0:
-            raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]")
+            what = "; the number of prototypes per class is `subcenters`" if sample_rate > 1.0 else ""
+            raise ValueError(f"sample_rate is {sample_rate}: give a number in (0, 1]{what}")
         psi = loss.margin.psi
         if psi is not None and len(psi) != self.num_classes:
             raise ValueError(

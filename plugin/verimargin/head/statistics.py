@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..losses.margin_loss import MarginLoss
-from ..losses.suggest import suggest
+from ..losses.suggest import settings
 from .prototype_head import PrototypeHead
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class TrainingStatistics:
         few = DENSE * classes <= EMPTY  # so few that nothing lies between almost all and almost none
         if few or EMPTY <= active <= DENSE * classes:
             return
-        better = suggest(self.num_classes, self.embedding_size)
+        better = settings(self.num_classes, self.embedding_size)
         logger.warning(
             "in the first %d steps %.4g of %d classes were active, which is almost %s: alpha %g with scale %g is a "
             "better start for so many classes than alpha %g with scale %g (vm.suggest)",

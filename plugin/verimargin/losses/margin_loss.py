@@ -14,6 +14,7 @@ from .._checks import (
     check_at_most,
     check_cosines,
     check_finite,
+    check_integer,
     check_labels,
     check_norms,
 )
@@ -35,6 +36,11 @@ UNSTABLE = (
     "the right class falls to 0 for many samples. Q-Margin (QMargin) is their loss without this trouble"
 )
 
+IGNORED = (
+    "the loss is given the norms of the embeddings, and its %s does not depend on them: they are ignored; q_margin "
+    "with a quality and adaface use them"
+)
+
 
 class MarginLoss(torch.nn.Module):
     """The alpha-divergence loss of scaled cosines with a margin at the target.
@@ -54,7 +60,8 @@ class MarginLoss(torch.nn.Module):
         reduction: "mean", "sum" or "none".
 
     Shapes: cosine (B, C), target (B,) integers, and norms (B,), those of the embeddings before their normalisation,
-        which only a margin with a `Quality` needs. Half-precision cosines are computed in float32.
+        which only a margin with a `Quality` needs; any other ignores them, and says so once. Half-precision cosines are
+        computed in float32.
 
     Attributes:
         active_classes, zero_loss, target_cosine: of the last step that was computed with gradients, as in
@@ -77,6 +84,7 @@ class MarginLoss(torch.nn.Module):
         self.scale = check_at_least("scale", scale, 0.0, strict=True)
         self.reduction = check_reduction(reduction)
         self.active_classes = self.zero_loss = self.target_cosine = torch.tensor(math.nan)
+        self._told = False  # whether there was a warning that norms are ignored
         self._check_mass()
         if isinstance(margin, ArcMargin) and self.alpha > 1.0:
             logger.warning(UNSTABLE, self.alpha)
@@ -125,6 +133,9 @@ class MarginLoss(torch.nn.Module):
             norms = _checked_norms(norms, len(cosine))
             if self.training:
                 self.margin.quality.update(norms)
+        elif norms is not None and not self._told and not torch.compiler.is_compiling():
+            self._told = True
+            logger.warning(IGNORED, type(self.margin).__name__)
         cosine = (cosine if cosine.dtype == torch.float64 else cosine.float()).clamp(-1.0, 1.0)
         column = target[:, None]
         target_cosine = cosine.gather(1, column).squeeze(1)
@@ -203,4 +214,8 @@ def kappaface(num_classes: int, scale: float = 64.0, margin: float = 0.8) -> Mar
 
     psi is the buffer `loss.margin.psi` (num_classes,). It starts at 1; a `KappaTracker` is there to update it.
     """
-    return MarginLoss(ArcMargin(margin, psi=torch.ones(num_classes)), scale=scale)
+    if isinstance(num_classes, float):  # most likely a scale: 64 classes would go unnoticed until the first step
+        raise ValueError(
+            f"num_classes is {num_classes!r}: give an integer, as in kappaface(num_classes, scale={num_classes:g})"
+        )
+    return MarginLoss(ArcMargin(margin, psi=torch.ones(check_integer("num_classes", num_classes, 1))), scale=scale)

@@ -28,7 +28,7 @@ class Ramp:
 
     Args:
         initial, final: >= 0. An `initial` of 0 warms a margin up.
-        start, end: integers, 0 <= start <= end. If they are equal, the number jumps there.
+        start, end: integers, 0 <= start <= end, and end >= 1. If they are equal, the number jumps there.
         shape: "linear", or "exponential", which does most of the way at its beginning.
 
     Source of the exponential shape: wespeaker's MarginScheduler.
@@ -50,6 +50,11 @@ class Ramp:
             object.__setattr__(self, name, check_integer(f"Ramp's {name}", getattr(self, name), 0))
         if self.end < self.start:
             raise ValueError(f"Ramp's end is {self.end}, before its start {self.start}: give an end >= start")
+        if self.end == 0 and self.initial != self.final:
+            raise ValueError(
+                f"Ramp's end is 0, so that the number is {self.final:g} from the first step on and never "
+                f"{self.initial:g}: give the step or epoch at which it arrives, as end"
+            )
         if self.shape not in ("linear", "exponential"):
             raise ValueError(f"Ramp's shape is {self.shape!r}: give 'linear' or 'exponential'")
 
@@ -106,6 +111,8 @@ class Schedule(torch.nn.Module):
 
     def __init__(self, loss: MarginLoss, margin: Ramp | None = None, scale: Ramp | None = None):
         super().__init__()
+        if isinstance(getattr(loss, "loss", None), MarginLoss):
+            raise ValueError(f"loss is a {type(loss).__name__}: give its loss, as in Schedule(head.loss, margin=...)")
         if not isinstance(loss, MarginLoss):
             raise ValueError(f"loss is {loss!r}: give the MarginLoss that is trained with")
         for name, ramp in (("margin", margin), ("scale", scale)):

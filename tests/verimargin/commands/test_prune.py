@@ -71,16 +71,14 @@ def test_anchors_need_one_prototype_per_class(tmp_path):
 
 
 BY_NAME = "the names are probably not in the order of the head's classes. The samples of class 1 (anna), for one, are"
-BY_NUMBER = (
-    "the labels are probably not the numbers of the head's classes. The samples of class 1, for one, are nearest"
-)
+BY_NUMBER = "the labels are probably not the numbers of the head's classes. The samples of class 1, for one, are"
 
 
 @pytest.mark.parametrize(
     ("names", "labels", "message"),
     [
         ("bert\nanna\n", CLASSES, f"{BY_NAME} nearest to the prototypes of class 0 (bert)"),
-        (None, ["1", "1", "1", "0"], BY_NUMBER),
+        (None, ["1", "1", "1", "0"], f"{BY_NUMBER} nearest to the prototypes of class 0."),
         ("anna\nbert\n", CLASSES, None),
     ],
 )

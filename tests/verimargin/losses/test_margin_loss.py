@@ -175,3 +175,23 @@ def test_the_presets_have_the_published_settings():
     assert settings == {"q_margin": (1.25, 32, 0.2), "arcface": (1, 64, 0.5), "cosface": (1, 64, 0.4)}
     kappaface = vm.kappaface(3)
     assert (kappaface.alpha, kappaface.scale, kappaface.margin.m) == (1, 64, 0.8)
+
+
+def test_the_scale_in_the_place_of_the_number_of_classes_is_named():
+    """It was a TypeError of torch.ones."""
+    with pytest.raises(ValueError, match=r"num_classes is 64\.0: give an integer, as in kappaface\(num_classes, "):
+        vm.kappaface(64.0, 10)
+    with pytest.raises(ValueError, match="num_classes is 'many': give an integer"):
+        vm.kappaface("many")
+
+
+def test_norms_that_are_ignored_are_told_once(caplog):
+    cosine, target, norms = torch.tensor([[0.8, 0.1]]), torch.tensor([0]), torch.tensor([20.0])
+    loss = vm.q_margin()
+    without = loss(cosine, target)
+    assert not caplog.records
+    assert all(torch.equal(loss(cosine, target, norms), without) for _ in range(2))
+    (record,) = caplog.records
+    assert "its QMargin does not depend on them: they are ignored" in record.getMessage()
+    vm.adaface()(cosine, target, norms)
+    assert len(caplog.records) == 1

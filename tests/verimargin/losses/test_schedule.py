@@ -107,10 +107,15 @@ RAMP = vm.Ramp(0.0, 0.2, 0, 5)
         (lambda: vm.Ramp(0.1, 0.2, -1, 3), "Ramp's start is -1"),
         (lambda: vm.Ramp(0.1, 0.2, 0, 2.5), "Ramp's end is 2.5"),
         (lambda: vm.Ramp(0.1, 0.2, 0, None), "Ramp's end is None: give an integer"),
+        (lambda: vm.Ramp(0.0, 0.2), r"Ramp's end is 0, so that the number is 0\.2 from the first step on and never 0"),
         (lambda: vm.Ramp("low", 0.2), "Ramp's initial is 'low': give a finite number"),
         (lambda: vm.Ramp(0.1, 0.2, 0, 3, "exp"), "Ramp's shape is 'exp': give 'linear' or 'exponential'"),
         (lambda: vm.Schedule(vm.q_margin()), "neither a margin nor a scale"),
         (lambda: vm.Schedule(vm.q_margin(), margin=0.2), "the schedule's margin is 0.2: give a Ramp"),
+        (
+            lambda: vm.Schedule(vm.PrototypeHead(4, 3, vm.cosface()), margin=RAMP),
+            r"loss is a PrototypeHead: give its loss, as in Schedule\(head\.loss, margin=",
+        ),
         (lambda: vm.Schedule(vm.QMargin(0.2), margin=RAMP), "give the MarginLoss"),
         (lambda: vm.Schedule(vm.MarginLoss(vm.NoMargin(), 1.5, scale=10), margin=RAMP), "the loss has none"),
         (lambda: steep(scale=vm.Ramp(0.0, 10.0, 0, 5)), "smallest scale is 0.0: give a finite number > 0"),
@@ -131,3 +136,7 @@ def test_a_refused_schedule_leaves_the_loss_as_it_was():
     with pytest.raises(ValueError, match="overflows"):
         vm.Schedule(loss, margin=vm.Ramp(0.0, 1.5, 0, 5))
     assert loss.margin.m == 0.2
+
+
+def test_a_ramp_that_is_constant_needs_no_end():
+    assert [vm.Ramp(0.2, 0.2)(t) for t in (0, 5)] == [0.2, 0.2]

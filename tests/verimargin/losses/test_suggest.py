@@ -30,9 +30,19 @@ def test_any_number_of_classes_has_a_setting(classes):
 
 
 BAD = [((1,), "num_classes is 1"), ((2.5,), "num_classes is 2.5"), ((9, 0), "embedding_size is 0")]
+BAD += [((192, 7_205), r"embedding_size is 7205, and num_classes only 192: .* give suggest\(7205, 192\)")]
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         vm.suggest(*arguments)
+
+
+def test_a_size_above_the_number_of_classes_is_told(caplog):
+    vm.suggest(192, 1_251)
+    assert "embedding_size is 1251, and num_classes only 192" in caplog.text
+    caplog.clear()
+    vm.suggest(10_000, 4_096)
+    vm.suggest(6)
+    assert not caplog.records
