@@ -95,7 +95,7 @@ def score(
     with whole_folder(out) as folder:
         told = []  # what the terminal shows too
         if tau == AUTO and dev and dev_set and anchors:
-            choice = choose_tau(dev_set, anchors, k or K, device, progress, max_bytes)
+            choice = choose_tau(dev_set, anchors, K if k is None else k, device, progress, max_bytes)
             told, used_tau = [choice.text(dev)], choice.tau
         else:
             used_tau = tau_of(tau)
