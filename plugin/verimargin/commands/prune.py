@@ -10,6 +10,7 @@ import torch
 import typer
 from torch.nn import functional as F
 
+from .._checks import EPS
 from ..files.anchors import encoder_beside
 from ..files.class_names import read_class_names
 from ..files.embeddings import read_labelled_embeddings
@@ -73,8 +74,9 @@ def mismatch(
     """What is probably wrong if most samples are far, shown by the class with most of them."""
     worst = int(labels[~kept].bincount(minlength=len(weight)).argmax())
     mean = F.normalize(vectors[labels == worst]).mean(0)
-    nearest = int((F.normalize(weight, dim=-1) @ mean).amax(1).argmax())
-    own, other = ((f"{number} ({names[number]})" if names else str(number)) for number in (worst, nearest))
+    nearest = int((weight @ mean / weight.norm(dim=-1).clamp_min(EPS)).amax(1).argmax())
+    known = dict(enumerate(names or []))  # a head may have more classes than there are names
+    own, other = (f"{number} ({known[number]})" if number in known else str(number) for number in (worst, nearest))
     if nearest == worst:
         return "So many are no label noise: the embeddings are probably of another encoder than the head's."
     order = "the names are probably not in the order of" if names else "the labels are probably not the numbers of"

@@ -103,14 +103,19 @@ def collapse(scores: np.ndarray) -> str:
 
 
 def upside_down(rows: Mapping[str, Mapping[str, Value]]) -> str:
-    """A warning if methods have an EER above 50 %, as a list has whose labels are swapped; else nothing."""
+    """A warning if methods, the first of which is the cosine, have an EER above 50 %; else nothing."""
     found = [f"{title} {row['EER %'].value:.4g} %" for title, row in rows.items() if row["EER %"].value > 50]
     if not found:
         return ""
+    cosine, *_ = rows.values()
+    cause = (
+        "Most likely the labels are swapped: 1 has to stand for two samples of one identity, and 0 for samples of two."
+        if cosine["EER %"].value > 50
+        else "It is not the labels, as the cosine is the right way round: do not use these methods here."
+    )
     return (
-        f"The EER is above 50 % ({', '.join(found)}): target trials score lower than non-target ones, which "
-        "is worse than chance. Most likely the labels are swapped: 1 has to stand for two samples of one identity, and "
-        "0 for samples of two identities."
+        f"The EER is above 50 % ({', '.join(found)}), which is worse than chance: target trials score lower than "
+        f"non-target ones. {cause}"
     )
 
 

@@ -36,7 +36,7 @@ class Calibrations:
     """What `verimargin calibrate` found.
 
     Attributes:
-        trials: `describe_list` of the list that everything was fitted on.
+        trials: `describe_list` of the list that everything was fitted on, and what it is known again by.
         encoder: fingerprint of the encoder of the scored embeddings; "" if it is unknown.
         prior: the prior of a target trial that the calibrations are best for.
         inputs: what else the scores and qualities depend on: the digests of cohort, anchors and regressor.

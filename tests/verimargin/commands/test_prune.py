@@ -97,3 +97,13 @@ def test_embeddings_of_another_encoder_are_told(tmp_path):
     weight = torch.tensor([[[0.0, -1.0], [0.0, -2.0]], [[-0.3, -1.0], [-0.3, -2.0]]])
     result = run(tmp_path, ["0", "0", "0", "1"], weight=weight)
     assert "probably of another encoder than the head's" in result.output
+
+
+def test_a_class_without_a_name_is_told_by_its_number(tmp_path):
+    (tmp_path / "order.txt").write_text("anna\n")
+    weight = torch.tensor([[[-1.0, 0.0], [-1.0, -0.3]], [[1.0, 0.0], [1.0, 0.3]]])
+    result = run(tmp_path, ["anna"] * 4, "--names", tmp_path / "order.txt", weight=weight)
+    assert result.exit_code == 0, result.output
+    assert "samples of class 0 (anna), for one, are nearest to the prototypes of class 1." in " ".join(
+        result.output.split()
+    )

@@ -113,7 +113,11 @@ def test_the_table_on_a_terminal_leaves_intervals_out_where_the_methods_are_many
 def test_an_eer_above_one_half_is_told():
     assert report.upside_down(ROWS) == ""
     text = report.upside_down({**ROWS, "IDA": {"EER %": Value(87.5)}})
-    assert text.startswith("The EER is above 50 % (IDA 87.5 %): target trials score lower")
+    assert text.startswith("The EER is above 50 % (IDA 87.5 %), which is worse than chance")
+    assert "It is not the labels" in text
+    text = report.upside_down({"cosine": {"EER %": Value(87.5)}, "IDA": {"EER %": Value(90.0)}})
+    assert "(cosine 87.5 %, IDA 90 %)" in text
+    assert "the labels are swapped" in text
 
 
 def test_the_terminal_shows_texts_as_they_are_and_no_figures(tmp_path, capsys):
