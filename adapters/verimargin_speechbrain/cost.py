@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,9 @@ from .run_guard import watch_brains
 if TYPE_CHECKING:
     from .kappa import KappaFace
     from .schedule import MarginSchedule
+
+
+logger = logging.getLogger(__name__)
 
 
 class SpeakerCost(torch.nn.Module):
@@ -112,6 +116,12 @@ class MarginCost(SpeakerCost):
         super().__init__(loss, kappa)
         self.loss = loss
         self._norms = None if loss.margin.quality is None else _observed_norms(loss.margin, embedding_model)
+        if embedding_model is not None and self._norms is None:
+            logger.warning(
+                "the cost is given an embedding_model, and its %s does not depend on the norms of embeddings: it is "
+                "ignored; give a margin with a quality, or leave embedding_model out",
+                type(loss.margin).__name__,
+            )
 
     def forward(self, predictions: Tensor, targets: Tensor, length: Tensor | None = None) -> Tensor:
         training = torch.is_grad_enabled()  # the scripts validate without gradients

@@ -137,3 +137,11 @@ def test_an_id_that_no_class_has_is_explained(target):
         ValueError, match=rf"4 classes, and a speaker has the id {target}: set out_n_neurons .*`kappa: !ref <kappa>`"
     ):
         cost(torch.zeros(2, 1, 4), torch.tensor([[0], [target]]))
+
+
+def test_an_embedding_model_that_is_ignored_is_told(caplog):
+    QMarginLoss()
+    QMarginLoss(quality=vm.Quality(), embedding_model=torch.nn.Linear(2, 2))
+    assert not caplog.records
+    QMarginLoss(embedding_model=torch.nn.Linear(2, 2))
+    assert "its QMargin does not depend on the norms of embeddings: it is ignored" in caplog.text

@@ -161,8 +161,8 @@ def show(
         console.print(warning, markup=False)
     print_table(console, title, rows)
     for part in parts:
-        lines = [line for line in part.splitlines() if not line.startswith("![")]
-        console.print("\n".join(lines).strip() + "\n", markup=False, highlight=False, soft_wrap=True)
+        text = re.sub(r"\n*^!\[.*\n?", "\n", part, flags=re.MULTILINE)
+        console.print(f"\n{text.strip()}\n", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}, and report.md for terminals")
 
 
