@@ -24,16 +24,20 @@ INK, RULE = "#1b1f24", "#c4ccd4"  # of text, and of grids
 # One for each series; colour-blind people tell them apart (after Okabe and Ito), and their dashes differ too.
 SERIES = ("#0060a8", "#c44e00", "#00785a", "#a3457d", "#7a5a00", "#2a7086", "#5a5f66", "#8a2b2b")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 3)))
+# A series that has the colour of an earlier one has other dashes.
+LOOKS = [(colour, DASHES[(n + turn) % len(DASHES)]) for turn in range(len(DASHES)) for n, colour in enumerate(SERIES)]
 VARIABLES = {INK: "ink", RULE: "rule", **{colour: f"series-{n}" for n, colour in enumerate(SERIES, 1)}}
 
 RATES = (1e-6, 1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+LINE = 56  # characters in a line of a DET plot's width
 POINTS = 2000  # points of a curve along each axis, several per pixel
 
 
 def det(path: Path, curves: Mapping[str, DetCurve], title: str) -> None:
     """Plot DET curves on normal-deviate axes (Martin et al. 1997), down to the smallest rates that occur."""
-    with figure(path, figsize=(5.2, 5.2 + 0.2 * len(curves)), alt=f"DET curves, {title}") as axes:
-        curves = {name: thinned(curve) for name, curve in curves.items()}
+    curves = {fill(name, LINE): thinned(curve) for name, curve in curves.items()}
+    lines = sum(name.count("\n") + 1 for name in curves)
+    with figure(path, figsize=(5.2, 5.2 + 0.2 * lines), alt=f"DET curves, {title}") as axes:
         lowest = [_lowest(curve.false_accept for curve in curves.values())]
         lowest.append(_lowest(curve.false_reject for curve in curves.values()))
         for name, curve in curves.items():
@@ -41,7 +45,7 @@ def det(path: Path, curves: Mapping[str, DetCurve], title: str) -> None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(_deviate(RATES), [f"{100 * rate:g}" for rate in RATES])
         axes.set(xlim=_deviate([lowest[0], 0.5]), ylim=_deviate([lowest[1], 0.5]))
-        axes.set(xlabel="false accepts, % (up to 50)", ylabel="false rejects, % (up to 50)", title=fill(title, 56))
+        axes.set(xlabel="false accepts, % (up to 50)", ylabel="false rejects, % (up to 50)", title=fill(title, LINE))
         axes.figure.legend(loc="outside lower center", ncols=1)
 
 
@@ -94,8 +98,8 @@ def lines(path: Path, x: Sequence[float], xlabel: str, panels: Mapping[str, Mapp
     with figure(path, len(panels), figsize=size, alt=alt) as axes:
         for panel, (ylabel, series) in zip(np.atleast_1d(axes), panels.items()):
             for name, values in series.items():
-                style = names.index(name) % len(SERIES)  # the same in all panels, of which some lack a series
-                panel.plot(x, values, marker="o", label=name, color=SERIES[style], linestyle=DASHES[style])
+                colour, dashes = LOOKS[names.index(name) % len(LOOKS)]  # in all panels, of which some lack a series
+                panel.plot(x, values, marker="o", label=name, color=colour, linestyle=dashes)
             if min(x) > 0 and max(x) > 10 * min(x):
                 panel.set_xscale("log")
             panel.set_xticks(x, [f"{value:,g}" for value in x])
@@ -136,12 +140,13 @@ def figure(path: Path, columns: int = 1, rows: int = 1, alt: str = "", **size: A
 def _style() -> dict[str, Any]:
     from cycler import cycler
 
+    colours, dashes = zip(*LOOKS)
     inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.labelcolor", "ytick.labelcolor")
     ruled = ("axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
     return {
         **dict.fromkeys(inked, INK),
         **dict.fromkeys(ruled, RULE),
-        "axes.prop_cycle": cycler(color=SERIES) + cycler(linestyle=DASHES),
+        "axes.prop_cycle": cycler(color=colours) + cycler(linestyle=dashes),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,

@@ -8,6 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from verimargin import metrics
 from verimargin.commands import kappa, plots
+from verimargin.commands.comparison import pictures
+from verimargin.commands.comparison.verdicts import Verdict
 from verimargin.files.kappa_state import ClassKappa
 
 
@@ -112,8 +114,27 @@ def extremes(path, names):
     kappa.plot(rows, path)
 
 
+def forest(path, names):
+    """Labels of one line and of several, one of which covered the next one."""
+    titles = [f"{name}, alpha 1.25, scale 32{', margin_0.2_and_more' * (n % 3)}" for n, name in enumerate(names)]
+    figures = "EER %", "minDCF x 100", "TAR % at FAR 1e-2", "TAR % at FAR 1e-6"
+    rows = [(title, figure, verdict) for title, verdict in zip(titles, 4 * pictures.WORDS) for figure in figures]
+    verdicts = [
+        Verdict(t, 3 * "ArcFace, scale 30, margin 0.2, ", f, n / 100, -5.0, 3.0, 0.1, v)
+        for n, (t, f, v) in enumerate(rows)
+    ]
+    pictures.forest(path, verdicts)
+
+
+def many_curves(path, names):
+    det(path, [f"{name}, {2 * 'a_very_long_name_'}{n}, margin 0.2, scale 30" for name in names for n in range(2)])
+
+
+DRAWN = [det, many_curves, distributions, reliability, dense_lines, one_panel, wide_lines, extremes, forest]
+
+
 @pytest.mark.parametrize("number", [1, 4, 6])
-@pytest.mark.parametrize("draw", [det, distributions, reliability, dense_lines, one_panel, wide_lines, extremes])
+@pytest.mark.parametrize("draw", DRAWN)
 def test_nothing_that_is_written_overlaps_or_leaves_the_figure(drawn, tmp_path, draw, number):
     draw(tmp_path / "a.png", [f"adaptive s-norm ({n})" for n in range(number)])
     (figure,) = drawn
@@ -148,6 +169,16 @@ def test_a_series_looks_the_same_in_all_panels(drawn, tmp_path):
         {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines} for axes in drawn[0].axes
     ]
     assert looks[1]["b"] == looks[0]["b"] != looks[0]["a"]
+
+
+def test_series_beyond_the_eighth_look_like_no_earlier_one(drawn, tmp_path):
+    """The ninth had the colour and the dashes of the first."""
+    names = [str(n) for n in range(20)]
+    det(tmp_path / "a.png", names)
+    one_panel(tmp_path / "b.png", names)
+    for figure in drawn:
+        looks = {(line.get_color(), str(line._dash_pattern)) for line in figure.axes[0].lines}
+        assert len(looks) == 20
 
 
 def test_the_svg_takes_the_colours_of_the_page_and_is_the_same_again(tmp_path):

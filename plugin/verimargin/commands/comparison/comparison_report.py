@@ -11,6 +11,7 @@ from ... import metrics
 from ...scoring.methods import COSINE
 from .. import report, sections
 from ..page import Report, code, literal
+from . import pictures
 from .experiment import Experiment
 from .run import LOG, Run, expected_seconds
 from .runner import Failure, clock
@@ -33,9 +34,10 @@ def write_report(
     if scores:
         by_loss = figures[COSINE.name]
         note = "Mean over the seeds, by the cosine. " + report.note(identities_of(scores), True) + training_note(scores)
-        parts += ["## Figures", report.write_table(out, by_loss, note)]
+        curves = pictures.write_curves(out, scores, f"{experiment.trials.name}, cosine")
+        parts += ["## Figures", report.write_table(out, by_loss, note), curves]
         if verdicts:
-            parts += ["## Which is better", write_verdicts(out, verdicts)]
+            parts += ["## Which is better", pictures.write_forest(out, verdicts), write_verdicts(out, verdicts)]
         elif len(by_loss) > 1:
             parts += ["There are too few identities to say which loss is better."]
         if len(figures) > 1:

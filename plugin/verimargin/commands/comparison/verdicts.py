@@ -16,6 +16,7 @@ from ...metrics import Difference
 from ...scoring.methods import COSINE
 from .. import report
 from ..progress import Progress
+from ..sections import CANNOT_BE_TOLD
 from .run import Run
 
 NOT_SCORES = ("ids", "enrol", "test", "same")
@@ -124,7 +125,7 @@ def _verdict(loss: str, other: str, figure: str, difference: Difference, p_value
     low, high = difference.interval(1.0 - LEVEL)
     higher_is_better = figure.startswith("TAR")
     better = (difference.value > 0) == higher_is_better
-    word = "cannot be told" if p_value > LEVEL else "better" if better else "worse"
+    word = CANNOT_BE_TOLD if p_value > LEVEL else "better" if better else "worse"
     return Verdict(loss, other, figure, 100 * difference.value, 100 * low, 100 * high, p_value, word)
 
 

@@ -37,7 +37,12 @@ def test_the_report_has_the_tables_and_what_made_them(tmp_path):
     assert "loss: q_margin, alpha: 1.5" in text
     assert "torch" in text
     out = tmp_path / "out"
-    assert "<script" not in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("<svg") == 2
+    for name in ("det", "differences"):
+        assert f"({name}.png)" in text
+        assert (out / f"{name}.png").is_file()
     rows = list(csv.DictReader((out / "verdicts.csv").open()))
     assert rows[0]["verdict"] == "better"
     assert float(rows[0]["high"]) < 0
