@@ -63,6 +63,9 @@ class SmallToolkit:
     def check(self, experiment):
         pass
 
+    def with_loss(self, experiment, loss):
+        return f"noise: {experiment.settings_of(loss)['noise']}\n"
+
     def training(self, experiment, loss, seed, devices, folder):
         settings = {"wait": 0.0, "fail": -1, **experiment.settings_of(loss)}
         numbers = [settings["noise"], seed, settings["wait"], settings["fail"]]

@@ -17,6 +17,7 @@ from verimargin.files.whole import whole
 from ..config_check import settings_of
 from ..experiment_config import config_file
 from ..face_trials import open_face_trials
+from .edited_config import edited
 
 SCRIPT, BASE, NAME = "train_v2.py", Path("configs", "base.py"), "compared"
 OURS = {
@@ -53,6 +54,9 @@ class ArcFaceTorch:
                 )
             if loss.kappa is not None and not loss.function:
                 raise ValueError(f"the loss {loss.title!r} has kappa and no loss: name the loss that it belongs to")
+
+    def with_loss(self, experiment: Experiment, loss: NamedLoss) -> str:
+        return edited(read_text(experiment.recipe_of(loss)), loss)
 
     def training(
         self, experiment: Experiment, loss: NamedLoss, seed: int, devices: Sequence[str], folder: Path

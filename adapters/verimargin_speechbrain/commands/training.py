@@ -43,6 +43,13 @@ class SpeechBrain:
                     raise ValueError(f"{recipe.name} has no key {key!r}: {suggestion(key, sorted(keys))}")
             check_loss(loss, keys)
 
+    def with_loss(self, experiment: Experiment, loss: NamedLoss) -> str:
+        text = read_text(experiment.recipe_of(loss))
+        text = with_cost(text, loss) if loss.function else text
+        for key, value in loss.settings.items():
+            text = with_setting(text, key, value)
+        return text
+
     def training(
         self, experiment: Experiment, loss: NamedLoss, seed: int, devices: Sequence[str], folder: Path
     ) -> Step:
@@ -120,14 +127,31 @@ def with_cost(recipe: str, loss: NamedLoss) -> str:
 
     An override on the command line cannot do this: it keeps what the recipe has there, and adds to it.
     """
-    import yaml
-
     made = f"!apply:verimargin.{loss.function} {json.dumps(dict(loss.options))}"
     line = f"compute_cost: !new:verimargin_speechbrain.MarginCost {{loss: {made}}}\n"
-    for key, value in yaml.compose(recipe, Loader=yaml.SafeLoader).value:
-        if key.value == "compute_cost":
-            return recipe[: key.start_mark.index] + line + recipe[value.end_mark.index :]
-    raise ValueError(f"the recipe has no compute_cost: give one of {SCRIPT}")
+    changed = with_line(recipe, "compute_cost", line)
+    if changed is None:
+        raise ValueError(f"the recipe has no compute_cost: give one of {SCRIPT}")
+    return changed
+
+
+def with_setting(recipe: str, key: str, value: Any) -> str:
+    """The text of a recipe with a value of a key. Of a mapping, as of an override, only the given keys are changed."""
+    if isinstance(value, Mapping):
+        return f"{recipe}\n{key}: {option(value)} # these keys of it; it keeps the others\n"
+    line = f"{key}: {option(value)}\n"
+    return with_line(recipe, key, line) or f"{recipe}\n{line}"
+
+
+def with_line(recipe: str, key: str, line: str) -> str | None:
+    """The text of a recipe with a line in the place of a key and its value; None if it has no such key."""
+    import yaml
+
+    for node, value in yaml.compose(recipe, Loader=yaml.SafeLoader).value:
+        if node.value == key:
+            rest = recipe[value.end_mark.index :]
+            return recipe[: node.start_mark.index] + (line.rstrip("\n") if rest[:1] in " \n" else line) + rest
+    return None
 
 
 def device_options(devices: Sequence[str]) -> dict[str, Any]:
@@ -143,8 +167,13 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
         texts.append(f"--{key}")
         if key == "noprogressbar":
             continue
-        texts.append(value if isinstance(value, str) else json.dumps(value))
+        texts.append(option(value))
     return texts
+
+
+def option(value: Any) -> str:
+    """A value as on the command line of a SpeechBrain script, which is YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 TOOLKIT = SpeechBrain()

@@ -13,7 +13,7 @@ import typer
 from ..files.whole import alone, whole
 from ..scoring.methods import COSINE
 from . import report
-from .comparison import comparison_report, verdicts
+from .comparison import comparison_report, recipe_changes, verdicts
 from .comparison.experiment import Experiment, read_experiment
 from .comparison.run import EVALUATION, TRAIN, Run, expected_seconds, runs_of
 from .comparison.runner import Failure, clock, run_all
@@ -53,7 +53,7 @@ def compare_with(toolkit: Toolkit, experiment: Experiment, dry_run: bool, consol
         with whole(experiment.out / "experiment.yaml") as file:
             file.write_text(experiment.text, encoding="utf-8")
         failures = run_all(runs, experiment.devices, partial(steps_of, toolkit, experiment), describe(), console)
-        report_on(experiment, runs, failures, console)
+        report_on(experiment, runs, failures, recipe_changes.section(toolkit, experiment), console)
     if failures:
         raise ValueError(
             f"{len(failures)} of {len(runs)} runs failed: {', '.join(f.run.title for f in failures)}; their logs are "
@@ -93,7 +93,9 @@ def show_plan(runs: Sequence[Run], devices: int, console: Console) -> None:
         console.print(f"{len(known)} runs to come, some {clock(whole)} with {devices} at a time.", highlight=False)
 
 
-def report_on(experiment: Experiment, runs: Sequence[Run], failures: Sequence[Failure], console: Console) -> None:
+def report_on(
+    experiment: Experiment, runs: Sequence[Run], failures: Sequence[Failure], changes: str, console: Console
+) -> None:
     """Write the report on the finished runs, and print its tables."""
     finished = [run for run in runs if run.finished]
     scores, figures, judged = None, {}, []
@@ -104,7 +106,7 @@ def report_on(experiment: Experiment, runs: Sequence[Run], failures: Sequence[Fa
         for method in verdicts.methods_of(finished):
             if method != COSINE.name:
                 figures[method] = verdicts.figures(verdicts.read_scores(finished, method), progress, intervals=False)
-    comparison_report.write_report(experiment, runs, failures, scores, figures, judged)
+    comparison_report.write_report(experiment, runs, failures, scores, figures, judged, changes)
     if scores:
         report.print_table(console, "mean over the seeds", figures[COSINE.name])
         for v in judged:

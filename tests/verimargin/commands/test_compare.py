@@ -32,6 +32,7 @@ def test_from_an_experiment_file_to_a_verdict(compare, tmp_path):
     assert "better" in printed
     report = (tmp_path / "out" / "report.md").read_text()
     assert "4 of 4 runs are finished" in report
+    assert "+noise: 0.9" in report
     assert (tmp_path / "out" / "experiment.yaml").read_text() == EXPERIMENT
 
 

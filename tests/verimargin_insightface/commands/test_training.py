@@ -68,6 +68,13 @@ def test_the_script_runs_in_a_mirror_with_a_config_of_its_own(tmp_path):
     assert (tmp_path / "checkout" / "recognition" / "arcface_torch" / "train_v2.py").is_file()
 
 
+def test_what_changes_in_the_recipe_is_told(tmp_path):
+    experiment = experiment_in(tmp_path)
+    theirs, ours = (TOOLKIT.with_loss(experiment, loss) for loss in experiment.losses)
+    assert theirs == (tmp_path / "checkout" / "configs" / "theirs.py").read_text()
+    assert "config.loss = vm.q_margin(alpha=1.5, scale=10, margin=0.2)" in ours
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -7,6 +7,7 @@ import verimargin as vm
 from hyperpyyaml import load_hyperpyyaml
 from verimargin.commands.comparison.experiment import read_experiment
 from verimargin.commands.comparison.losses import read_loss
+from verimargin.commands.comparison.recipe_changes import difference
 from verimargin.files import hparams as recipes
 from verimargin_speechbrain.commands import training
 from verimargin_speechbrain.commands.training import TOOLKIT, with_cost
@@ -87,6 +88,32 @@ def test_the_cost_is_the_loss(entry, expected):
         assert keys[0] == keys[1]
         (line,) = (line for line in after.splitlines() if line.startswith("compute_cost:"))
         assert repr(load_hyperpyyaml(line)["compute_cost"].loss) == repr(expected)
+
+
+def test_what_changes_in_the_recipe_is_what_the_run_is_given(tmp_path):
+    experiment = experiment_in(tmp_path, "margin: 0.2}", "margin: 0.2, settings: {lr: 0.01, batch_size: 8, new: [1]}}")
+    theirs, ours = experiment.losses
+    before = recipes.path("train_ecapa_small.yaml").read_text()
+    change = difference(before, TOOLKIT.with_loss(experiment, theirs)).splitlines()
+    assert change == ["-compute_cost: !ref <costs[qmargin]>", "+compute_cost: !ref <costs[arcface]>"]
+    after = TOOLKIT.with_loss(experiment, ours)
+    assert difference(before, after).splitlines() == [
+        *("-batch_size: 32", "-lr: 0.002", "+batch_size: 8", "+lr: 0.01"),
+        "-compute_cost: !ref <costs[qmargin]>",
+        '+compute_cost: !new:verimargin_speechbrain.MarginCost {loss: !apply:verimargin.q_margin {"alpha": 1.5, '
+        '"scale": 10, "margin": 0.2}}',
+        "+new: [1]",
+    ]
+    (line,) = (line for line in after.splitlines() if line.startswith("compute_cost:"))
+    assert repr(load_hyperpyyaml(line)["compute_cost"].loss) == repr(vm.q_margin(1.5, 10, 0.2))
+
+
+def test_a_value_keeps_the_comment_behind_it_and_a_mapping_its_other_keys():
+    assert training.with_setting("a: 1 # one\nb: 2\n", "a", 3) == "a: 3 # one\nb: 2\n"
+    assert training.with_setting("a:\n  c: 1\n# two\nb: 2\n", "a", 3) == "a: 3\nb: 2\n"
+    merged = training.with_setting("a:\n  c: 1\n", "a", {"d": 2})
+    assert merged.startswith("a:\n  c: 1\n")
+    assert 'a: {"d": 2} # these keys of it' in merged
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,12 @@ def write_report(
     scores: Scores | None,
     figures: Mapping[str, Figures],
     verdicts: Sequence[Verdict],
+    recipe_changes: str = "",
 ) -> None:
-    """Write report.md, report.html and their tables as .csv to the folder of the experiment."""
+    """Write report.md, report.html and their tables as .csv to the folder of the experiment.
+
+    The section of recipe_changes stands before the experiment.
+    """
     out = experiment.out
     parts = [data_note(experiment, runs, scores)]
     if scores:
@@ -45,7 +49,7 @@ def write_report(
         parts += ["## Runs", write_runs(out, runs, scores)]
     if failures:
         parts += ["## Failed runs", *map(failure_text, failures)]
-    parts += ["## Experiment", code(experiment.text, "yaml"), sections.versions({})]
+    parts += [recipe_changes, "## Experiment", code(experiment.text, "yaml"), sections.versions({})]
     Report(f"Comparison of {len(experiment.losses)} losses", parts).write(out)
 
 

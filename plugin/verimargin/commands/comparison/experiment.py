@@ -55,9 +55,9 @@ class Experiment:
     def settings_of(self, loss: NamedLoss) -> dict[str, Any]:
         return {**self.settings, **loss.settings}
 
-    def recipe_of(self, loss: NamedLoss) -> Path:
-        """The path of the recipe that a loss is trained with."""
-        name = loss.recipe or self.recipe
+    def recipe_of(self, loss: NamedLoss | None) -> Path:
+        """The path of the recipe that a loss is trained with; with None, of the experiment's own."""
+        name = loss.recipe if loss and loss.recipe else self.recipe
         for place in (self.folder / Path(name).expanduser(), self.home / name):
             if place.is_file():
                 return place

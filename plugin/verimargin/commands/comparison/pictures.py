@@ -33,8 +33,8 @@ def write_curves(out: Path, scores: Scores, title: str) -> str:
         return text
     return (
         f"{text}\n\nEach curve is the mean over the seeds: at each rate of false accepts, the mean of the runs' rates "
-        "of false rejects, each run at a threshold of its own, as for the TAR above. The scores of several runs are not "
-        "pooled, as no threshold is common to them."
+        "of false rejects, each run at a threshold of its own, as for the TAR above. The scores of several runs are "
+        "not pooled, as no threshold is common to them."
     )
 
 

@@ -32,6 +32,9 @@ class Toolkit(Protocol):
     def check(self, experiment: Experiment) -> None:
         """Raise ValueError for what the experiment asks and the toolkit cannot do."""
 
+    def with_loss(self, experiment: Experiment, loss: NamedLoss) -> str:
+        """The text of the recipe that the loss is trained with, with what the loss and its settings change in it."""
+
     def training(
         self, experiment: Experiment, loss: NamedLoss, seed: int, devices: Sequence[str], folder: Path
     ) -> Step:
