@@ -43,11 +43,12 @@ class FaceTrials(NamedTuple):
     of_templates: bool = False
 
 
-def open_face_trials(trials: Path, folder: Path | None) -> FaceTrials:
+def open_face_trials(trials: Path, folder: Path | None, option: str = "--data") -> FaceTrials:
     """The images of a list.
 
     Args:
         folder: that of the images; for an IJB protocol the one that holds `loose_crop`, by default that beside `meta`.
+        option: what the user gives the folder as.
 
     Raises:
         ValueError: there is no such list, or it is malformed; or an image is not there.
@@ -57,11 +58,11 @@ def open_face_trials(trials: Path, folder: Path | None) -> FaceTrials:
     if trials.suffix == ".bin":
         return _pairs(trials)
     if trials.name.endswith(ENDING):
-        return _protocol(trials, folder or trials.parent.parent)
+        return _protocol(trials, folder or trials.parent.parent, option)
     if folder is None:
-        raise ValueError(f"{trials} names images, but no folder is given: give theirs as --data")
+        raise ValueError(f"{trials} names images, but no folder is given: give theirs as {option}")
     names = list(dict.fromkeys(trial_names(trials)))
-    _check_files(trials, names, folder)
+    _check_files(trials, names, folder, f"the folder of the images as {option}")
     paths = [folder / name for name in names]
     identities = {name.split("/")[0] for name in names if "/" in name}
     return FaceTrials(names, names, lambda n: decode(Record.from_file(paths[n])), identities)
@@ -81,7 +82,7 @@ def _pairs(path: Path) -> FaceTrials:
     return FaceTrials(ids, ids, pixels, list_text="\n".join(lines) + "\n")
 
 
-def _protocol(pairs: Path, folder: Path) -> FaceTrials:
+def _protocol(pairs: Path, folder: Path, option: str) -> FaceTrials:
     start = str(pairs).removesuffix(ENDING)
     points, templates = Path(f"{start}_name_5pts_score.txt"), Path(f"{start}_face_tid_mid.txt")
     for path in (points, templates):
@@ -92,7 +93,7 @@ def _protocol(pairs: Path, folder: Path) -> FaceTrials:
         if len(row) != 12 or not all(map(_is_number, row[1:])):
             raise ValueError(f"line {number} of {points} is not '<name> <10 landmarks> <score>'")
     crops = folder / "loose_crop"
-    _check_files(points, [row[0] for row in rows], crops)
+    _check_files(points, [row[0] for row in rows], crops, f"the folder that holds loose_crop as {option}")
     ids = list(dict.fromkeys(line.split()[1] for line in read_text(templates).splitlines() if len(line.split()) == 3))
 
     def pixels(n: int) -> np.ndarray:
@@ -115,15 +116,13 @@ def aligned(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, np.array([[a, -b, t], [b, a, u]]), (SIDE, SIDE), borderValue=0.0)
 
 
-def _check_files(trials: Path, names: Sequence[str], folder: Path) -> None:
+def _check_files(trials: Path, names: Sequence[str], folder: Path, remedy: str) -> None:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: give the folder of the images as --data")
+        raise ValueError(f"{folder} is not a folder: give {remedy}")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ValueError(
-            f"{trials} names {missing[0]}{others}, not in {folder}: give the folder of the images as --data"
-        )
+        raise ValueError(f"{trials} names {missing[0]}{others}, not in {folder}: give {remedy}")
 
 
 def _is_number(text: str) -> bool:

@@ -115,18 +115,24 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int, sa
 
         drop_cut_files(save_folder)
         check_speakers_of(save_folder, trained)
-    if len(trained) > num_speakers and not _is_url(verification_file):
+    if len(trained) < num_speakers or not _is_url(verification_file):
+        check_classes(data_folder, len(trained), num_speakers)
+
+
+def check_classes(data_folder: str, trained: int, num_speakers: int) -> None:
+    """Refuse more training speakers than classes, and warn of fewer; arguments as for `check_corpus`."""
+    if trained > num_speakers:
         raise ValueError(
-            f"{data_folder} has {len(trained)} training speakers, the recipe has {num_speakers} classes: "
-            f"set out_n_neurons to {len(trained)}"
+            f"{data_folder} has {trained} training speakers, the recipe has {num_speakers} classes: "
+            f"set out_n_neurons to {trained}"
         )
-    if len(trained) < num_speakers:
+    if trained < num_speakers:
         logger.warning(
             "the recipe has %d classes, and %s has recordings of %d speakers at most: the other classes never get a "
             "sample; set out_n_neurons to the number of training speakers",
             num_speakers,
             data_folder,
-            len(trained),
+            trained,
         )
 
 

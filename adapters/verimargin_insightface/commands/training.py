@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from verimargin.commands.comparison.experiment import Experiment
 from verimargin.commands.comparison.losses import NamedLoss, suggestion
-from verimargin.commands.comparison.toolkit import Step
+from verimargin.commands.comparison.toolkit import Step, number_of_classes, refused
 from verimargin.files.reading import read_text
 from verimargin.files.whole import whole
 
 from ..config_check import settings_of
 from ..experiment_config import config_file
 from ..face_trials import open_face_trials
+from ..registration import REQUIRED, check_data
 from .edited_config import edited
 
 SCRIPT, BASE, NAME = "train_v2.py", Path("configs", "base.py"), "compared"
@@ -36,7 +38,7 @@ class ArcFaceTorch:
 
     def check(self, experiment: Experiment) -> None:
         home = folder_of(experiment.home)
-        open_face_trials(experiment.trials, experiment.test_data)
+        open_face_trials(experiment.trials, experiment.test_data, "test_data")
         for loss in experiment.losses:
             recipe = experiment.recipe_of(loss)
             known = sorted({*names_in(home / BASE), *names_in(recipe), *ALSO})
@@ -54,6 +56,11 @@ class ArcFaceTorch:
                 )
             if loss.kappa is not None and not loss.function:
                 raise ValueError(f"the loss {loss.title!r} has kappa and no loss: name the loss that it belongs to")
+            check_complete(experiment, loss, home / BASE)
+        for number in {classes_of(experiment, loss): None for loss in experiment.losses}:
+            if number is not None:
+                with refused("data"):
+                    check_data(str(experiment.data), number)
 
     def with_loss(self, experiment: Experiment, loss: NamedLoss) -> str:
         return edited(read_text(experiment.recipe_of(loss)), loss)
@@ -96,6 +103,29 @@ def mirror(home: Path, folder: Path) -> Path:
             if entry.name not in ("configs", "__pycache__", "work_dirs"):
                 (target / entry.name).symlink_to(entry)
     return folder
+
+
+def check_complete(experiment: Experiment, loss: NamedLoss, base: Path) -> None:
+    """Refuse a config of its own, on no other config, without a setting that train_v2.py needs."""
+    recipe = experiment.recipe_of(loss)
+    if not re.search(r"^config *=", read_text(recipe), re.MULTILINE):
+        return
+    known = {*names_in(base), *names_in(recipe), *experiment.settings_of(loss), *OURS}
+    if missing := [name for name in REQUIRED if name not in known]:
+        raise ValueError(f"{recipe.name} has no {', '.join(missing)}: give {missing[0]} under `settings`")
+
+
+def classes_of(experiment: Experiment, loss: NamedLoss) -> int | None:
+    """The number of classes that a loss is trained with; None where the config computes it."""
+    settings = experiment.settings_of(loss)
+    if "num_classes" in settings:
+        return number_of_classes("num_classes", settings["num_classes"])
+    found = None
+    for node in ast.walk(ast.parse(read_text(experiment.recipe_of(loss)))):
+        match node:
+            case ast.Assign(targets=[ast.Attribute(attr="num_classes")], value=ast.Constant(value=int(number))):
+                found = number
+    return found
 
 
 def names_in(config: Path) -> set[str]:

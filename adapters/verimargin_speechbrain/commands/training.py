@@ -10,13 +10,14 @@ from typing import Any
 
 from verimargin.commands.comparison.experiment import Experiment
 from verimargin.commands.comparison.losses import NamedLoss, suggestion
-from verimargin.commands.comparison.toolkit import Step
+from verimargin.commands.comparison.toolkit import Step, number_of_classes, refused
 from verimargin.files.reading import read_text
 from verimargin.files.whole import whole
 
-from ..corpus import check_trials
+from ..corpus import check_classes, check_trials, speaker_of, speakers
 
 SCRIPT = "train_speaker_embeddings.py"
+CLASSES = "out_n_neurons"
 RECIPES = Path("recipes", "VoxCeleb", "SpeakerRec")
 OURS = {
     "seed": "seeds",
@@ -32,7 +33,8 @@ class SpeechBrain:
 
     def check(self, experiment: Experiment) -> None:
         script_of(experiment.home)
-        check_trials(str(experiment.test_data or experiment.data), str(experiment.trials))
+        with refused("test_data" if experiment.test_data else "data"):
+            tested = check_trials(str(experiment.test_data or experiment.data), str(experiment.trials))
         for loss in experiment.losses:
             recipe = experiment.recipe_of(loss)
             keys = keys_of(recipe)
@@ -42,6 +44,7 @@ class SpeechBrain:
                 if key not in keys and key not in run_options():
                     raise ValueError(f"{recipe.name} has no key {key!r}: {suggestion(key, sorted(keys))}")
             check_loss(loss, keys)
+        check_data(experiment, tested)
 
     def with_loss(self, experiment: Experiment, loss: NamedLoss) -> str:
         text = read_text(experiment.recipe_of(loss))
@@ -120,6 +123,44 @@ def check_loss(loss: NamedLoss, keys: set[str]) -> None:
             f"the loss {loss.title!r} has a margin for each class or sample, which its recipe has to feed and to save: "
             "give it a recipe instead, such as train_ecapa_small_kappaface.yaml or train_ecapa_small_quality.yaml"
         )
+
+
+def check_data(experiment: Experiment, tested: Sequence[str]) -> None:
+    """Refuse a training set that a run would refuse: without speakers to train, or with more than the recipes' classes.
+
+    Args:
+        tested: the recordings in the trials, whose speakers are left out of training.
+    """
+    data, own = str(experiment.data), experiment.test_data in (None, experiment.data)
+    with refused("data"):
+        trained = speakers(data, map(speaker_of, tested))
+    recipes = {experiment.recipe_of(loss): None for loss in experiment.losses}
+    for recipe in recipes:
+        if not own and "verimargin_speechbrain.check_corpus" in read_text(recipe):
+            try:
+                check_trials(data, str(experiment.trials))
+            except ValueError as error:
+                raise ValueError(
+                    f"{recipe.name} takes the recordings of the trials from data, but {error}; put them into data, "
+                    "and leave test_data out"
+                ) from error
+    classes = {classes_of(experiment, loss): None for loss in experiment.losses}
+    for number in classes:
+        if number is not None:
+            with refused("data"):
+                check_classes(data, len(trained), number)
+
+
+def classes_of(experiment: Experiment, loss: NamedLoss) -> int | None:
+    """The number of classes that a loss is trained with; None where the recipe computes it."""
+    import yaml
+
+    settings = experiment.settings_of(loss)
+    if CLASSES in settings:
+        return number_of_classes(CLASSES, settings[CLASSES])
+    nodes = yaml.compose(read_text(experiment.recipe_of(loss)), Loader=yaml.SafeLoader).value
+    found = [value.value for key, value in nodes if key.value == CLASSES]
+    return int(found[0]) if found and isinstance(found[0], str) and found[0].isdecimal() else None
 
 
 def with_cost(recipe: str, loss: NamedLoss) -> str:

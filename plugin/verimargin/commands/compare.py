@@ -44,6 +44,7 @@ def compare(
 def compare_with(toolkit: Toolkit, experiment: Experiment, dry_run: bool, console: Console) -> None:
     """`compare`, by the adapter of a toolkit."""
     toolkit.check(experiment)
+    changes = recipe_changes.section(toolkit, experiment)
     runs = runs_of(experiment)
     if dry_run:
         show_plan(runs, len(experiment.devices), console)
@@ -53,7 +54,7 @@ def compare_with(toolkit: Toolkit, experiment: Experiment, dry_run: bool, consol
         with whole(experiment.out / "experiment.yaml") as file:
             file.write_text(experiment.text, encoding="utf-8")
         failures = run_all(runs, experiment.devices, partial(steps_of, toolkit, experiment), describe(), console)
-        report_on(experiment, runs, failures, recipe_changes.section(toolkit, experiment), console)
+        report_on(experiment, runs, failures, changes, console)
     if failures:
         raise ValueError(
             f"{len(failures)} of {len(runs)} runs failed: {', '.join(f.run.title for f in failures)}; their logs are "

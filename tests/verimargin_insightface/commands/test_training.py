@@ -99,10 +99,44 @@ def test_kappa_is_taken(tmp_path):
 
 def test_a_list_of_images_needs_their_folder(tmp_path):
     experiment = experiment_in(tmp_path)
-    with pytest.raises(ValueError, match="names images, but no folder is given"):
+    with pytest.raises(ValueError, match="names images, but no folder is given: give theirs as test_data"):
         TOOLKIT.check(replace(experiment, test_data=None))
-    with pytest.raises(ValueError, match=r"p0/0\.png"):
+    with pytest.raises(ValueError, match=r"p0/0\.png and 1 more, .* give the folder of the images as test_data"):
         TOOLKIT.check(replace(experiment, test_data=tmp_path / "checkout"))
+
+
+def test_the_classes_have_to_fit_the_training_set(tmp_path, caplog):
+    for n in range(1, 4):
+        (tmp_path / "data" / f"p{n}").mkdir(parents=True)
+        (tmp_path / "data" / f"p{n}" / "0.png").touch()
+    message = "data is refused: .* has 4 classes, config.num_classes is 3: set it to 4"
+    with pytest.raises(ValueError, match=message):
+        TOOLKIT.check(experiment_in(tmp_path))
+    TOOLKIT.check(experiment_in(tmp_path, "num_classes: 3", "num_classes: 4"))
+    assert not caplog.records
+    with pytest.raises(ValueError, match=message):  # of configs/theirs.py
+        TOOLKIT.check(experiment_in(tmp_path, "num_classes: 3, ", ""))
+    with pytest.raises(ValueError, match=r"settings have num_classes 4.0: give the number of classes"):
+        TOOLKIT.check(experiment_in(tmp_path, "num_classes: 3", "num_classes: 4.0"))
+
+
+def test_what_is_no_training_set_is_refused(tmp_path):
+    experiment = experiment_in(tmp_path)
+    (tmp_path / "data" / "p0").rename(tmp_path / "p0")
+    experiment = replace(experiment, test_data=tmp_path)
+    with pytest.raises(ValueError, match=r"data is refused: .* neither train.rec and train.idx nor a folder for each"):
+        TOOLKIT.check(experiment)
+    (tmp_path / "data" / "train" / "p0").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"data is refused: .* would be one class, but holds only folders"):
+        TOOLKIT.check(experiment)
+
+
+def test_a_config_without_what_the_script_needs_is_refused(tmp_path):
+    experiment = experiment_in(tmp_path, "num_image: 12, ")
+    (tmp_path / "checkout" / "configs" / "theirs.py").write_text("config = edict()\nconfig.batch_size = 4\n")
+    message = "theirs.py has no num_image, warmup_epoch, val_targets: give num_image under `settings`"
+    with pytest.raises(ValueError, match=message):
+        TOOLKIT.check(experiment)
 
 
 @pytest.mark.slow

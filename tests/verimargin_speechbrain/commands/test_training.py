@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import verimargin as vm
@@ -32,8 +33,9 @@ def experiment_in(folder, old="", new=""):
     script.parent.mkdir(parents=True, exist_ok=True)
     script.touch()
     (folder / "data").mkdir(exist_ok=True)
-    (folder / "data" / "wav" / "p" / "s").mkdir(parents=True, exist_ok=True)
-    (folder / "data" / "wav" / "p" / "s" / "0.wav").touch()
+    for speaker in "pqr":  # q and r are trained
+        (folder / "data" / "wav" / speaker / "s").mkdir(parents=True, exist_ok=True)
+        (folder / "data" / "wav" / speaker / "s" / "0.wav").touch()
     (folder / "data" / "veri_test.txt").write_text("1 p/s/0.wav p/s/0.wav\n")
     path = folder / "experiment.yaml"
     path.write_text(EXPERIMENT.replace(old, new))
@@ -137,6 +139,50 @@ def test_a_list_of_other_recordings_is_refused(tmp_path):
     (tmp_path / "data" / "veri_test.txt").write_text("1 p/s/0.wav p/s/1.wav\n")
     with pytest.raises(ValueError, match=r"names p/s/1\.wav, which is not in"):
         TOOLKIT.check(experiment)
+
+
+def test_the_classes_have_to_fit_the_training_speakers(tmp_path, caplog):
+    with pytest.raises(ValueError, match="has 2 training speakers, the recipe has 1 classes: set out_n_neurons to 2"):
+        TOOLKIT.check(experiment_in(tmp_path, "number_of_epochs: 2", "out_n_neurons: 1"))
+    assert not caplog.records
+    TOOLKIT.check(experiment_in(tmp_path, "number_of_epochs: 2", "out_n_neurons: 2"))
+    assert not caplog.records
+    TOOLKIT.check(experiment_in(tmp_path))
+    assert [record.args[0] for record in caplog.records] == [227]  # of the recipe, once
+    for_ours = "margin: 0.2, settings: {out_n_neurons: 1}}"
+    with pytest.raises(ValueError, match="the recipe has 1 classes"):
+        TOOLKIT.check(experiment_in(tmp_path, "margin: 0.2}", for_ours))
+    with pytest.raises(ValueError, match="settings have out_n_neurons '2': give the number of classes"):
+        TOOLKIT.check(experiment_in(tmp_path, "number_of_epochs: 2", 'out_n_neurons: "2"'))
+
+
+def test_data_without_a_training_speaker_are_refused(tmp_path):
+    experiment = experiment_in(tmp_path)
+    for speaker in "qr":
+        (tmp_path / "data" / "wav" / speaker / "s" / "0.wav").unlink()
+    with pytest.raises(ValueError, match=r"data is refused: .* holds no training recording"):
+        TOOLKIT.check(experiment)
+    (tmp_path / "data" / "wav").rename(tmp_path / "data" / "waves")
+    with pytest.raises(ValueError, match=r"data is refused: .* has no folder 'wav'"):
+        TOOLKIT.check(experiment)
+
+
+def test_wrong_test_data_are_refused_by_their_key(tmp_path):
+    experiment = replace(experiment_in(tmp_path), test_data=tmp_path / "checkout")
+    with pytest.raises(ValueError, match=r"test_data is refused: .* has no folder 'wav'"):
+        TOOLKIT.check(experiment)
+
+
+def test_test_data_elsewhere_are_refused_for_a_recipe_that_looks_for_them_in_data(tmp_path):
+    experiment = experiment_in(tmp_path)
+    (tmp_path / "test" / "wav").mkdir(parents=True)
+    (tmp_path / "data" / "wav" / "p").rename(tmp_path / "test" / "wav" / "p")
+    elsewhere = replace(experiment, test_data=tmp_path / "test")
+    with pytest.raises(ValueError, match="put them into data, and leave test_data out"):
+        TOOLKIT.check(elsewhere)
+    own = recipes.path("train_ecapa_small.yaml").read_text().replace("verimargin_speechbrain.check_corpus", "print")
+    (tmp_path / "own.yaml").write_text(own)
+    TOOLKIT.check(replace(elsewhere, recipe="own.yaml"))
 
 
 def test_options_of_the_script_are_no_keys_of_the_recipe(tmp_path):

@@ -6,11 +6,12 @@ for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .experiment import Experiment
 from .losses import NamedLoss, suggestion
@@ -42,6 +43,22 @@ class Toolkit(Protocol):
 
         The devices are those that the run sees: "cpu", or "cuda:0", "cuda:1", ... for its ranks.
         """
+
+
+@contextmanager
+def refused(key: str) -> Iterator[None]:
+    """Name the key of the experiment file in an error that has the words of a toolkit, or of another command."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key} is refused: {error}") from error
+
+
+def number_of_classes(key: str, value: Any) -> int:
+    """The value of the recipe's key for the number of classes, which has to be an integer."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"settings have {key} {value!r}: give the number of classes")
+    return value
 
 
 def find_toolkit(name: str) -> Toolkit:

@@ -14,3 +14,15 @@ def test_a_toolkit_is_found_by_its_entry_point(monkeypatch):
     assert toolkit.find_toolkit("speechbrain") == "the adapter"
     with pytest.raises(ValueError, match="did you mean speechbrain"):
         toolkit.find_toolkit("speechbrian")
+
+
+def test_a_refusal_names_the_key_and_keeps_the_words():
+    with pytest.raises(ValueError, match="test_data is refused: no folder"), toolkit.refused("test_data"):
+        raise ValueError("no folder")
+
+
+def test_the_number_of_classes_is_an_integer():
+    assert toolkit.number_of_classes("num_classes", 3) == 3
+    for wrong in ("3", 3.0, 0, True, None):
+        with pytest.raises(ValueError, match=r"settings have num_classes .*: give the number of classes"):
+            toolkit.number_of_classes("num_classes", wrong)
