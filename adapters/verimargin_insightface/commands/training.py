@@ -15,7 +15,7 @@ from verimargin.commands.comparison.toolkit import Step, number_of_classes, refu
 from verimargin.files.reading import read_text
 from verimargin.files.whole import whole
 
-from ..config_check import settings_of
+from .. import config_check
 from ..experiment_config import config_file
 from ..face_trials import open_face_trials
 from ..registration import REQUIRED, check_data
@@ -30,7 +30,8 @@ OURS = {
     "kappa": "losses",
 }  # settings that the experiment file has under another name
 RESUMES = ("resume", "save_all_states")
-ALSO = ("screening", "rec", "num_classes", "num_image", "num_epoch", "warmup_epoch", "val_targets")  # not in BASE
+PYTHON = ("schedule", "pretrained")  # settings of ours that need a config file
+ALSO = "screening", "subcenters", *REQUIRED  # not in BASE
 
 
 class ArcFaceTorch:
@@ -43,12 +44,7 @@ class ArcFaceTorch:
             recipe = experiment.recipe_of(loss)
             known = sorted({*names_in(home / BASE), *names_in(recipe), *ALSO})
             for key in experiment.settings_of(loss):
-                if key in OURS:
-                    raise ValueError(f"settings have {key!r}: give it as `{OURS[key]}` of the experiment")
-                if key in RESUMES:
-                    raise ValueError(f"settings have {key!r}: each run saves all states and is resumed; leave it out")
-                if key not in known:
-                    raise ValueError(f"neither {recipe.name} nor {BASE} has {key!r}: {suggestion(key, known)}")
+                check_setting(key, loss, recipe, known)
             if loss.function and loss.build().margin.psi is not None and loss.kappa is None:
                 raise ValueError(
                     f"the loss {loss.title!r} has a margin for each class, which nothing would change: add kappa, such "
@@ -105,14 +101,39 @@ def mirror(home: Path, folder: Path) -> Path:
     return folder
 
 
+def check_setting(key: str, loss: NamedLoss, recipe: Path, known: list[str]) -> None:
+    """Refuse a setting that belongs to another place, and one that nothing would read."""
+    if key in OURS:
+        raise ValueError(f"settings have {key!r}: give it as `{OURS[key]}` of the experiment")
+    if key in RESUMES:
+        raise ValueError(f"settings have {key!r}: each run saves all states and is resumed; leave it out")
+    if key in PYTHON:
+        raise ValueError(
+            f"settings have {key!r}: set config.{key} before register(config) in a copy of {recipe.name}, and name the "
+            "copy as `recipe`, of the experiment or of a loss"
+        )
+    if key in config_check.OURS and not loss.function and is_whole(recipe) and "loss" not in names_in(recipe):
+        raise ValueError(
+            f"the loss {loss.title!r} is that of {recipe.name}, where nothing reads the setting {key!r}: give it to "
+            "losses with a function of ours only, as their own `settings`"
+        )
+    if key not in known:
+        raise ValueError(f"neither {recipe.name} nor {BASE} has {key!r}: {suggestion(key, known)}")
+
+
 def check_complete(experiment: Experiment, loss: NamedLoss, base: Path) -> None:
-    """Refuse a config of its own, on no other config, without a setting that train_v2.py needs."""
+    """Refuse a config without a setting that train_v2.py needs."""
     recipe = experiment.recipe_of(loss)
-    if not re.search(r"^config *=", read_text(recipe), re.MULTILINE):
+    if not is_whole(recipe):
         return
     known = {*names_in(base), *names_in(recipe), *experiment.settings_of(loss), *OURS}
     if missing := [name for name in REQUIRED if name not in known]:
         raise ValueError(f"{recipe.name} has no {', '.join(missing)}: give {missing[0]} under `settings`")
+
+
+def is_whole(recipe: Path) -> bool:
+    """Whether a config file makes its config, and does not take that of another file."""
+    return bool(re.search(r"^config *=", read_text(recipe), re.MULTILINE))
 
 
 def classes_of(experiment: Experiment, loss: NamedLoss) -> int | None:
@@ -131,7 +152,7 @@ def classes_of(experiment: Experiment, loss: NamedLoss) -> int | None:
 def names_in(config: Path) -> set[str]:
     """The settings that a config file assigns."""
     try:
-        return set(settings_of(ast.parse(read_text(config), str(config))))
+        return set(config_check.settings_of(ast.parse(read_text(config), str(config))))
     except SyntaxError as error:
         raise ValueError(f"{config} is no Python file: {error}") from error
 

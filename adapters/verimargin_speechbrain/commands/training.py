@@ -26,6 +26,13 @@ OURS = {
     "verification_file": "trials",
     "device": "devices",
 }  # keys of the recipe that the experiment file has under another name
+COPY = "in a copy of the recipe, and name the copy as `recipe`"
+ELSEWHERE = {
+    "subcenters": f"give it to PrototypeClassifier, as in train_ecapa_sparse.yaml, {COPY}",
+    "screening": f"give it to PrototypeClassifier, as in train_ecapa_sparse.yaml, {COPY}",
+    "schedule": f"add a MarginSchedule, as in train_ecapa_small_finetune.yaml, {COPY}",
+    "pretrained": f"call start_from, as in train_ecapa_small_finetune.yaml, {COPY}",
+}  # what arcface_torch has as settings, and a recipe says otherwise
 
 
 class SpeechBrain:
@@ -41,6 +48,8 @@ class SpeechBrain:
             for key in experiment.settings_of(loss):
                 if key in OURS:
                     raise ValueError(f"settings have {key!r}: give it as `{OURS[key]}` of the experiment")
+                if key in ELSEWHERE and key not in keys:
+                    raise ValueError(f"{recipe.name} has no key {key!r}: {ELSEWHERE[key]}")
                 if key not in keys and key not in run_options():
                     raise ValueError(f"{recipe.name} has no key {key!r}: {suggestion(key, sorted(keys))}")
             check_loss(loss, keys)

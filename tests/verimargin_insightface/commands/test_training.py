@@ -24,6 +24,12 @@ losses:
   ours: {loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2}
 """
 
+THEIRS = """config = edict()
+config.num_classes = 3
+config.batch_size = 4
+config.warmup_epoch = 0
+config.val_targets = []
+"""
 TRIALS = "1 p0/0.png p0/1.png\n"
 
 
@@ -37,7 +43,7 @@ def experiment_in(folder, old="", new=""):
         "config.network = 'r50'\nconfig.resume = False\nconfig.num_workers = 2\nconfig.lr = 0.1\n"
     )
     (folder / "checkout" / "configs").mkdir(exist_ok=True)
-    (folder / "checkout" / "configs" / "theirs.py").write_text("config.num_classes = 3\nconfig.batch_size = 4\n")
+    (folder / "checkout" / "configs" / "theirs.py").write_text(THEIRS)
     (folder / "data").mkdir(exist_ok=True)
     (folder / "data" / "p0").mkdir(exist_ok=True)
     for n in range(2):
@@ -79,6 +85,9 @@ def test_what_changes_in_the_recipe_is_told(tmp_path):
     ("old", "new", "message"),
     [
         ("num_epoch", "num_epochs", "has 'num_epochs': did you mean num_epoch"),
+        ("num_epoch: 1", "schedule: {}", r"set config.schedule before register\(config\) in a copy of theirs.py, and"),
+        ("num_epoch: 1", "pretrained: x", r"set config.pretrained before register\(config\) in a copy of theirs.py"),
+        ("num_epoch: 1", "subcenters: 3", "the loss 'theirs' is that of theirs.py, where nothing reads .*'subcenters'"),
         ("num_epoch: 1", "seed: 1", "settings have 'seed': give it as `seeds`"),
         ("num_epoch: 1", "resume: true", "each run saves all states and is resumed"),
         ("cpu_mbf_qmargin.py", "cpu_mbf_qmargn.py", "did you mean"),
@@ -95,6 +104,16 @@ def test_what_it_cannot_do_is_refused(tmp_path, old, new, message):
 def test_kappa_is_taken(tmp_path):
     loss = "loss: kappaface, num_classes: 3, kappa: {estimator: memory}"
     TOOLKIT.check(experiment_in(tmp_path, "loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2", loss))
+
+
+def test_subcenters_and_screening_are_settings_of_our_losses(tmp_path):
+    given = "margin: 0.2, settings: {subcenters: 3, screening: float16}}"
+    experiment = experiment_in(tmp_path, "margin: 0.2}", given)
+    TOOLKIT.check(experiment)
+    (tmp_path / "run").mkdir()
+    TOOLKIT.training(experiment, experiment.losses[1], 7, ["cpu"], tmp_path / "run")
+    config = (tmp_path / "run" / "checkout" / "configs" / "compared.py").read_text()
+    assert '"subcenters": 3, "screening": "float16"' in config
 
 
 def test_a_list_of_images_needs_their_folder(tmp_path):
@@ -137,6 +156,8 @@ def test_a_config_without_what_the_script_needs_is_refused(tmp_path):
     message = "theirs.py has no num_image, warmup_epoch, val_targets: give num_image under `settings`"
     with pytest.raises(ValueError, match=message):
         TOOLKIT.check(experiment)
+    (tmp_path / "checkout" / "configs" / "theirs.py").write_text("from other import config\nconfig.batch_size = 4\n")
+    TOOLKIT.check(experiment)
 
 
 @pytest.mark.slow

@@ -122,6 +122,9 @@ def test_a_value_keeps_the_comment_behind_it_and_a_mapping_its_other_keys():
     ("old", "new", "message"),
     [
         ("number_of_epochs", "number_of_epoch", "has no key 'number_of_epoch': did you mean number_of_epochs"),
+        ("number_of_epochs: 2", "subcenters: 3", "no key 'subcenters': give it to PrototypeClassifier, .* copy of the"),
+        ("number_of_epochs: 2", "schedule: {}", "add a MarginSchedule, as in train_ecapa_small_finetune.yaml"),
+        ("number_of_epochs: 2", "pretrained: x", "call start_from, as in train_ecapa_small_finetune.yaml"),
         ("number_of_epochs: 2", "seed: 2", "settings have 'seed': give it as `seeds`"),
         ("train_ecapa_small.yaml", "train_ecapa_smal.yaml", "did you mean"),
         ("train_ecapa_small.yaml", "verify_ecapa_small.yaml", "no compute_cost|has no key"),
@@ -183,6 +186,13 @@ def test_test_data_elsewhere_are_refused_for_a_recipe_that_looks_for_them_in_dat
     own = recipes.path("train_ecapa_small.yaml").read_text().replace("verimargin_speechbrain.check_corpus", "print")
     (tmp_path / "own.yaml").write_text(own)
     TOOLKIT.check(replace(elsewhere, recipe="own.yaml"))
+
+
+def test_what_stands_elsewhere_is_in_the_recipes_that_are_named():
+    sparse, fine = (recipes.path(f"train_ecapa_{kind}.yaml").read_text() for kind in ("sparse", "small_finetune"))
+    assert "verimargin_speechbrain.PrototypeClassifier" in sparse
+    assert "verimargin_speechbrain.MarginSchedule" in fine
+    assert "verimargin_speechbrain.start_from" in fine
 
 
 def test_options_of_the_script_are_no_keys_of_the_recipe(tmp_path):
