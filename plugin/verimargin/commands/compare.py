@@ -46,6 +46,8 @@ def compare_with(toolkit: Toolkit, experiment: Experiment, dry_run: bool, consol
     toolkit.check(experiment)
     changes = recipe_changes.section(toolkit, experiment)
     runs = runs_of(experiment)
+    for note in experiment.notes():
+        console.print(f"Note: {note}", highlight=False, markup=False)
     if dry_run:
         show_plan(runs, len(experiment.devices), console)
         return

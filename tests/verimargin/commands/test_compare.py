@@ -47,6 +47,15 @@ def test_a_dry_run_writes_nothing_and_knows_the_time_of_finished_runs(compare, t
     assert "2 runs to come, some 0:00:0" in printed
 
 
+def test_one_loss_under_two_titles_is_trained_and_told(compare, tmp_path):
+    path = write_experiment(tmp_path, EXPERIMENT.replace("q_margin, alpha: 1.5", "arcface").replace("0.2", "0.9"))
+    assert "Note: Q-Margin and ArcFace are the same loss" in compare(path, dry_run=True)
+    compare(path)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "Q-Margin and ArcFace are the same loss with the same settings." in report
+    assert "| Q-Margin | ArcFace | EER % | +0 [" in report
+
+
 def test_a_failed_run_is_told_and_the_report_is_written(compare, tmp_path):
     path = write_experiment(tmp_path, EXPERIMENT.replace("noise: 0.9", "noise: 0.9, fail: 2"))
     with pytest.raises(ValueError, match="1 of 4 runs failed: ArcFace, seed 2"):

@@ -34,7 +34,7 @@ def write_report(
     The section of recipe_changes stands before the experiment.
     """
     out = experiment.out
-    parts = [data_note(experiment, runs, scores)]
+    parts = [data_note(experiment, runs, scores), *map(literal, experiment.notes())]
     if scores:
         by_loss = figures[COSINE.name]
         note = "Mean over the seeds, by the cosine. " + report.note(identities_of(scores), True) + training_note(scores)

@@ -63,6 +63,20 @@ class Experiment:
                 return place
         return recipes.path(f"{self.toolkit}/{name}")
 
+    def notes(self) -> list[str]:
+        """What the reader should know: which losses are the same one under two titles."""
+        trained: list[tuple[NamedLoss, Any]] = []
+        told = []
+        for loss in self.losses:
+            mine = self.recipe_of(loss), loss.complete(), self.settings_of(loss)
+            for other in [other for other, theirs in trained if theirs == mine][:1]:
+                told.append(
+                    f"{loss.title} and {other.title} are the same loss with the same settings. With the same seeds "
+                    "they differ only where a device does not repeat its results; other seeds show what chance does."
+                )
+            trained.append((loss, mine))
+        return told
+
 
 def read_experiment(path: Path) -> Experiment:
     """The experiment in a YAML file.

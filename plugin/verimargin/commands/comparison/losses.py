@@ -46,6 +46,15 @@ class NamedLoss:
             options["quality"] = vm.Quality(**options["quality"])
         return presets()[self.function](**options)
 
+    def complete(self) -> dict[str, Any]:
+        """What is trained, apart from the recipe: with the arguments that it leaves at the function's defaults."""
+        options = dict(self.options)
+        if self.function:
+            bound = inspect.signature(presets()[self.function]).bind(**options)
+            bound.apply_defaults()
+            options = bound.arguments
+        return {"function": self.function, "options": options, "kappa": self.kappa}
+
 
 OWN = ("loss", "kappa", "settings", "recipe")
 

@@ -33,6 +33,26 @@ def test_devices_are_those_of_runs_at_a_time(tmp_path, monkeypatch):
     assert read_experiment(write_experiment(tmp_path, text)).devices == (("cuda:0", "cuda:1"), ("cuda:2", "cuda:3"))
 
 
+@pytest.mark.parametrize(
+    ("entry", "is_told"),
+    [
+        ("{loss: arcface, settings: {noise: 0.9}}", True),
+        ("{loss: arcface, scale: 64, margin: 0.5, settings: {noise: 0.9}}", True),  # the defaults
+        ("{loss: arcface, recipe: recipe.yaml, settings: {noise: 0.9}}", True),
+        ("{loss: arcface, margin: 0.4, settings: {noise: 0.9}}", False),
+        ("{loss: arcface, settings: {noise: 0.8}}", False),
+        ("{loss: cosface, settings: {noise: 0.9}}", False),
+        ("{loss: arcface, kappa: {estimator: memory}, settings: {noise: 0.9}}", False),
+        ("{settings: {noise: 0.9}}", False),
+    ],
+)
+def test_one_loss_under_two_titles_is_told(tmp_path, entry, is_told):
+    read = read_experiment(write_experiment(tmp_path, f"{EXPERIMENT}  Twin: {entry}\n"))
+    assert [note.split(".")[0] for note in read.notes()] == (
+        ["Twin and ArcFace are the same loss with the same settings"] if is_told else []
+    )
+
+
 def test_names_of_folders():
     assert folder_name("Q-Margin (alpha 1.5, s 10)") == "Q-Margin_alpha_1.5_s_10"
     assert folder_name("../..") == ""

@@ -19,6 +19,13 @@ def test_a_loss_is_built_with_its_arguments():
     )
 
 
+def test_a_loss_is_complete_with_the_defaults_of_its_function():
+    short, long = ({"loss": "arcface"}, {"loss": "arcface", "scale": 64.0, "margin": 0.5})
+    assert read_loss("a", short).complete() == read_loss("b", long).complete()
+    assert read_loss("a", short).complete() != read_loss("a", {"loss": "arcface", "scale": 32}).complete()
+    assert read_loss("a", {}).complete()["options"] == {}
+
+
 def test_the_recipes_own_loss_has_no_function():
     loss = read_loss("theirs", {"settings": {"compute_cost": "!ref <costs[arcface]>"}})
     assert loss.function == ""
