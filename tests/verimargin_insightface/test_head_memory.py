@@ -1,4 +1,5 @@
 import logging
+import re
 import sys
 import types
 
@@ -29,6 +30,21 @@ def test_the_settings_of_a_run_count():
     config.sample_rate = 0.1
     # 1,024 x 100,000 logits; two numbers for each class; blocks of 1 MiB; twice 100,000 x 64 numbers
     assert f"up to {(409.6e6 + 0.8e6 + 2**20 + 51.2e6) / 2**20:.1f} MiB" in describe(config, vm.arcface(), 1, gpu=True)
+
+
+def test_the_start_of_a_training_counts():
+    """At alpha 1.02 all of the 128 x 100,000 pairs are candidates at first, of 140 bytes each."""
+    config = EasyDict(num_classes=100_000)
+    found = describe(config, vm.q_margin(1.02, 32.0, 0.2), 1, gpu=False)
+    assert 140 * 128 * 1e5 / 2**30 < float(re.search(r"up to ([\d.]+) GiB more", found)[1]) < 1.8
+    assert "195.3 MiB more" in describe(config, vm.q_margin(1.25, 32.0, 0.2), 1, gpu=False), "the optimiser's"
+
+
+def test_subcenters_are_prototypes_and_no_more_candidates():
+    config = EasyDict(num_classes=100_000, subcenters=3)
+    assert "for 300,000 of 300,000 prototypes" in describe(config, vm.q_margin(1.02, 32.0, 0.2), 1, gpu=False)
+    config.num_classes = 10
+    assert "for 30 of 30" in describe(config, vm.q_margin(1.25, 32.0, 0.2), 1, gpu=False)
 
 
 @pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .._checks import check_share
 from ..head import roofline
 from ..head.device_speed import GPUS, measured_cpu
+from ..head.fresh import fresh_share
 from ..head.roofline import HeadCost, Pass, Speed, Workload
 
 if TYPE_CHECKING:
@@ -35,10 +38,18 @@ def plan(
         Loss, typer.Option(help="q_margin: the exact sparse head; arcface: that of arcface_torch's PartialFC_V2")
     ] = Loss.q_margin,
     sample_rate: Annotated[float, typer.Option(help="the share of the classes that arcface takes in a step")] = 1.0,
+    alpha: Annotated[float, typer.Option(help="that of q_margin, for the start of a training")] = 1.25,
+    scale: Annotated[float, typer.Option(help="that of q_margin, for the start of a training")] = 32.0,
+    active: Annotated[
+        float,
+        typer.Option(help="the share of the classes that is active for a sample of q_margin"),
+    ] = roofline.ACTIVE_SHARE,
+    subcenters: Annotated[float, typer.Option(help="the prototypes per class of q_margin")] = 1,
     device: Annotated[Device, typer.Option(help="a GPU by its vendor's figures, or this machine's CPU")] = Device.h100,
 ) -> None:
     """Show the memory of each rank and the time of a step of the head and of SGD, without training anything."""
     work = Workload(*map(_whole, ("--classes", "--ranks", "--batch", "--size"), (classes, ranks, batch, size)))
+    work, fresh = _q_margin(work, loss, alpha, scale, active, _whole("--subcenters", subcenters))
     gpu = device != Device.cpu
     speed = GPUS[device.value] if gpu else measured_cpu(work.samples, work.size)
     if loss == Loss.arcface:
@@ -48,6 +59,28 @@ def plan(
     else:
         raise ValueError(f"--sample-rate is {sample_rate:g}, but q_margin takes all classes: leave it, or give arcface")
     _show(work, cost, speed, gpu)
+    if loss == Loss.q_margin:
+        _show_assumptions(work, fresh, gpu, speed.int8 > 0, f"alpha {alpha:g} and scale {scale:g}")
+
+
+def _q_margin(
+    work: Workload, loss: Loss, alpha: float, scale: float, active: float, subcenters: int
+) -> tuple[Workload, Workload]:
+    """The sizes once trained, and those at the start of a training."""
+    if loss == Loss.arcface:
+        if subcenters > 1:
+            raise ValueError(
+                f"--subcenters is {subcenters}, but PartialFC_V2 has one prototype per class: leave it out"
+            )
+        return work, work
+    check_share("--active", active, "(0, 1]")
+    if not 1.0 < alpha <= 8.0:
+        raise ValueError(
+            f"--alpha is {alpha:g}: give a number above 1, at most 8; at 1 the head is dense, as with arcface"
+        )
+    fresh = fresh_share(work.classes, work.size, alpha, scale)
+    trained, started = (replace(work, active_share=share) for share in (active, fresh))
+    return trained.with_subcenters(subcenters), started.with_subcenters(subcenters)
 
 
 def _whole(name: str, value: float) -> int:
@@ -61,7 +94,7 @@ def _show(work: Workload, cost: HeadCost, speed: Speed, gpu: bool) -> None:
 
     console = Console()
     console.print(
-        f"Classes: {work.classes:,}, of which a rank holds {work.rows:,}. Samples in a step: {work.samples:,}, with "
+        f"Prototypes: {work.classes:,}, of which a rank holds {work.rows:,}. Samples in a step: {work.samples:,}, with "
         f"embeddings of size {work.size}. {speed.name}, {speed.source}: "
         f"{speed.bandwidth / 1e9:,.0f} GB/s, {speed.float32 / 1e12:,.3g} TFLOP/s in float32"
         + (f", {speed.float16 / 1e12:,.0f} in float16" if gpu else "")
@@ -72,7 +105,23 @@ def _show(work: Workload, cost: HeadCost, speed: Speed, gpu: bool) -> None:
     _show_time(console, cost, work, speed)
     console.print(
         "A roofline: each pass takes as long as its arithmetic or its memory traffic, at full speed. Not counted: the "
-        f"backbone and what ranks exchange. Q-Margin is taken to have {roofline.ACTIVE_SHARE:.2%} active classes.",
+        "backbone and what ranks exchange.",
+        highlight=False,
+    )
+
+
+def _show_assumptions(work: Workload, fresh: Workload, gpu: bool, int8: bool, loss: str) -> None:
+    """What the plan of Q-Margin takes for granted, and what is different when the prototypes are fresh."""
+    from rich.console import Console
+
+    cost = roofline.q_margin(fresh, gpu, int8)
+    memory = roofline.memory(fresh, cost.float16_copy, cost.working)
+    screened = "in float16, by fused kernels" if gpu else "in int8" if int8 else "by nothing, without VNNI"
+    Console().print(
+        f"Screened {screened}, as with screening auto; other choices are not planned. Of the prototypes, "
+        f"{work.active_share:.2g} are active for a sample, as in a training that has gone on for a while.\n"
+        f"At its start, with {loss} and fresh prototypes, it is {fresh.active_share:.2g}: the head then works with up "
+        f"to {cost.working / 2**20:,.1f} MiB, and the peak is {memory.peak / 2**20:,.1f} MiB.",
         highlight=False,
     )
 

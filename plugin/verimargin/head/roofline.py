@@ -48,16 +48,20 @@ class Workload:
     """The sizes of a step: C classes over the ranks, B samples on each rank, embeddings of size d.
 
     Raises:
-        ValueError: a size is not a positive integer, or there are more ranks than classes.
+        ValueError: a size is not a positive integer, there are more ranks than classes, or active_share, that of the
+            classes that are active for a sample, is not in (0, 1].
     """
 
     classes: int
     ranks: int
     batch: int
     size: int
+    active_share: float = ACTIVE_SHARE
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        check_share("active_share", self.active_share, "(0, 1]")
+        for name in ("classes", "ranks", "batch", "size"):
+            value = getattr(self, name)
             object.__setattr__(self, name, check_integer(name, check_at_least(name, value, 1), 1))
         if self.ranks > self.classes:
             raise ValueError(f"there are {self.classes} classes on {self.ranks} ranks: give each rank at least one")
@@ -80,7 +84,17 @@ class Workload:
     @property
     def active(self) -> int:
         """The pairs of a sample and an active class on a rank, apart from the samples' own classes."""
-        return round(self.samples * ACTIVE_SHARE * self.rows)
+        return round(self.samples * self.active_share * self.rows)
+
+    @property
+    def candidates(self) -> int:
+        """The largest number of candidates on a rank: their list may double before it is pruned."""
+        return min(2 * self.active, self.samples * self.rows) + 2 * self.samples
+
+    def with_subcenters(self, number: int) -> Workload:
+        """The sizes with several prototypes per class, of which one is active where the class is."""
+        share = self.active_share / number
+        return replace(self, classes=self.classes * number, active_share=share)
 
 
 @dataclass(frozen=True)
@@ -162,7 +176,7 @@ def _q_margin_on_cpu(work: Workload, int8: bool) -> HeadCost:
         # A CPU reads a line before it writes it. The other two counts fit what was measured on one.
         *_sparse_gradient(work, zeros=2, gathered=12, removed=10),
     )
-    candidates = 2 * CANDIDATE * (work.active + work.samples)  # the list may double before it is pruned
+    candidates = CANDIDATE * work.candidates
     block = 4 * FLOAT * min(BLOCK, work.rows) * work.size  # of the gradient, and what removes its radial part
     screened = FLOAT * 2 * work.samples * chunk + (FLOAT + 1) * chunk * work.size + FLOAT * work.rows if int8 else 0
     return HeadCost(passes, 0, FLOAT * (work.samples * chunk + work.rows) + screened + candidates + block)
@@ -201,7 +215,7 @@ def _q_margin_on_gpu(work: Workload) -> HeadCost:
         Pass("thresholds", bytes=ITERATIONS * everyone),
         *_sparse_gradient(work, zeros=1, gathered=3, removed=4),
     )
-    candidates = 2 * CANDIDATE * (work.active + work.samples)
+    candidates = CANDIDATE * work.candidates
     joined = 8 * everyone if work.ranks > 1 else 0  # with their p and their places
     return HeadCost(passes, copy, maxima + bits + 2 * FLOAT * work.rows + candidates + joined)
 

@@ -41,6 +41,37 @@ def test_the_parts_of_a_step_add_up():
     assert found["the head"] == pytest.approx(total, abs=4e-3)
 
 
+def words(*arguments):
+    return " ".join(run("--classes", "1e5", *arguments).output.split())
+
+
+def test_the_start_of_a_training_is_told():
+    """420 of 100,000 classes are expected to be active with fresh prototypes (test_fresh), and all near alpha 1."""
+    assert "with alpha 1.25 and scale 32 and fresh prototypes, it is 0.0042: the head then works with up to" in words()
+    text = words("--alpha", "1.02")
+    assert "with alpha 1.02 and scale 32 and fresh prototypes, it is 1:" in text
+    told = float(re.search(r"works with up to ([\d,.]+) MiB", text)[1].replace(",", ""))
+    assert told > 140 * 128 * 1e5 / 2**20, "140 bytes for each pair"
+
+
+def test_the_active_share_is_that_of_the_user():
+    few, many = (figures(run("--classes", "1e5", "--active", share).output) for share in ("0.0005", "0.05"))
+    assert many["working memory of the head"] - few["working memory of the head"] == pytest.approx(
+        280 * 128 * 0.0495 * 1e5 / 2**20, abs=0.1
+    )
+
+
+def test_subcenters_take_more_prototypes_of_which_as_many_are_active():
+    one, three = (figures(run("--classes", "1e5", "--subcenters", number).output) for number in ("1", "3"))
+    assert three["prototypes"] == pytest.approx(3 * one["prototypes"], abs=0.2)
+    assert three["candidates in float32"] == one["candidates in float32"]
+
+
+def test_the_screening_that_is_planned_is_named():
+    assert "Screened in float16, by fused kernels, as with screening auto; other choices are not planned" in words()
+    assert "Screened" not in words("--loss", "arcface")
+
+
 def test_sampling_takes_less_of_everything():
     everything, sampled = (
         figures(run("--classes", "1e6", "--loss", "arcface", *more).output) for more in ((), ("--sample-rate", "0.1"))
@@ -69,6 +100,10 @@ def test_this_cpu_is_measured(monkeypatch):
         (("--classes", "10", "--batch", "-1"), "--batch is -1: give an integer"),
         (("--classes", "10", "--size", "0.1"), "--size is 0.1: give an integer"),
         (("--classes", "3", "--ranks", "8"), "there are 3 classes on 8 ranks: give each rank at least one"),
+        (("--classes", "10", "--alpha", "1"), "--alpha is 1: give a number above 1, at most 8; at 1 the head is dense"),
+        (("--classes", "10", "--active", "0"), "--active is 0"),
+        (("--classes", "10", "--subcenters", "0"), "--subcenters is 0: give an integer"),
+        (("--classes", "10", "--loss", "arcface", "--subcenters", "3"), "PartialFC_V2 has one prototype per class"),
         (("--classes", "10", "--sample-rate", "0.1"), "--sample-rate is 0.1, but q_margin takes all classes"),
         (("--classes", "10", "--loss", "arcface", "--sample-rate", "2"), "sample_rate is 2"),
     ],

@@ -90,6 +90,26 @@ def test_the_memory_of_q_margin_on_a_cpu():
     assert screened.working == cost.working + 2 * chunk + 5 * 4096 * 512 + norms
 
 
+def test_the_candidates_double_but_are_never_more_than_the_pairs():
+    """1,000 classes and 8 samples have 8,000 pairs."""
+    assert Workload(1_000, 1, 8, 4, active_share=0.25).candidates == 4_000 + 16
+    assert Workload(1_000, 1, 8, 4, active_share=1.0).candidates == 8_000 + 16
+    for gpu in (False, True):
+        few, all_ = (q_margin(Workload(1_000, 1, 8, 4, share), gpu).working for share in (0.25, 1.0))
+        assert all_ - few == 140 * 4_000
+
+
+def test_subcenters_multiply_the_prototypes_and_not_the_active_ones():
+    work = Workload(100_000, 2, 8, 4).with_subcenters(3)
+    assert (work.classes, work.rows) == (300_000, 150_000)
+    assert work.active == Workload(100_000, 2, 8, 4).active
+
+
+def test_a_wrong_share_is_named():
+    with pytest.raises(ValueError, match="active_share is 0"):
+        Workload(10, 1, 8, 4, active_share=0.0)
+
+
 def test_the_memory_of_partial_fc():
     """8 samples and 1,000,000 classes of size 4: a (B, C) matrix has 32,000,000 bytes, a (C, d) one 16,000,000."""
     work = Workload(1_000_000, 1, 8, 4)
