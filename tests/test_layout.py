@@ -48,7 +48,9 @@ WITHOUT_MODULE = {
     "verimargin_speechbrain/test_recipes.py": "the recipes in hparams/speechbrain",
     "verimargin_speechbrain/test_upstream.py": "SpeechBrain's own scripts, unmodified",
     "verimargin_insightface/test_hparams.py": "the configs in hparams/arcface_torch",
-    "verimargin_insightface/test_upstream.py": "InsightFace's own scripts, unmodified",
+    "verimargin_insightface/test_upstream_training.py": "InsightFace's own train_v2.py, unmodified",
+    "verimargin_insightface/test_upstream_export.py": "InsightFace's own ONNX export, unmodified",
+    "verimargin_insightface/test_upstream_evaluation.py": "InsightFace's own evaluators, unmodified",
 }
 
 

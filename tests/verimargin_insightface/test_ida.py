@@ -1,4 +1,4 @@
-"""The evaluators' comparison by IDA, with small scripts like upstream's; the real ones are in test_upstream.py."""
+"""The evaluators' comparison by IDA, with small scripts; upstream's are in test_upstream_evaluation.py."""
 
 from dataclasses import replace
 
