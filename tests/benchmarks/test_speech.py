@@ -18,9 +18,9 @@ from verimargin_speechbrain.overrides import as_yaml
 
 def test_every_setting_is_a_loss_with_a_name_of_its_own():
     titles = [speech.title(family, loss) for family, losses in speech.GRID.items() for loss in losses]
-    assert len(set(titles)) == len(titles) == 12
+    assert len(set(titles)) == len(titles) == 16
     for losses in speech.GRID.values():
-        assert len(losses) == 3
+        assert len(losses) == 4
         for loss in losses:
             assert read_loss("x", loss).build().scale == loss["scale"]
 
