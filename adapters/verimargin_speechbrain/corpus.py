@@ -97,6 +97,9 @@ def check_verification(data_folder: str, verification_file: str, pretrain_path: 
 def check_corpus(data_folder: str, verification_file: str, num_speakers: int, save_folder: str = "") -> None:
     """Refuse a corpus that a recipe cannot be run on, before anything is prepared or trained.
 
+    A training needs of the trials only the names of the speakers, whom it leaves out. If none of these speakers is in
+    the folders, a warning says so, and the recordings may be elsewhere.
+
     Args:
         data_folder, verification_file: as for `check_trials`.
         num_speakers: the recipe's number of classes, at least the number of training speakers; more are reported by
@@ -105,11 +108,19 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int, sa
         save_folder: the recipe's. What a killed run has left there half-written is removed.
 
     Raises:
-        ValueError: as for `check_trials`; there is no training recording, there are more training speakers than
-            num_speakers, or the save_folder is of a run on another corpus.
+        ValueError: as for `check_trials` and `check_left_out`; there is no training recording, there are more training
+            speakers than num_speakers, or the save_folder is of a run on another corpus.
     """
-    tested = check_trials(data_folder, verification_file)
-    trained = {who for folder in folders_of(data_folder) for who in speakers(folder, map(speaker_of, tested))}
+    folders = folders_of(data_folder)
+    tested = {speaker_of(name) for name in check_left_out(data_folder, verification_file)}
+    trained = {who for folder in folders for who in speakers(folder, tested)}
+    if tested and not _present(folders, tested):
+        logger.warning(
+            "none of the speakers in %s is in %s: nobody is left out of training, and the trials need recordings that "
+            "are elsewhere",
+            verification_file,
+            data_folder,
+        )
     if save_folder:
         from .prepared import check_speakers_of, drop_cut_files
 
@@ -117,6 +128,46 @@ def check_corpus(data_folder: str, verification_file: str, num_speakers: int, sa
         check_speakers_of(save_folder, trained)
     if len(trained) < num_speakers or not _is_url(verification_file):
         check_classes(data_folder, len(trained), num_speakers)
+
+
+def check_left_out(data_folder: str, verification_file: str) -> list[str]:
+    """The recordings that the trial list names, whose speakers SpeechBrain's preparation leaves out of training.
+
+    Raises:
+        ValueError: a folder has no `wav`; the list is malformed, or its paths do not begin with a speaker; some of its
+            speakers are in the folders and a recording is not; or the preparation would train on one of its speakers.
+    """
+    folders = folders_of(data_folder)
+    inside = [_wav(folder) for folder in folders]
+    if _is_url(verification_file):
+        return []
+    names = sorted(trial_names(_filled(verification_file)))
+    present = _present(folders, {speaker_of(name) for name in names})
+    if odd := [name for name in names if name.startswith("/") or (name.count("/") > 2 and not present)]:
+        raise ValueError(
+            f"the trial list {verification_file} names {odd[0]}: give paths relative to wav, <speaker>/<session>/"
+            "<utterance>.wav, as their first folder is the speaker whom a training leaves out"
+        )
+    if present:
+        _located(inside, verification_file)
+    if strangers := sorted(present - _left_out(verification_file)):
+        raise ValueError(
+            f"SpeechBrain's preparation would train on {strangers[0]}, whom {verification_file} names: it reads only "
+            "the first recording of each line, behind a single space; exchange the two recordings in one line of each "
+            "such speaker, and put single spaces between the columns"
+        )
+    return names
+
+
+def _present(folders: Iterable[Path], people: Iterable[str]) -> set[str]:
+    """Those of the speakers who have a folder."""
+    return {who for who in people for folder in folders if (folder / "wav" / who).is_dir()}
+
+
+def _left_out(verification_file: str) -> set[str]:
+    """The speakers whom the preparation of SpeechBrain's VoxCeleb recipes reads from a list."""
+    with open(verification_file, encoding="utf-8") as lines:
+        return {speaker_of(line.partition(" ")[2].partition(" ")[0]) for line in lines}
 
 
 def check_classes(data_folder: str, trained: int, num_speakers: int) -> None:

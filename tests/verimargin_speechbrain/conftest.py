@@ -41,5 +41,5 @@ def corpus_shell(tmp_path):
         path = tmp_path / "wav" / speaker / "s0" / "0.wav"
         path.parent.mkdir(parents=True)
         path.touch()
-    (tmp_path / "veri_test.txt").write_text("1 id8/s0/0.wav id8/s0/0.wav\n0 id8/s0/0.wav id9/s0/0.wav\n")
+    (tmp_path / "veri_test.txt").write_text("1 id8/s0/0.wav id8/s0/0.wav\n0 id9/s0/0.wav id8/s0/0.wav\n")
     return tmp_path

@@ -42,7 +42,7 @@ def test_the_corpus_is_checked_when_the_recipe_is_loaded(corpus):
 
 def test_the_parts_of_a_corpus(corpus):
     trials = core.read_trials(corpus / "veri_test.txt")
-    assert trials == [Trial(True, "id8/s0/0.wav", "id8/s0/0.wav"), Trial(False, "id8/s0/0.wav", "id9/s0/0.wav")]
+    assert trials == [Trial(True, "id8/s0/0.wav", "id8/s0/0.wav"), Trial(False, "id9/s0/0.wav", "id8/s0/0.wav")]
     assert core.recordings(trials) == ["id8/s0/0.wav", "id9/s0/0.wav"]
     assert [core.speaker_of(name) for name in core.recordings(trials)] == ["id8", "id9"]
     assert core.speakers(corpus, ["id8", "id9", "id7"]) == ["id1", "id2", "id3"]
@@ -70,6 +70,40 @@ def test_more_classes_than_speakers_are_reported(corpus, caplog):
     check_corpus(str(corpus), str(corpus / "veri_test.txt"), 5)
     assert "the recipe has 5 classes" in caplog.text
     assert "3 speakers at most: the other classes never get a sample" in caplog.text
+
+
+def test_recordings_of_the_trials_may_be_elsewhere(corpus, caplog):
+    """They were asked for, though a training needs nothing but the names of their speakers."""
+    trials = str(corpus / "veri_test.txt")
+    shutil.rmtree(corpus / "wav" / "id9")
+    with pytest.raises(ValueError, match=r"names id9/s0/0\.wav, which is not in"):  # id8 is there
+        check_corpus(str(corpus), trials, 3)
+    shutil.rmtree(corpus / "wav" / "id8")
+    check_corpus(str(corpus), trials, 3)
+    assert f"none of the speakers in {trials} is in {corpus}: nobody is left out of training" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["wav/id1/s0/0.wav", "/data/wav/id1/s0/0.wav"])
+def test_a_list_whose_names_do_not_begin_with_a_speaker_is_refused(corpus, name):
+    """No speaker would be left out of training."""
+    (corpus / "veri_test.txt").write_text(f"1 {name} {name}\n")
+    with pytest.raises(ValueError, match=f"names {name}: give paths relative to wav, <speaker>/"):
+        check_corpus(str(corpus), str(corpus / "veri_test.txt"), 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "speaker"),
+    [
+        ("1 id8/s0/0.wav id8/s0/0.wav\n0 id8/s0/0.wav id9/s0/0.wav\n", "id9"),
+        ("1  id8/s0/0.wav id8/s0/0.wav\n0 id9/s0/0.wav id8/s0/0.wav\n", "id8"),
+        ("1\tid9/s0/0.wav\tid8/s0/0.wav\n1 id8/s0/0.wav id8/s0/0.wav\n", "id9"),
+    ],
+)
+def test_a_tested_speaker_who_would_be_trained_on_is_refused(corpus, lines, speaker):
+    """SpeechBrain's preparation reads the first recording of each line alone, behind one space."""
+    (corpus / "veri_test.txt").write_text(lines)
+    with pytest.raises(ValueError, match=f"preparation would train on {speaker}, whom .* names: it reads only"):
+        check_corpus(str(corpus), str(corpus / "veri_test.txt"), 3)
 
 
 def test_a_folder_that_holds_another_model_is_refused(corpus):

@@ -14,7 +14,7 @@ from verimargin.commands.comparison.toolkit import Step, number_of_classes, refu
 from verimargin.files.reading import read_text
 from verimargin.files.whole import whole
 
-from ..corpus import check_classes, check_trials, speaker_of, speakers
+from ..corpus import check_classes, check_left_out, check_trials, speaker_of, speakers
 
 SCRIPT = "train_speaker_embeddings.py"
 CLASSES = "out_n_neurons"
@@ -135,24 +135,16 @@ def check_loss(loss: NamedLoss, keys: set[str]) -> None:
 
 
 def check_data(experiment: Experiment, tested: Sequence[str]) -> None:
-    """Refuse a training set that a run would refuse: without speakers to train, or with more than the recipes' classes.
+    """Refuse a training set that a run would refuse: without speakers to train, or with more than the recipes' classes,
+    or with speakers of the trials that would be trained on.
 
     Args:
         tested: the recordings in the trials, whose speakers are left out of training.
     """
-    data, own = str(experiment.data), experiment.test_data in (None, experiment.data)
+    data = str(experiment.data)
     with refused("data"):
         trained = speakers(data, map(speaker_of, tested))
-    recipes = {experiment.recipe_of(loss): None for loss in experiment.losses}
-    for recipe in recipes:
-        if not own and "verimargin_speechbrain.check_corpus" in read_text(recipe):
-            try:
-                check_trials(data, str(experiment.trials))
-            except ValueError as error:
-                raise ValueError(
-                    f"{recipe.name} takes the recordings of the trials from data, but {error}; put them into data, "
-                    "and leave test_data out"
-                ) from error
+        check_left_out(data, str(experiment.trials))
     classes = {classes_of(experiment, loss): None for loss in experiment.losses}
     for number in classes:
         if number is not None:
