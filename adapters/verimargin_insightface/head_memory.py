@@ -27,11 +27,11 @@ def log_head_memory(config: Any, loss: vm.MarginLoss) -> None:
 def describe(config: Any, loss: vm.MarginLoss, ranks: int, gpu: bool) -> str:
     """The line of the log. What a config leaves out counts as in upstream's configs/base.py."""
     work = Workload(config.num_classes, ranks, config.get("batch_size", 128), config.get("embedding_size", 512))
-    rate = config.get("sample_rate", 1.0)
+    rate, subcenters = config.get("sample_rate", 1.0), config.get("subcenters", 1)
     if loss.alpha > 1.0:  # more classes may be active at the start than later
-        share = fresh_share(max(int(rate * work.classes), 1), work.size, loss.alpha, loss.scale)
+        share = fresh_share(max(int(rate * work.classes), 1), work.size, loss.alpha, loss.scale, subcenters)
         work = replace(work, active_share=max(share, work.active_share))
-    rows = work.with_subcenters(config.get("subcenters", 1))
+    rows = work.with_subcenters(subcenters)
     memory = prototype_head_memory(rows, loss.alpha, gpu, rate)
     if config.get("optimizer", "sgd") == "adamw":  # which keeps two moments
         memory = replace(memory, momentum=2 * memory.momentum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,9 @@ from ..head.roofline import HeadCost, Pass, Speed, Workload
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+ALPHA, SCALE = 1.25, 32.0  # of q_margin, where nothing is said
 
 
 class Loss(str, Enum):
@@ -38,47 +42,57 @@ def plan(
         Loss, typer.Option(help="q_margin: the exact sparse head; arcface: that of arcface_torch's PartialFC_V2")
     ] = Loss.q_margin,
     sample_rate: Annotated[float, typer.Option(help="the share of the classes that arcface takes in a step")] = 1.0,
-    alpha: Annotated[float, typer.Option(help="that of q_margin, for the start of a training")] = 1.25,
-    scale: Annotated[float, typer.Option(help="that of q_margin, for the start of a training")] = 32.0,
+    alpha: Annotated[
+        float | None, typer.Option(help="that of q_margin, for the start of a training", show_default=f"{ALPHA:g}")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="that of q_margin, for the start of a training", show_default=f"{SCALE:g}")
+    ] = None,
     active: Annotated[
-        float,
-        typer.Option(help="the share of the classes that is active for a sample of q_margin"),
-    ] = roofline.ACTIVE_SHARE,
+        float | None,
+        typer.Option(
+            help="the share of the classes that is active for a sample of q_margin",
+            show_default=f"{roofline.ACTIVE_SHARE:g}",
+        ),
+    ] = None,
     subcenters: Annotated[float, typer.Option(help="the prototypes per class of q_margin")] = 1,
     device: Annotated[Device, typer.Option(help="a GPU by its vendor's figures, or this machine's CPU")] = Device.h100,
 ) -> None:
     """Show the memory of each rank and the time of a step of the head and of SGD, without training anything."""
     work = Workload(*map(_whole, ("--classes", "--ranks", "--batch", "--size"), (classes, ranks, batch, size)))
-    work, fresh = _q_margin(work, loss, alpha, scale, active, _whole("--subcenters", subcenters))
+    number = _whole("--subcenters", subcenters)
+    if loss == Loss.arcface:
+        _refuse_for_arcface({"--alpha": alpha, "--scale": scale, "--active": active}, number)
     gpu = device != Device.cpu
     speed = GPUS[device.value] if gpu else measured_cpu(work.samples, work.size)
     if loss == Loss.arcface:
-        cost = roofline.partial_fc(work, fp16=gpu, sample_rate=sample_rate)
-    elif sample_rate == 1.0:
-        cost = roofline.q_margin(work, gpu, speed.int8 > 0)
-    else:
+        _show(work, roofline.partial_fc(work, fp16=gpu, sample_rate=sample_rate), speed, gpu)
+        return
+    if sample_rate != 1.0:
         raise ValueError(f"--sample-rate is {sample_rate:g}, but q_margin takes all classes: leave it, or give arcface")
-    _show(work, cost, speed, gpu)
-    if loss == Loss.q_margin:
-        _show_assumptions(work, fresh, gpu, speed.int8 > 0, f"alpha {alpha:g} and scale {scale:g}")
+    alpha, scale = ALPHA if alpha is None else alpha, SCALE if scale is None else scale
+    trained, fresh = _q_margin(work, alpha, scale, roofline.ACTIVE_SHARE if active is None else active, number)
+    int8 = speed.int8 > 0
+    _show(trained, roofline.q_margin(trained, gpu, int8), speed, gpu)
+    _show_assumptions(trained, fresh, gpu, int8, number, f"alpha {alpha:g} and scale {scale:g}")
 
 
-def _q_margin(
-    work: Workload, loss: Loss, alpha: float, scale: float, active: float, subcenters: int
-) -> tuple[Workload, Workload]:
+def _refuse_for_arcface(given: Mapping[str, float | None], subcenters: int) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value:g}, but only q_margin has it: leave it out")
+    if subcenters > 1:
+        raise ValueError(f"--subcenters is {subcenters}, but PartialFC_V2 has one prototype per class: leave it out")
+
+
+def _q_margin(work: Workload, alpha: float, scale: float, active: float, subcenters: int) -> tuple[Workload, Workload]:
     """The sizes once trained, and those at the start of a training."""
-    if loss == Loss.arcface:
-        if subcenters > 1:
-            raise ValueError(
-                f"--subcenters is {subcenters}, but PartialFC_V2 has one prototype per class: leave it out"
-            )
-        return work, work
     check_share("--active", active, "(0, 1]")
     if not 1.0 < alpha <= 8.0:
         raise ValueError(
             f"--alpha is {alpha:g}: give a number above 1, at most 8; at 1 the head is dense, as with arcface"
         )
-    fresh = fresh_share(work.classes, work.size, alpha, scale)
+    fresh = fresh_share(work.classes, work.size, alpha, scale, subcenters)
     trained, started = (replace(work, active_share=share) for share in (active, fresh))
     return trained.with_subcenters(subcenters), started.with_subcenters(subcenters)
 
@@ -110,18 +124,24 @@ def _show(work: Workload, cost: HeadCost, speed: Speed, gpu: bool) -> None:
     )
 
 
-def _show_assumptions(work: Workload, fresh: Workload, gpu: bool, int8: bool, loss: str) -> None:
+def _show_assumptions(work: Workload, fresh: Workload, gpu: bool, int8: bool, subcenters: int, loss: str) -> None:
     """What the plan of Q-Margin takes for granted, and what is different when the prototypes are fresh."""
     from rich.console import Console
 
     cost = roofline.q_margin(fresh, gpu, int8)
     memory = roofline.memory(fresh, cost.float16_copy, cost.working)
     screened = "in float16, by fused kernels" if gpu else "in int8" if int8 else "by nothing, without VNNI"
+    slower = ""
+    if gpu and subcenters > 1:
+        slower = (
+            " The kernels take one prototype per class, so a head with sub-centres does without them, and takes more "
+            "time and working memory than this."
+        )
     Console().print(
-        f"Screened {screened}, as with screening auto; other choices are not planned. Of the prototypes, "
-        f"{work.active_share:.2g} are active for a sample, as in a training that has gone on for a while.\n"
-        f"At its start, with {loss} and fresh prototypes, it is {fresh.active_share:.2g}: the head then works with up "
-        f"to {cost.working / 2**20:,.1f} MiB, and the peak is {memory.peak / 2**20:,.1f} MiB.",
+        f"Screened {screened}, as with screening auto; other choices are not planned.{slower} For a sample, "
+        f"{100 * work.active_share:.3g} % of the prototypes are active, as in a training that has gone on for a "
+        f"while.\nAt its start, with {loss} and fresh prototypes, {100 * fresh.active_share:.3g} % are active: the "
+        f"head then works with up to {cost.working / 2**20:,.1f} MiB, and the peak is {memory.peak / 2**20:,.1f} MiB.",
         highlight=False,
     )
 

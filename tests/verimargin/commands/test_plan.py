@@ -47,9 +47,9 @@ def words(*arguments):
 
 def test_the_start_of_a_training_is_told():
     """420 of 100,000 classes are expected to be active with fresh prototypes (test_fresh), and all near alpha 1."""
-    assert "with alpha 1.25 and scale 32 and fresh prototypes, it is 0.0042: the head then works with up to" in words()
+    assert "with alpha 1.25 and scale 32 and fresh prototypes, 0.42 % are active: the head then works with" in words()
     text = words("--alpha", "1.02")
-    assert "with alpha 1.02 and scale 32 and fresh prototypes, it is 1:" in text
+    assert "with alpha 1.02 and scale 32 and fresh prototypes, 100 % are active:" in text
     told = float(re.search(r"works with up to ([\d,.]+) MiB", text)[1].replace(",", ""))
     assert told > 140 * 128 * 1e5 / 2**20, "140 bytes for each pair"
 
@@ -65,6 +65,8 @@ def test_subcenters_take_more_prototypes_of_which_as_many_are_active():
     one, three = (figures(run("--classes", "1e5", "--subcenters", number).output) for number in ("1", "3"))
     assert three["prototypes"] == pytest.approx(3 * one["prototypes"], abs=0.2)
     assert three["candidates in float32"] == one["candidates in float32"]
+    assert "so a head with sub-centres does without them" in words("--subcenters", "3")
+    assert "sub-centres" not in words()
 
 
 def test_the_screening_that_is_planned_is_named():
@@ -104,6 +106,9 @@ def test_this_cpu_is_measured(monkeypatch):
         (("--classes", "10", "--active", "0"), "--active is 0"),
         (("--classes", "10", "--subcenters", "0"), "--subcenters is 0: give an integer"),
         (("--classes", "10", "--loss", "arcface", "--subcenters", "3"), "PartialFC_V2 has one prototype per class"),
+        (("--classes", "10", "--loss", "arcface", "--alpha", "1.5"), "--alpha is 1.5, but only q_margin has it"),
+        (("--classes", "10", "--loss", "arcface", "--scale", "32"), "--scale is 32, but only q_margin has it"),
+        (("--classes", "10", "--loss", "arcface", "--active", "0.1"), "--active is 0.1, but only q_margin has it"),
         (("--classes", "10", "--sample-rate", "0.1"), "--sample-rate is 0.1, but q_margin takes all classes"),
         (("--classes", "10", "--loss", "arcface", "--sample-rate", "2"), "sample_rate is 2"),
     ],

@@ -23,6 +23,18 @@ def test_it_is_the_share_of_random_prototypes(classes, size, alpha, scale, toler
     assert fresh_share(classes, size, alpha, scale) == pytest.approx(float((p > 0).double().mean()), rel=tolerance)
 
 
+def test_the_cosine_of_a_class_with_subcenters_is_the_largest():
+    """It was planned as that of one prototype, which fewer classes are active with."""
+    torch.manual_seed(0)
+    size = 256
+    weight, embeddings = (torch.nn.functional.normalize(torch.randn(n, size).double()) for n in (15_000, 32))
+    cosine = (embeddings @ weight.T).unflatten(1, (-1, 3)).amax(2)
+    p, _ = vm.alpha_softargmax(20 * cosine, 1.25)
+    share = fresh_share(5_000, size, 1.25, 20, 3)
+    assert share == pytest.approx(float((p > 0).double().mean()), rel=0.15)
+    assert share > 1.3 * fresh_share(5_000, size, 1.25, 20)
+
+
 def test_the_share_that_was_counted_for_the_screening():
     """448 of 100,000 classes were counted for alpha 1.25, scale 32 and size 512."""
     assert fresh_share(100_000, 512, 1.25, 32) == pytest.approx(0.00448, rel=0.1)
@@ -44,6 +56,7 @@ def test_near_alpha_1_all_classes_are_active():
         ((10, 8, 1.0, 32), "alpha is 1: give a number above 1"),
         ((10, 8, float("nan"), 32), "alpha is nan"),
         ((10, 8, 1.25, 0.0), "scale is 0"),
+        ((10, 8, 1.25, 32, 0), "subcenters is 0"),
     ],
 )
 def test_wrong_values_are_named(arguments, message):
