@@ -169,8 +169,16 @@ def chunks_of(recording: Path) -> int:
 def chosen_losses(out: Path) -> dict[str, Loss]:
     """The best setting of each loss by the development speakers, and the losses that follow from them."""
     with (out / "grid" / "runs.csv").open(encoding="utf-8") as file:
-        figure = {row["loss"]: float(row[CHOSEN_BY]) for row in csv.DictReader(file)}
-    best = {family: max(losses, key=lambda loss: figure[title(family, loss)]) for family, losses in GRID.items()}
+        rows = [(row["loss"], float(row[CHOSEN_BY])) for row in csv.DictReader(file) if row[CHOSEN_BY]]
+
+    def figure(name: str) -> float:
+        """The mean over the seeds."""
+        found = [value for loss, value in rows if loss == name]
+        if not found:
+            raise ValueError(f"{out / 'grid'} has no finished run of {name}: run `grid` again")
+        return sum(found) / len(found)
+
+    best = {family: max(losses, key=lambda loss: figure(title(family, loss))) for family, losses in GRID.items()}
     return {**best, **derived(best["ArcFace"], best["Q-Margin"])}
 
 

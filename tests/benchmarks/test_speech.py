@@ -47,10 +47,18 @@ def test_the_best_settings_are_taken_over(tmp_path):
         rows = csv.writer(file)
         rows.writerow(["loss", "seed", speech.CHOSEN_BY])
         for family, losses in speech.GRID.items():
-            rows.writerows([speech.title(family, loss), 1, 50 + (n == 1)] for n, loss in enumerate(losses))
+            rows.writerows([speech.title(family, loss), 1, 50 + 2 * (n == 1)] for n, loss in enumerate(losses))
+            rows.writerows([speech.title(family, loss), 2, 50 + (n == 2)] for n, loss in enumerate(losses))
     chosen = speech.chosen_losses(tmp_path)
     assert len(chosen) == 8
     assert {family: chosen[family] for family in speech.GRID} == {f: losses[1] for f, losses in speech.GRID.items()}
+
+
+def test_a_setting_without_a_finished_run_is_named(tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "runs.csv").write_text(f'loss,seed,{speech.CHOSEN_BY}\n"ArcFace, scale 30, margin 0.2",1,\n')
+    with pytest.raises(ValueError, match=r"no finished run of ArcFace, scale 30, margin 0\.2: run `grid` again"):
+        speech.chosen_losses(tmp_path)
 
 
 @pytest.mark.parametrize(
