@@ -52,8 +52,7 @@ def _of_embeddings(trial_set: TrialSet) -> list[str]:
 
 def _digest(trial_set: TrialSet) -> str:
     hashes, (enrol, test, same) = np.array(_of_embeddings(trial_set)), trial_set.trials
-    place = np.empty(len(hashes), dtype=np.int64)
-    place[np.argsort(hashes)] = np.arange(len(hashes))
+    place = np.unique(hashes, return_inverse=True)[1]  # equal for equal embeddings, in whatever order they are
     one, other = place[enrol], place[test]
     code = np.sort((np.minimum(one, other) * len(hashes) + np.maximum(one, other)) * 2 + same)
     return hashlib.sha256("".join(np.sort(hashes)).encode() + code.astype("<i8").tobytes()).hexdigest()

@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small_trials
+import torch
 from verimargin.commands import known_list
 from verimargin.commands.trial_set import read_trial_set
 from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
@@ -42,6 +43,20 @@ def test_identities_are_known_by_their_hashes(folder):
     small_trials.write_list(folder / "mixed.txt", [*ids[5:15], *ids[-10:]])
     assert known_list.shared(kept, read(folder, "mixed.txt")) == ["d1", "d2"]
     assert known_list.shared({}, read(folder, "mixed.txt")) == []
+
+
+def test_a_list_with_equal_embeddings_is_known_in_any_order(tmp_path):
+    """Equal hashes had places of their own, which depended on the order."""
+    numbers = [str(n) for n in range(40)]
+    vectors = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32).repeat(2, axis=0)
+    lines = [f"{a} {b} {int(b == a + 2)}" for a in range(0, 38, 2) for b in (a + 2, (a + 5) % 40)]
+    kept = {}
+    for name, order in (("one", range(40)), ("other", range(39, -1, -1))):
+        ids = [numbers[n] for n in order]
+        write_embeddings(tmp_path / f"{name}.npz", Embeddings(ids, torch.from_numpy(vectors[list(order)])))
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines if name == "one" else lines[::-1]) + "\n")
+        kept[name] = known_list.marks(read_trial_set(tmp_path / f"{name}.npz", tmp_path / f"{name}.txt"))
+    assert kept["one"] == kept["other"]
 
 
 def test_numbers_are_known_by_their_embeddings(folder):
