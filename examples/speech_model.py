@@ -87,7 +87,7 @@ Recordings of your own, 16 kHz, one channel, as lines of a table such as recordi
 
     verimargin embed-speech {name}/hyperparams.yaml {name}/recordings.csv mine.npz
 
-In Python, by SpeechBrain, with IDA's anchors as another recipe may have them:
+In Python, with SpeechBrain, by the cosine:
 
     from speechbrain.inference.speaker import SpeakerRecognition
     model = SpeakerRecognition.from_hparams("{name}")

@@ -68,6 +68,15 @@ def literal(text: str) -> str:
     return re.sub(r"([\\`*\[\]<>|~#&!]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
 
 
+def unescaped(markdown: str) -> str:
+    """The Markdown with the texts of users as they are, as on a terminal.
+
+    >>> unescaped(literal("dev [1]*.txt"))
+    'dev [1]*.txt'
+    """
+    return re.sub(r"\\([\\`*\[\]<>|~#&!_])", r"\1", markdown)
+
+
 def code(lines: str, language: str = "") -> str:
     """A block of code; in the language "diff", lines that begin with + or - are coloured."""
     return f"```{language}\n{lines.strip()}\n```"

@@ -15,7 +15,7 @@ from .. import metrics
 from ..files.whole import whole
 from ..metrics import DetCurve, Interval
 from . import plots
-from .page import literal
+from .page import literal, unescaped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,7 +115,7 @@ def upside_down(rows: Mapping[str, Mapping[str, Value]]) -> str:
     )
     return (
         f"The EER is above 50 % ({', '.join(found)}), which is worse than chance: target trials score lower than "
-        f"non-target ones. {cause}"
+        f"non-target ones. {cause} Close to 50 %, scores may also say nothing at all."
     )
 
 
@@ -162,7 +162,7 @@ def show(
     print_table(console, title, rows)
     for part in parts:
         text = re.sub(r"\n*^!\[.*\n?", "\n", part, flags=re.MULTILINE)
-        console.print(f"\n{text.strip()}\n", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"\n{unescaped(text).strip()}\n", markup=False, highlight=False, soft_wrap=True)
     console.print(f"Report: {out / 'report.html'}, and report.md for terminals")
 
 

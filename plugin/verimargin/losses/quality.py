@@ -47,8 +47,8 @@ class Quality(torch.nn.Module):
     Shapes: norms (B,), of the embeddings before they are normalised. They are computed in float32 or float64.
 
     The averages are of the samples of all ranks. A batch of one sample leaves std as it is. If the norms of the first
-    20 training batches do not differ, as those of normalised embeddings, a warning says so; that takes one read-back
-    from the device, after the 20th.
+    20 training batches do not differ, as those of normalised embeddings, a warning says so, unless `torch.compile` has
+    compiled this; it takes one read-back from the device, after the 20th.
 
     Source: arXiv 2204.00964, section 3.3.
 

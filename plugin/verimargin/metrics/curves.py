@@ -14,7 +14,8 @@ from .arrays import Weights, blocks, check_costs, check_prior, checked_scores
 
 UPSIDE_DOWN = (
     "the EER is above 1/2, which is worse than chance: most likely the positive and the negative scores are swapped, "
-    "which eer(positive, negative) takes in this order, or they are distances, which need a minus"
+    "which eer(positive, negative) takes in this order, or they are distances, which need a minus; "
+    "just above 1/2, scores that say nothing do that too"
 )
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from verimargin import metrics
 from verimargin.commands import report
+from verimargin.commands.page import literal
 from verimargin.commands.report import Value
 from verimargin.metrics import Interval
 
@@ -121,9 +122,9 @@ def test_an_eer_above_one_half_is_told():
 
 
 def test_the_terminal_shows_texts_as_they_are_and_no_figures(tmp_path, capsys):
-    parts = ["Some [red]text[/red]:\n\n| a | b |\n\n![Figure](a.png)"]
+    parts = [f"Some [red]text[/red] on {literal('dev [1]_.txt')}:\n\n| a | b |\n\n![Figure](a.png)"]
     report.show(tmp_path, "Title", ROWS, ["", "A warning about [x].txt"], parts)
     shown = capsys.readouterr().out
     assert "A warning about [x].txt" in shown
-    assert "Some [red]text[/red]:\n\n| a | b |" in shown
+    assert "Some [red]text[/red] on dev [1]_.txt:\n\n| a | b |" in shown
     assert "Figure" not in shown

@@ -101,10 +101,10 @@ def write_verdicts(out: Path, verdicts: Sequence[Verdict]) -> str:
     family = f", adjusted by Holm's method over the {pairs} pairs of losses" if pairs > 1 else ""
     return (
         report.markdown(["loss", "against", "figure", "difference [95 %]", "p", "verdict"], shown)
-        + "\n\nThe trials are paired: both losses are judged on the same ones, and the intervals are over identities "
-        "and seeds. p is the chance of so large a difference, in either direction, between two equally good "
-        f"losses{family}; it is not adjusted for the number of figures. A verdict needs p <= 0.05. An interval is that "
-        "of its own pair and figure."
+        + "\n\nThe trials are paired: both losses are judged on the same ones, and the intervals are over identities, "
+        "and over the seeds of losses that have several. p is the chance of so large a difference, in either "
+        f"direction, between two equally good losses{family}; it is not adjusted for the number of figures. A verdict "
+        "needs p <= 0.05. An interval is that of its own pair and figure."
     )
 
 
