@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from verimargin import metrics
 from verimargin.metrics import arrays
@@ -214,6 +214,7 @@ def lines_below(curve):
 
 @settings(max_examples=100, deadline=None)
 @given(scores, scores)
+@example([-1.0] * 3 + [-0.875] * 5 + [-0.75] * 4, [-1.0] * 3 + [-0.875] * 5 + [-0.75])
 def test_the_hull_is_the_lowest_of_all_lines_between_two_points(positive, negative):
     curve = metrics.det_curve(positive, negative)
     hull = curve.hull()
@@ -224,7 +225,8 @@ def test_the_hull_is_the_lowest_of_all_lines_between_two_points(positive, negati
         if x not in hull.false_reject:  # on a vertical line the interpolation takes any of its points
             assert at == pytest.approx(lowest, abs=1e-12)
     slopes = np.diff(hull.false_accept)[:-1] * np.diff(hull.false_reject)[1:]
-    assert (slopes < np.diff(hull.false_accept)[1:] * np.diff(hull.false_reject)[:-1]).all()
+    rounding = 1e-12  # which may leave a corner between two others on one line
+    assert (slopes < np.diff(hull.false_accept)[1:] * np.diff(hull.false_reject)[:-1] + rounding).all()
 
 
 def test_the_hull_of_half_a_million_scores():
