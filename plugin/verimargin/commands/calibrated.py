@@ -28,6 +28,18 @@ NOTE = (
 )
 
 
+class Fitted(NamedTuple):
+    """What `verimargin calibrate` found, and its file."""
+
+    path: Path
+    calibrations: Calibrations
+
+    @property
+    def title(self) -> str:
+        """The list on which it was found."""
+        return f"{fitted_on(self.calibrations)}, the list of {self.path}"
+
+
 class Figures(NamedTuple):
     """How good scores are as log-likelihood ratios; the costs are times 100."""
 

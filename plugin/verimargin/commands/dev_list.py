@@ -21,6 +21,17 @@ from .trial_set import TrialSet, read_trial_set
 TAUS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # below 0.1 the order of pairs hardly changes any more
 
 
+class Development(NamedTuple):
+    """A development list and its file."""
+
+    path: Path
+    trial_set: TrialSet
+
+    @property
+    def title(self) -> str:
+        return str(self.path)
+
+
 def read_dev_list(
     embeddings: Path, dev: Path, trials: Path, judged: TrialSet, others: Sequence[Path | None] = ()
 ) -> TrialSet:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 
-from ..files.calibrations import read_calibrations
+from ..files.calibrations import Calibrations, read_calibrations
 from ..files.embeddings import save_npz
 from ..files.score_lists import write_score_list
 from ..files.whole import whole_folder
 from ..metrics import Threshold
 from ..scoring.methods import COSINE
-from . import calibrated, plots, report, score_parts, sections, thresholds
-from .calibrated import check_fits, fitted_on, scored, those_that_rank, titles_of
-from .chosen_methods import check_settings, choose_methods
-from .dev_list import choose_tau, read_dev_list, shared_identities
+from . import calibrated, report, score_parts, sections, thresholds
+from .calibrated import Fitted, check_fits, fitted_on, scored, those_that_rank, titles_of
+from .chosen_methods import ChosenMethods, check_settings, choose_methods
+from .dev_list import Development, choose_tau, read_dev_list, shared_identities
 from .memory import block_bytes
 from .options import (
     TAU,
@@ -38,6 +39,7 @@ from .options import (
 from .page import Report
 from .progress import progress
 from .score_choices import AUTO, check_choices, tau_of
+from .score_parts import Outcome
 from .trial_set import TrialSet, read_trial_set
 
 
@@ -84,66 +86,52 @@ def score(
     number = (1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)) * (4 if calibration else 1)
     files = [cohort, anchors, distractors, dev_embeddings]
     max_bytes = block_bytes(max_memory, trials, embeddings, files, number, intervals)
-    known = read_calibrations(calibration) if calibration else None
+    fitted = Fitted(calibration, read_calibrations(calibration)) if calibration else None
     trial_set = read_trial_set(embeddings, trials)
-    dev_set = read_dev_list(dev_embeddings or embeddings, dev, trials, trial_set, [cohort, anchors]) if dev else None
-    if dev and dev_set:
+    development = None
+    if dev:
+        dev_set = read_dev_list(dev_embeddings or embeddings, dev, trials, trial_set, [cohort, anchors])
+        development = Development(dev, dev_set)
         thresholds.check(dev, dev_set, fars)
     if at_far is not None:
         thresholds.check(trials, trial_set, [at_far])
     others = trial_set.read_others(distractors).vectors if distractors else None
+    used_k = K if k is None else k
     with whole_folder(out) as folder:
-        told = []  # what the terminal shows too
-        if tau == AUTO and dev and dev_set and anchors:
-            choice = choose_tau(dev_set, anchors, K if k is None else k, device, progress, max_bytes)
-            told, used_tau = [choice.text(dev)], choice.tau
-        else:
-            used_tau = tau_of(tau)
+        choice = None
+        if tau == AUTO and development and anchors:
+            choice = choose_tau(development.trial_set, anchors, used_k, device, progress, max_bytes)
+        used_tau = choice.tau if choice else tau_of(tau)
         chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, used_tau, regressor, device)
-        if calibration and known:
-            check_fits(calibration, known, trials, trial_set, chosen)
-        titles = titles_of(chosen.methods, known)
-        found: Mapping[str, list[Threshold]] = {}
-        if dev_set and fars:
-            on_dev = scored(dev_set, chosen, known, device, progress, max_bytes)
-            found = {name: thresholds.find(dev_set, on_dev[name], fars, intervals, progress) for name in titles}
-        elif calibration and known and fars:
-            found = thresholds.stored(calibration, known, fars)
-        scores = scored(trial_set, chosen, known, device, progress, max_bytes)
-        write_scores(folder, trial_set, scores)
-        shown = those_that_rank(titles, known)
-        results = {
-            title: trial_set.evaluate(title, scores[name], intervals, progress, at_far) for name, title in shown.items()
-        }
-        rows = {title: result.figures for title, result in results.items()}
-        warnings = [report.collapse(scores[COSINE.name]), report.upside_down(rows), chosen.note]
-        warnings += score_parts.rivals(chosen, scores)
-        if dev and dev_set:
-            warnings.append(shared_identities(dev_set, trial_set, (dev, trials)))
-        if calibration and known:
-            warnings.append(calibrated.shared_identities(calibration, known, trials, trial_set))
-        parts = [*warnings, report.write_table(folder, rows, trial_set.note(intervals)), *told]
-        if found:
-            judged = thresholds.judge(found, titles, trial_set, scores, intervals, progress)
-            where = str(dev) if dev or not known else f"{fitted_on(known)}, the list of {calibration}"
-            told.append(thresholds.write(folder, judged, where))
-            parts += ["## Thresholds", told[-1]]
+        if fitted:
+            check_fits(*fitted, trials, trial_set, chosen)
+        known = fitted.calibrations if fitted else None
+        all_scores = partial(
+            scored, chosen=chosen, calibrations=known, device=device, progress=progress, max_bytes=max_bytes
+        )
+        found = find_thresholds(development, fitted, fars, all_scores, intervals)
+        outcome = evaluated(trial_set, chosen, known, all_scores(trial_set), intervals, at_far)
+        write_scores(folder, trial_set, outcome.scores)
+        warnings = warnings_about(outcome, trials, development, fitted)
+        told = {}  # what the terminal shows too, by its heading
+        if choice and development:
+            told[""] = choice.text(development.path)
+        if found and (source := development or fitted):
+            told["## Thresholds"] = score_parts.thresholds_found(
+                folder, outcome, found, source.title, intervals, progress
+            )
         if known:
-            same = trial_set.trials.same
-            told.append(score_parts.calibration_figures(folder, chosen, titles, scores, same, fitted_on(known)))
-            parts += ["## Calibration", told[-1]]
-        by_title = {title: scores[name] for name, title in shown.items()}
+            told["## Calibration"] = score_parts.calibration_figures(folder, outcome, fitted_on(known))
+        parts = [*warnings, report.write_table(folder, outcome.rows, trial_set.note(intervals))]
+        parts += [part for heading_and_text in told.items() for part in heading_and_text]
         if intervals:
-            pairs = trial_set.trials.same, trial_set.identities
-            parts.append(sections.differences(folder, sections.changes(by_title, *pairs, progress)))
-        if len(shown) > 1:
-            parts.append(score_parts.decisions(folder, trial_set, shown, scores, results, at_far))
-        plots.det(folder / "det.png", {title: result.curve for title, result in results.items()}, trials.name)
-        plots.distributions(folder / "distributions.png", by_title, trial_set.trials.same)
-        parts.append("## Curves\n\n![DET](det.png)\n\n![Scores](distributions.png)")
+            parts.append(score_parts.differences(folder, outcome, progress))
+        if len(outcome.shown) > 1:
+            parts.append(score_parts.decisions(folder, outcome, at_far))
+        parts.append(score_parts.curves(folder, outcome, trials.name))
         if others is not None:
-            parts.append(score_parts.identification(folder, chosen.methods, trial_set, others, device, progress))
-        parts.append(score_parts.hardest(trial_set, by_title, results))
+            parts.append(score_parts.identification(folder, outcome, others, device, progress))
+        parts.append(score_parts.hardest(outcome))
         given = {
             "embeddings": embeddings,
             "trials": trials,
@@ -151,11 +139,57 @@ def score(
             "anchors": anchors,
             "regressor": regressor,
         }
-        settings = {"k": K if k is None else k, "tau": used_tau} if anchors else {}
+        settings = {"k": used_k, "tau": used_tau} if anchors else {}
         chosen_on = {"development list": dev, "calibration": calibration, "FAR of the decisions": at_far}
         parts.append(sections.versions({**given, **chosen_on, **settings, "device": device}))
         Report(trial_set.title, parts).write(folder)
-    report.show(out, trial_set.title, rows, warnings, told)
+    report.show(out, trial_set.title, outcome.rows, warnings, told.values())
+
+
+def find_thresholds(
+    development: Development | None,
+    fitted: Fitted | None,
+    fars: list[float],
+    all_scores: Callable[[TrialSet], dict[str, np.ndarray]],
+    intervals: bool,
+) -> dict[str, list[Threshold]]:
+    """The thresholds for the FARs, by the names of the scores: on the development list, or those of the calibration."""
+    if not fars:
+        return {}
+    if development:
+        trial_set = development.trial_set
+        scores = all_scores(trial_set)
+        return {name: thresholds.find(trial_set, values, fars, intervals, progress) for name, values in scores.items()}
+    return thresholds.stored(*fitted, fars) if fitted else {}
+
+
+def evaluated(
+    trial_set: TrialSet,
+    chosen: ChosenMethods,
+    known: Calibrations | None,
+    scores: dict[str, np.ndarray],
+    intervals: bool,
+    at_far: float | None,
+) -> Outcome:
+    """The scores with the figures of those that are shown."""
+    titles = titles_of(chosen.methods, known)
+    shown = those_that_rank(titles, known)
+    results = {
+        title: trial_set.evaluate(title, scores[name], intervals, progress, at_far) for name, title in shown.items()
+    }
+    return Outcome(trial_set, chosen, titles, shown, scores, results)
+
+
+def warnings_about(outcome: Outcome, trials: Path, development: Development | None, fitted: Fitted | None) -> list[str]:
+    """What the reader has to know before the figures; a text is "" where there is nothing."""
+    trial_set = outcome.trial_set
+    warnings = [report.collapse(outcome.scores[COSINE.name]), report.upside_down(outcome.rows), outcome.chosen.note]
+    warnings += score_parts.rivals(outcome)
+    if development:
+        warnings.append(shared_identities(development.trial_set, trial_set, (development.path, trials)))
+    if fitted:
+        warnings.append(calibrated.shared_identities(*fitted, trials, trial_set))
+    return warnings
 
 
 def write_scores(folder: Path, trial_set: TrialSet, scores: dict[str, np.ndarray]) -> None:
