@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any
 
 from verimargin.commands.comparison.losses import NamedLoss
@@ -16,7 +17,7 @@ def edited(config: str, loss: NamedLoss) -> str:
     """The text of a config file with the function, the kappa and the settings of a loss.
 
     What the file assigns already is replaced where it stands; the rest comes before `register(config)`, which is added
-    with its imports where the loss is ours and the file has none.
+    where the loss is ours and the file has none. Imports come before the first change, which may need them.
     """
     values: dict[str, str | None] = {key: repr(value) for key, value in loss.settings.items()}
     if loss.function:
@@ -25,12 +26,17 @@ def edited(config: str, loss: NamedLoss) -> str:
     tree, lines = ast.parse(config), config.splitlines(keepends=True)
     assigned, registers = _assigned(tree), _registers(tree)
     end = "".join(_line(key, value) for key, value in values.items() if key not in assigned)
+    imports = ""
     if loss.function:
-        end = (IMPORTS if IMPORTS not in config else "") + end
-        end = end if registers else f"{REGISTER_IMPORT}{end}register(config)\n"
-    edits = {assigned[key]: _line(key, value) for key, value in values.items() if key in assigned}
+        end = end if registers else f"{end}register(config)\n"
+        imports = "" if registers else REGISTER_IMPORT
+        imports += "" if IMPORTS in config else IMPORTS
     first = registers[0] if registers else len(lines)
-    for (start, stop), text in sorted([*edits.items(), ((first, first), end)], reverse=True):
+    edits = [((first, first), end)]
+    edits += [(assigned[key], _line(key, value)) for key, value in values.items() if key in assigned]
+    top = min(start for (start, _), _ in edits)
+    edits.append(((top, top), imports))  # applied last of those that start there, so that they come before it
+    for (start, stop), text in sorted(edits, key=itemgetter(0), reverse=True):
         lines[start:stop] = [text]
     return "".join(lines)
 

@@ -19,6 +19,7 @@ config.loss = vm.arcface(
 config.kappa = dict(estimator="memory")
 register(config)
 """
+OTHER_IMPORT = "from verimargin import arcface\n" + OURS.split("\n", 1)[1].replace("vm.arcface", "arcface")
 
 
 def run(text, monkeypatch):
@@ -33,7 +34,9 @@ def run(text, monkeypatch):
     return given["config"], len(registered)
 
 
-@pytest.mark.parametrize("before", [THEIRS, OURS, "config.network = 'r50'", OURS.replace("config.kappa", "# ")])
+@pytest.mark.parametrize(
+    "before", [THEIRS, OURS, OTHER_IMPORT, "config.network = 'r50'", OURS.replace("config.kappa", "# ")]
+)
 @pytest.mark.parametrize("kappa", [None, {"estimator": "momentum"}])
 def test_the_edited_config_has_the_loss_and_its_settings_and_registers_once(monkeypatch, before, kappa):
     entry = {"loss": "q_margin", "alpha": 1.25, "scale": 32, "margin": 0.2, "settings": {"lr": 0.05, "name": "it's"}}
