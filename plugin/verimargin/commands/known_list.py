@@ -13,6 +13,8 @@ from .trial_set import TrialSet
 
 DIGITS = 12  # hexadecimal ones of a hash: two lists of 10^4 names share one by chance in one of three million cases
 
+FOLDERS, EMBEDDINGS = "folders", "embeddings"  # what is hashed
+
 
 def marks(trial_set: TrialSet) -> dict[str, str]:
     """A digest of the trials in any order of the lines and of both sides, and the hashes of the identities.
@@ -20,8 +22,8 @@ def marks(trial_set: TrialSet) -> dict[str, str]:
     Identities are hashed by their folders or, where these are no identities, as the embeddings that belong to them. An
     embedding is hashed by its name or, as a number is no name, by its values.
     """
-    kind, hashes = _hashes(trial_set)
-    return {"trials_sha256": _digest(trial_set), "hashed": kind, "hashes": " ".join(sorted(hashes))}
+    kind = FOLDERS if folders(trial_set) else EMBEDDINGS
+    return {"trials_sha256": _digest(trial_set), "hashed": kind, "hashes": " ".join(sorted(_names(trial_set, kind)))}
 
 
 def is_same(kept: Mapping[str, Any], trial_set: TrialSet) -> bool:
@@ -31,16 +33,16 @@ def is_same(kept: Mapping[str, Any], trial_set: TrialSet) -> bool:
 
 def shared(kept: Mapping[str, Any], trial_set: TrialSet) -> list[str]:
     """The names of identities, or of embeddings, of the trials that the marks have too."""
-    kind, hashes = _hashes(trial_set)
-    known = set(str(kept.get("hashes", "")).split()) if kept.get("hashed") == kind else set()
-    return sorted(name for hashed, name in hashes.items() if hashed in known)
+    known = set(str(kept.get("hashes", "")).split())
+    return sorted(name for hashed, name in _names(trial_set, kept.get("hashed")).items() if hashed in known)
 
 
-def _hashes(trial_set: TrialSet) -> tuple[str, dict[str, str]]:
-    """What is hashed, and its names by their hashes."""
-    if names := folders(trial_set):
-        return "folders", {_hash(name.encode()): name for name in names}
-    return "embeddings", dict(zip(_of_embeddings(trial_set), trial_set.embeddings.ids))
+def _names(trial_set: TrialSet, kind: Any) -> dict[str, str]:
+    """The names of what is hashed, by their hashes."""
+    ids = trial_set.embeddings.ids
+    if kind == FOLDERS:
+        return {_hash(name.encode()): name for name in {name.split("/")[0] for name in ids}}
+    return dict(zip(_of_embeddings(trial_set), ids))
 
 
 def _of_embeddings(trial_set: TrialSet) -> list[str]:

@@ -45,6 +45,14 @@ def test_identities_are_known_by_their_hashes(folder):
     assert known_list.shared({}, read(folder, "mixed.txt")) == []
 
 
+def test_a_wrong_label_hides_no_identity(folder):
+    """With it the folders are no identities, and embeddings were compared with folders."""
+    kept = known_list.marks(read(folder, "dev.txt"))
+    (folder / "wrong.txt").write_text("1 d1/0 d1/1\n1 d2/0 j3/0\n0 d1/0 d2/0\n")
+    assert known_list.marks(read(folder, "wrong.txt"))["hashed"] == "embeddings"
+    assert known_list.shared(kept, read(folder, "wrong.txt")) == ["d1", "d2"]
+
+
 def test_a_list_with_equal_embeddings_is_known_in_any_order(tmp_path):
     """Equal hashes had places of their own, which depended on the order."""
     numbers = [str(n) for n in range(40)]
