@@ -70,13 +70,15 @@ def read_dev_list(
 def shared_identities(one: TrialSet, other: TrialSet, names: tuple[Path, Path]) -> str:
     """A warning that names identities of both lists; "" if there are none.
 
-    Identities are those of `verimargin.files.trials.identities`: folders in both lists, or linked embeddings.
+    Identities are folders if they are in one of the lists: a wrong label hides that in the other. Otherwise they are
+    those of embeddings in both lists.
     """
-    found = [folders(trial_set) for trial_set in (one, other)]
-    shared = sorted(set(found[0]) & set(found[1])) if all(found) else _shared_ids(one.embeddings, other.embeddings)
+    if folders(one) or folders(other):
+        shared, kind = sorted(first_folders(one) & first_folders(other)), "identities"
+    else:
+        shared, kind = _shared_ids(one.embeddings, other.embeddings), "embeddings, and so their identities"
     if not shared:
         return ""
-    kind = "identities" if all(found) else "embeddings, and so their identities"
     return (
         f"{names[0]} and {names[1]} share {len(shared)} {kind}, such as {shared[0]}: what is chosen on the first looks "
         "better on the second than it is"
@@ -119,6 +121,11 @@ def choose_tau(dev_set: TrialSet, anchors: Path, k: int, device: str, progress: 
         curve = metrics.det_curve(scores[str(tau)][same], scores[str(tau)][~same])
         tried[tau] = 100 * curve.eer()[0], 100 * curve.min_dcf()[0]
     return TauChoice(min(TAUS, key=lambda tau: (tried[tau][0], abs(math.log(tau)))), tried)
+
+
+def first_folders(trial_set: TrialSet) -> set[str]:
+    """The first folders of the ids, whether or not they are the identities."""
+    return {name.split("/")[0] for name in trial_set.embeddings.ids}
 
 
 def folders(trial_set: TrialSet) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .dev_list import folders
+from .dev_list import first_folders, folders
 from .trial_set import TrialSet
 
 DIGITS = 12  # hexadecimal ones of a hash: two lists of 10^4 names share one by chance in one of three million cases
@@ -39,10 +39,9 @@ def shared(kept: Mapping[str, Any], trial_set: TrialSet) -> list[str]:
 
 def _names(trial_set: TrialSet, kind: Any) -> dict[str, str]:
     """The names of what is hashed, by their hashes."""
-    ids = trial_set.embeddings.ids
     if kind == FOLDERS:
-        return {_hash(name.encode()): name for name in {name.split("/")[0] for name in ids}}
-    return dict(zip(_of_embeddings(trial_set), ids))
+        return {_hash(name.encode()): name for name in first_folders(trial_set)}
+    return dict(zip(_of_embeddings(trial_set), trial_set.embeddings.ids))
 
 
 def _of_embeddings(trial_set: TrialSet) -> list[str]:

@@ -62,6 +62,16 @@ def test_shared_identities_are_named(folder):
     assert "share 2 identities, such as j3: what is chosen on the first looks better" in text
 
 
+def test_a_wrong_label_hides_no_shared_identity(folder):
+    """With it the folders are no identities, and only recordings in both lists counted."""
+    names = folder / "wrong.txt", folder / "trials.txt"
+    names[0].write_text("1 j1/0 j1/1\n1 j2/0 d3/0\n0 j1/0 d2/0\n")
+    names[1].write_text("1 j1/2 j1/3\n0 j1/2 j5/0\n")
+    lists = [read_trial_set(folder / "e.npz", name) for name in names]
+    assert "share 1 identities, such as j1" in shared_identities(lists[0], lists[1], names)
+    assert "share 1 identities, such as j1" in shared_identities(lists[1], lists[0], names[::-1])
+
+
 def test_where_folders_are_no_identities_embeddings_tell_who_is_shared(folder):
     held = read_embeddings(folder / "e.npz")
     renamed = [name.replace("/", "-") for name in held.ids]
