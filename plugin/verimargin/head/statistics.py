@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_STEPS = 20  # after so many, a warning is given if almost all classes, or almost none, are active
 DENSE, EMPTY = 0.7, 2.0  # the share of the classes, and the number of them, at which they are
+BEGUN_STEPS, LAST_STEPS = 2000, 100  # after so many, a warning is given if the last of them show no progress
+BEGUN = 0.05  # the mean target cosine by which a training has begun; it is 0 for fresh prototypes
 PROBE = 16  # columns of the gradient that tell whether a prototype has one: as many as one line of a cache holds
 
 
@@ -35,8 +37,9 @@ class TrainingStatistics:
         print(statistics.read(), statistics.without_gradient())
 
     A step costs no read-back from the device. After the first 20 steps there is one, to warn if more than 70 % of the
-    classes are active, or fewer than two; the warning names settings that would not do so. A step without samples does
-    not count.
+    classes are active, or fewer than two; the warning names settings that would not do so. After 2,000 steps there is
+    another, to warn if the embeddings have not begun to turn to their prototypes: in the last 100 steps, the mean
+    target cosine was below 0.05. A step without samples does not count.
 
     Args:
         source: a `PrototypeHead`; or a `MarginLoss`, whose cosines have to be given to `update`.
@@ -53,6 +56,7 @@ class TrainingStatistics:
         self.num_classes = 0
         self._sums = torch.zeros(2, 3)  # of the values since the last call of `read`, and how many there were of each
         self._first_active, self._steps = torch.zeros(2), 0  # the same of the first steps, and the number of all steps
+        self._last_cosine = torch.zeros(2)  # the same of the target cosine, of the steps before BEGUN_STEPS
         self._touched: Tensor | None = None  # (local classes,), whether a prototype has had a gradient
         self._watched: Tensor | None = None  # the prototypes whose gradients are seen
         if isinstance(source, PrototypeHead):
@@ -88,7 +92,13 @@ class TrainingStatistics:
         if self._steps == FIRST_STEPS and self.loss.alpha > 1.0:
             active, steps = self._first_active.tolist()
             if steps > 0:
-                self._warn(active / steps)
+                self._warn_of_active(active / steps)
+        if BEGUN_STEPS - LAST_STEPS < self._steps <= BEGUN_STEPS:
+            self._last_cosine = self._last_cosine.to(step.device) + step[:, 2]
+        if self._steps == BEGUN_STEPS:
+            cosine, steps = self._last_cosine.tolist()
+            if steps > 0:
+                self._warn_of_cosine(cosine / steps)
 
     def read(self) -> dict[str, float]:
         """The means over the steps since the last call, and the margin and the scale now; without what is unknown.
@@ -138,8 +148,8 @@ class TrainingStatistics:
     def _see(self, touched: Tensor) -> None:
         self._touched = touched if self._touched is None else self._touched | touched
 
-    def _warn(self, active: float) -> None:
-        if dist.is_initialized() and dist.get_rank() != 0:
+    def _warn_of_active(self, active: float) -> None:
+        if _is_silent():
             return
         share = self.source.sample_rate if isinstance(self.source, PrototypeHead) else 1.0
         classes = share * self.num_classes
@@ -153,3 +163,21 @@ class TrainingStatistics:
             *(FIRST_STEPS, active, self.num_classes, "all of them" if active > EMPTY else "none"),
             *(better["alpha"], better["scale"], self.loss.alpha, self.loss.scale),
         )
+
+    def _warn_of_cosine(self, cosine: float) -> None:
+        if not _is_silent() and cosine < BEGUN:
+            logger.warning(
+                "after %d steps the mean cosine between an embedding and its prototype is %.3f: the training has not "
+                "begun to tell the classes apart. If the learning rate is still rising, wait; else give the prototypes "
+                "a larger one, or start with shorter ones, which turn faster%s",
+                *(
+                    BEGUN_STEPS,
+                    cosine,
+                    "" if self.loss.alpha == 1.0 else "; a smaller scale or alpha also starts sooner",
+                ),
+            )
+
+
+def _is_silent() -> bool:
+    """Whether another rank gives the warnings."""
+    return dist.is_initialized() and dist.get_rank() != 0

@@ -13,6 +13,7 @@ import verimargin as vm
 from distributed import on_ranks
 from small_head import batch, head_with
 from torch.nn import functional as F
+from verimargin.head import statistics as statistics_module
 
 
 def expected(embeddings, weight, labels, alpha, scale, m):
@@ -254,6 +255,28 @@ def test_so_few_classes_are_no_reason_for_a_warning(classes, caplog):
         head(torch.randn(4, 16), torch.arange(4) % classes)
         statistics.update()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("loss", [vm.arcface(), vm.q_margin(1.5, 9.0, 0.1)])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_training_that_has_not_begun_is_told(loss, begun, caplog, monkeypatch):
+    """844 steps of Q-Margin from long prototypes left the cosine with the own one at 0.04, and nothing said so."""
+    monkeypatch.setattr(statistics_module, "BEGUN_STEPS", 40)
+    monkeypatch.setattr(statistics_module, "LAST_STEPS", 5)
+    torch.manual_seed(0)
+    head = vm.PrototypeHead(64, 200, loss)
+    statistics = vm.TrainingStatistics(head)
+    for step in range(60):
+        labels = torch.randint(200, (8,))
+        noise = torch.randn(8, 64)
+        turned = begun and 35 <= step < 40  # only the last steps count
+        head(F.normalize(noise) + 0.5 * turned * F.normalize(head.weight.detach()[labels]), labels)
+        statistics.update()
+    told = [record.getMessage() for record in caplog.records if "has not begun" in record.getMessage()]
+    assert len(told) == (not begun)
+    if told:
+        assert told[0].startswith("after 40 steps the mean cosine between an embedding and its prototype is ")
+        assert ("smaller scale or alpha" in told[0]) == (loss.alpha > 1.0)
 
 
 def test_what_the_statistics_need_is_asked_for_by_name():
