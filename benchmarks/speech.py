@@ -68,9 +68,8 @@ GRID: dict[str, list[Loss]] = {
     "CosFace": [{"loss": "cosface", "scale": s, "margin": m} for s, m in ((30, 0.2), (30, 0.3), (15, 0.2), (10, 0.2))],
     "Q-Margin": [
         {"loss": "q_margin", "alpha": a, "scale": s, "margin": m}
-        for a, s, m in ((1.5, 10, 0.2), (1.25, 16, 0.2), (1.5, 10, 0.4), (1.25, 10, 0.2))
+        for a, s, m in ((1.5, 10, 0.2), (1.25, 16, 0.2), (1.25, 10, 0.2), (1.125, 10, 0.2))
     ],
-    "entmax": [{"loss": "entmax", "alpha": a, "scale": s} for a, s in ((1.5, 10), (1.25, 16), (1.25, 10), (1.5, 6))],
 }
 
 

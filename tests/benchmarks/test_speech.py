@@ -1,4 +1,4 @@
-import csv
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from verimargin.metrics import det_curve
 pytest.importorskip("speechbrain", reason="SpeechBrain is not installed: pip install 'verimargin[speechbrain]'")
 
 import speech
+from verimargin.commands.comparison.experiment import folder_name
 from verimargin.commands.comparison.losses import read_loss
 from verimargin.commands.comparison.verdicts import Scores
 from verimargin_speechbrain.corpus import check_trials, speakers
@@ -18,7 +19,7 @@ from verimargin_speechbrain.overrides import as_yaml
 
 def test_every_setting_is_a_loss_with_a_name_of_its_own():
     titles = [speech.title(family, loss) for family, losses in speech.GRID.items() for loss in losses]
-    assert len(set(titles)) == len(titles) == 16
+    assert len(set(titles)) == len(titles) == 12
     for losses in speech.GRID.values():
         assert len(losses) == 4
         for loss in losses:
@@ -43,22 +44,34 @@ def test_a_corpus_of_some_speakers_has_no_others(tmp_path):
 
 def test_the_best_settings_are_taken_over(tmp_path):
     (tmp_path / "grid").mkdir()
-    with (tmp_path / "grid" / "runs.csv").open("w") as file:
-        rows = csv.writer(file)
-        rows.writerow(["loss", "seed", speech.CHOSEN_BY])
-        for family, losses in speech.GRID.items():
-            rows.writerows([speech.title(family, loss), 1, 50 + 2 * (n == 1)] for n, loss in enumerate(losses))
-            rows.writerows([speech.title(family, loss), 2, 50 + (n == 2)] for n, loss in enumerate(losses))
+    paths = [
+        (tmp_path / "grid" / f"{folder_name(speech.title(family, loss))}.json", 0.5 + 0.1 * (n == 1))
+        for family, losses in speech.GRID.items()
+        for n, loss in enumerate(losses)
+    ]
+    for path, value in paths:
+        path.write_text(json.dumps({speech.CHOSEN_BY: value}))
     chosen = speech.chosen_losses(tmp_path)
-    assert len(chosen) == 8
+    assert list(chosen) == list(speech.FAMILIES)
     assert {family: chosen[family] for family in speech.GRID} == {f: losses[1] for f, losses in speech.GRID.items()}
-
-
-def test_a_setting_without_a_finished_run_is_named(tmp_path):
-    (tmp_path / "grid").mkdir()
-    (tmp_path / "grid" / "runs.csv").write_text(f'loss,seed,{speech.CHOSEN_BY}\n"ArcFace, scale 30, margin 0.2",1,\n')
-    with pytest.raises(ValueError, match=r"no finished run of ArcFace, scale 30, margin 0\.2: run `grid` again"):
+    paths[2][0].unlink()
+    with pytest.raises(ValueError, match=r"margin_0\.2\.json does not exist: run `grid` to its end first"):
         speech.chosen_losses(tmp_path)
+
+
+def test_a_setting_is_tried_once(tmp_path, monkeypatch, capsys):
+    tried = []
+
+    def figure(corpus, loss, epochs, seed):
+        tried.append(loss.title)
+        return 0.25
+
+    monkeypatch.setattr(speech, "Corpus", lambda folder, settings: None)
+    monkeypatch.setattr(speech, "development_figure", figure)
+    for _ in range(2):
+        speech.main(["grid", str(tmp_path), "--families", "ArcFace"])
+    assert tried == [speech.title("ArcFace", loss) for loss in speech.GRID["ArcFace"]]
+    assert capsys.readouterr().out.count("TAR at FAR 1e-3 25.0 %") == 4
 
 
 @pytest.mark.parametrize(
