@@ -27,6 +27,7 @@ def release(tmp_path_factory):
     """The folder with the unpacked model, and the zip file."""
     out = tmp_path_factory.mktemp("model")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speech_model, "DEVELOPMENT", 9)
         patch.setattr(speech_model, "TESTED", 3)
         patch.setattr(speech_model, "TO_LISTEN", 2)
         packed = speech_model.make_model(out, CORPUS, RECIPE)
