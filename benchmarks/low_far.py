@@ -6,7 +6,7 @@
     python benchmarks/low_far.py tables OUT                  # tables, and OUT/low_far_<classes>.svg
 
 A network of 220,000 parameters is trained from scratch with each loss, equally long and by the same optimiser. The
-setting of a loss, out of nine, is the one with the highest TAR at FAR 1e-4 on 4,000 development identities. The figures
+setting of a loss, out of six, is the one with the highest TAR at FAR 1e-4 on 4,000 development identities. The figures
 are of 10,000 other identities, 5e8 impostor pairs. With more than 20,000 classes, the losses with alpha = 1 are
 computed with `sample_rate` 0.1, as Partial FC does in practice; with fewer, all are exact.
 
