@@ -36,9 +36,9 @@ class Loss(NamedTuple):
 KAPPAFACE = "train_ecapa_small_kappaface.yaml", {"estimator": "memory"}
 LOSSES = {
     "arcface": Loss("ArcFace (s 30, m 0.2)", "arcface"),
-    "qmargin": Loss("Q-Margin (alpha 1.5, s 10, m 0.2)", "qmargin"),
+    "qmargin": Loss("Q-Margin (alpha 1.25, s 10, m 0.2)", "qmargin"),
     "kappaface": Loss("KappaFace (s 30, m0 0.4)", "kappaface", *KAPPAFACE),
-    "adaptive": Loss("adaptive Q-Margin (alpha 1.5, s 10, m0 0.4)", "qmargin", *KAPPAFACE),
+    "adaptive": Loss("adaptive Q-Margin (alpha 1.25, s 10, m0 0.4)", "qmargin", *KAPPAFACE),
 }
 CORPUS = {"train_speakers": 72, "test_speakers": 120, "utterances": 12, "test_utterances": 5}
 RECIPE = {"number_of_epochs": 10, "channels": 64, "emb_dim": 64, "sentence_len": 1.0, "lr": 0.004}
