@@ -84,7 +84,7 @@ class MarginLoss(torch.nn.Module):
         self.scale = check_at_least("scale", scale, 0.0, strict=True)
         self.reduction = check_reduction(reduction)
         self.active_classes = self.zero_loss = self.target_cosine = torch.tensor(math.nan)
-        self._told = False  # whether there was a warning that norms are ignored
+        self._told: list[str] = []  # warnings that are given once
         self._check_mass()
         if isinstance(margin, ArcMargin) and self.alpha > 1.0:
             logger.warning(UNSTABLE, self.alpha)
@@ -133,8 +133,8 @@ class MarginLoss(torch.nn.Module):
             norms = _checked_norms(norms, len(cosine))
             if self.training:
                 self.margin.quality.update(norms)
-        elif norms is not None and not self._told and not torch.compiler.is_compiling():
-            self._told = True
+        elif norms is not None and IGNORED not in self._told and not torch.compiler.is_compiling():
+            self._told.append(IGNORED)
             logger.warning(IGNORED, type(self.margin).__name__)
         cosine = (cosine if cosine.dtype == torch.float64 else cosine.float()).clamp(-1.0, 1.0)
         column = target[:, None]

@@ -67,7 +67,7 @@ class Quality(torch.nn.Module):
         # of shape (1,): torch.compile loses what is written into a float64 tensor without dimensions
         self.register_buffer("mean", torch.tensor([20.0]))
         self.register_buffer("std", torch.tensor([100.0]))
-        self._steps, self._spread = 0, torch.tensor(-1.0)  # of the first steps, the largest std / mean
+        self._spreads: list[Tensor] = []  # std / mean of each of the first steps
 
     @torch.no_grad()
     def forward(self, norms: Tensor | None) -> Tensor:
@@ -105,13 +105,13 @@ class Quality(torch.nn.Module):
 
     def _watch(self, count: Tensor, mean: Tensor, std: Tensor) -> None:
         """Warn after the first steps if the norms never differed within a batch."""
-        if torch.compiler.is_compiling() or self._steps == FIRST_STEPS:
+        if torch.compiler.is_compiling() or len(self._spreads) == FIRST_STEPS:
             return
-        spread = torch.where(count >= 2.0, std / mean.clamp_min(SHORTEST), -1.0)  # one sample cannot tell
-        self._steps, self._spread = self._steps + 1, torch.maximum(self._spread.to(spread), spread)
-        if self._steps < FIRST_STEPS or (dist.is_available() and dist.is_initialized() and dist.get_rank() != 0):
+        self._spreads.append(torch.where(count >= 2.0, std / mean.clamp_min(SHORTEST), -1.0))  # one sample cannot tell
+        silent = dist.is_available() and dist.is_initialized() and dist.get_rank() != 0
+        if len(self._spreads) < FIRST_STEPS or silent:
             return
-        largest, norm = torch.stack([self._spread, mean]).tolist()
+        largest, norm = torch.stack([torch.stack(self._spreads).max(), mean]).tolist()
         if 0.0 <= largest < SMALLEST_SPREAD:
             logger.warning(ALL_EQUAL, FIRST_STEPS, norm)
 

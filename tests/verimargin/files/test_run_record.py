@@ -1,4 +1,5 @@
 import pytest
+import torch
 import verimargin as vm
 from verimargin.files import run_record as core
 
@@ -9,6 +10,15 @@ def test_a_loss_is_described_by_its_settings():
         "MarginLoss.alpha": 1.5, "MarginLoss.scale": 10.0, "MarginLoss.reduction": "mean", "QMargin.m": 0.3,
     }  # fmt: skip
     assert core.settings_of(vm.kappaface(3)) == core.settings_of(vm.arcface(margin=0.8)), "psi is state, no setting"
+
+
+@pytest.mark.parametrize("loss", [vm.adaface(), vm.q_margin(quality=vm.Quality()), vm.q_margin()])
+def test_steps_are_no_settings(loss):
+    """A count of steps among them would refuse the resumption of every run."""
+    before = core.settings_of(loss)
+    for _ in range(25):
+        loss(torch.rand(4, 6), torch.arange(4), norms=torch.rand(4) + 1.0)
+    assert core.settings_of(loss) == before
 
 
 def test_it_comes_back_equal_and_leaves_nothing_else(tmp_path):
