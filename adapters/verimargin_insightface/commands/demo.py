@@ -11,8 +11,8 @@ import typer
 from verimargin._processes import Send
 from verimargin.commands.demo_folder import demo_folder
 from verimargin.commands.demo_report import Results, write
-from verimargin.commands.demo_scores import Cost, Trials, four_scores, read_run, save_run, step_cost
-from verimargin.commands.demo_training import how_it_begins, sending, train_all
+from verimargin.commands.demo_scores import Cost, Trials, four_scores, save_run, step_cost
+from verimargin.commands.demo_training import how_it_begins, sending, train_losses
 from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
 
@@ -58,14 +58,8 @@ def _run(output: Path, settings: dict[str, Any], console: Console) -> Results:
     test = read_faces(data / "test", partial(progress, title="reading", unit="image"))
     demo_content.write_sheet(output / "faces.png", test)
     console.print(f"The faces of {len(test.names)} test people: {output / 'faces.png'}")
-    jobs, finished = {}, {name: output / name / "scores.npz" for name in LOSSES}
-    for name, loss in LOSSES.items():
-        if finished[name].exists():
-            console.print(f"{loss.title}: trained and scored before, in {finished[name]}")
-        else:
-            jobs[loss.title] = (name, data, output / name, settings)
-    train_all(_train_and_score, jobs, console)
-    runs = {name: read_run(path, LOSSES[name].title) for name, path in finished.items()}
+    titles = {name: loss.title for name, loss in LOSSES.items()}
+    runs = train_losses(_train_and_score, titles, data, output, settings, console)
     trials = _all_pairs(test)
     return write(output, runs, trials, demo_content.content(test, trials, settings), console)
 

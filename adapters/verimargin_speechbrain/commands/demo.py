@@ -10,8 +10,8 @@ import typer
 from verimargin._processes import Send, cpus
 from verimargin.commands.demo_folder import demo_folder
 from verimargin.commands.demo_report import Results, write
-from verimargin.commands.demo_scores import Trials, four_scores, read_run, save_run, step_cost
-from verimargin.commands.demo_training import how_it_begins, sending, train_all
+from verimargin.commands.demo_scores import Trials, four_scores, save_run, step_cost
+from verimargin.commands.demo_training import how_it_begins, sending, train_losses
 from verimargin.commands.options import SeedOption
 from verimargin.commands.progress import progress
 
@@ -69,14 +69,8 @@ def run(output: Path, seed: int, corpus: dict[str, int], **recipe: Any) -> Resul
 def _run(output: Path, settings: dict[str, Any], console: Console) -> Results:
     data = output / "corpus"
     _synthesise(data, settings, console)
-    jobs, finished = {}, {name: output / name / "scores.npz" for name in LOSSES}
-    for name, loss in LOSSES.items():
-        if finished[name].exists():
-            console.print(f"{loss.title}: trained and scored before, in {finished[name]}")
-        else:
-            jobs[loss.title] = (name, data, output / name, settings)
-    train_all(_train_and_score, jobs, console)
-    runs = {name: read_run(path, LOSSES[name].title) for name, path in finished.items()}
+    titles = {name: loss.title for name, loss in LOSSES.items()}
+    runs = train_losses(_train_and_score, titles, data, output, settings, console)
     trials = _trials(data)
     return write(output, runs, trials, demo_content.content(output, runs, trials, settings), console)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._processes import Send, cpus, run_each
+from .demo_scores import Run, read_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,22 @@ def train_all(train: Callable[..., None], jobs: Mapping[str, tuple], console: Co
     finally:
         for bar in bars.values():
             bar.close()
+
+
+def train_losses(
+    train: Callable[..., None], titles: Mapping[str, str], data: Path, output: Path, settings: Any, console: Console
+) -> dict[str, Run]:
+    """The runs of the losses, by name. Those without scores in OUTPUT/NAME are trained and scored first, by
+    ``train(name, data, OUTPUT/NAME, settings, send)``, which writes them.
+    """
+    jobs, finished = {}, {name: output / name / "scores.npz" for name in titles}
+    for name, title in titles.items():
+        if finished[name].exists():
+            console.print(f"{title}: trained and scored before, in {finished[name]}")
+        else:
+            jobs[title] = (name, data, output / name, settings)
+    train_all(train, jobs, console)
+    return {name: read_run(path, titles[name]) for name, path in finished.items()}
 
 
 def _show(bar: Any, title: str, step: Step) -> None:
