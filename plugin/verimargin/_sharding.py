@@ -32,6 +32,11 @@ def rows_of(parts: Sequence[Tensor], ranks: int, rank: int) -> Tensor:
     return torch.cat(slices)
 
 
+def is_first_rank() -> bool:
+    """Whether this is the process that speaks for all: rank 0, or one without other ranks."""
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
 class Shard:
     """This rank's part of `total` classes or samples: the entries from `start` up to `start + size`.
 

@@ -8,9 +8,9 @@ import weakref
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from .._sharding import is_first_rank
 from ..losses.margin_loss import MarginLoss
 from ..losses.suggest import settings
 from .prototype_head import PrototypeHead
@@ -149,7 +149,7 @@ class TrainingStatistics:
         self._touched = touched if self._touched is None else self._touched | touched
 
     def _warn_of_active(self, active: float) -> None:
-        if _is_silent():
+        if not is_first_rank():
             return
         share = self.source.sample_rate if isinstance(self.source, PrototypeHead) else 1.0
         classes = share * self.num_classes
@@ -165,7 +165,7 @@ class TrainingStatistics:
         )
 
     def _warn_of_cosine(self, cosine: float) -> None:
-        if not _is_silent() and cosine < BEGUN:
+        if is_first_rank() and cosine < BEGUN:
             logger.warning(
                 "after %d steps the mean cosine between an embedding and its prototype is %.3f: the training has not "
                 "begun to tell the classes apart. If the learning rate is still rising, wait; else give the prototypes "
@@ -176,8 +176,3 @@ class TrainingStatistics:
                     "" if self.loss.alpha == 1.0 else "; a smaller scale or alpha also starts sooner",
                 ),
             )
-
-
-def _is_silent() -> bool:
-    """Whether another rank gives the warnings."""
-    return dist.is_initialized() and dist.get_rank() != 0

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .._checks import check_at_least, check_share
+from .._sharding import is_first_rank
 from .divergence import as_dtype
 
 logger = logging.getLogger(__name__)
@@ -108,8 +109,7 @@ class Quality(torch.nn.Module):
         if torch.compiler.is_compiling() or len(self._spreads) == FIRST_STEPS:
             return
         self._spreads.append(torch.where(count >= 2.0, std / mean.clamp_min(SHORTEST), -1.0))  # one sample cannot tell
-        silent = dist.is_available() and dist.is_initialized() and dist.get_rank() != 0
-        if len(self._spreads) < FIRST_STEPS or silent:
+        if len(self._spreads) < FIRST_STEPS or not is_first_rank():
             return
         largest, norm = torch.stack([torch.stack(self._spreads).max(), mean]).tolist()
         if 0.0 <= largest < SMALLEST_SPREAD:
