@@ -73,5 +73,9 @@ def _assigned(tree: ast.Module) -> dict[str, tuple[int, int]]:
 
 def _registers(tree: ast.Module) -> list[int]:
     """The lines of the calls of `register`."""
-    calls = [node for node in tree.body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
-    return [node.lineno - 1 for node in calls if getattr(node.value.func, "id", "") == "register"]  # type: ignore[attr-defined]
+    found = []
+    for node in tree.body:
+        match node:
+            case ast.Expr(value=ast.Call(func=ast.Name(id="register"))):
+                found.append(node.lineno - 1)
+    return found
