@@ -17,7 +17,6 @@ killed goes on where it was a minute before. Several processes may work on one O
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
 import time
@@ -30,7 +29,7 @@ from low_far_evaluation import TEST_IDENTITIES, evaluate
 from low_far_losses import FAMILIES, Setting
 from low_far_tables import write_tables
 from low_far_training import Job, Run
-from measurement import provenance
+from measurement import claimed, provenance
 from verimargin.files.whole import whole
 
 
@@ -80,10 +79,8 @@ def work(jobs: Sequence[Job], folder: Path, identities: int, test: bool) -> None
     folder.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         result, checkpoint = folder / f"{job.name}.json", folder / f"{job.name}.pt"
-        with (folder / f".{job.name}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with claimed(folder / f".{job.name}.lock") as ours:
+            if not ours:
                 print(f"{job.name} is being done by another process", flush=True)
                 continue
             if not result.exists():

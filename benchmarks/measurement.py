@@ -5,17 +5,31 @@ from __future__ import annotations
 import csv
 import ctypes
 import datetime
+import fcntl
 import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import verimargin as vm
 
 MIB = 2**20
+
+
+@contextmanager
+def claimed(lock: Path) -> Iterator[bool]:
+    """Whether this process has the lock, which another one may hold; until the end of the block, or of the process."""
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def provenance(device: torch.device) -> dict[str, str | int]:
