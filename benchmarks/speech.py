@@ -16,13 +16,12 @@ it was.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ import soundfile
 import torch
 import verimargin as vm
 import yaml
-from measurement import markdown
+from measurement import claimed, markdown
 from speech_grid import Corpus, development_figure
 from tqdm import tqdm
 from verimargin import metrics
@@ -45,10 +44,8 @@ from verimargin.commands.training_run import open_run
 from verimargin.files.embeddings import read_embeddings
 from verimargin.files.trials import read_trials
 from verimargin.files.whole import whole_folder
-from verimargin.scoring.ida import dao
-from verimargin.scoring.pairs import cosine_pairs
 from verimargin_speechbrain.corpus import read_trials as read_named_trials
-from verimargin_speechbrain.corpus import recordings, speaker_of, speakers
+from verimargin_speechbrain.corpus import recordings, speaker_of, speakers, write_trials
 from verimargin_speechbrain.experiment import split
 from verimargin_speechbrain.synthesis import make_corpus
 
@@ -129,11 +126,7 @@ def link_corpus(source: Path, target: Path, trained: Sequence[str], tested: Sequ
         names = sorted(
             p.relative_to(source / "wav").as_posix() for t in tested for p in (source / "wav" / t).rglob("*.wav")
         )
-        write_pairs(partial / "veri_test.txt", itertools.combinations(names, 2))
-
-
-def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
-    path.write_text("".join(f"{int(speaker_of(a) == speaker_of(b))} {a} {b}\n" for a, b in pairs), encoding="utf-8")
+        write_trials(partial / "veri_test.txt", itertools.combinations(names, 2))
 
 
 def compare(
@@ -179,12 +172,8 @@ def try_settings(out: Path, families: Sequence[str], seed: int = 0) -> None:
     (out / "grid").mkdir(exist_ok=True)
     corpus = Corpus(out / "development", SMALL)
     for loss, path in zip(losses, paths):
-        with path.with_suffix(".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # another process is trying it
-            if not path.is_file():
+        with claimed(path.with_suffix(".lock")) as ours:
+            if ours and not path.is_file():
                 value = development_figure(corpus, loss, GRID_EPOCHS, seed)
                 print(f"{loss.title}: {CHOSEN_BY} {100 * value:.1f} %", flush=True)
                 write_json(path, {"loss": loss.title, CHOSEN_BY: value})
@@ -243,16 +232,13 @@ def generated_scores(run: Run, generated: Path) -> np.ndarray:
     if not embedded.is_file():
         names = sorted(path.relative_to(generated / "wav").as_posix() for path in (generated / "wav").rglob("*.wav"))
         pairs = generated / "pairs.txt"
-        write_pairs(pairs, zip(names, [*names[1:], names[0]]))
+        write_trials(pairs, zip(names, [*names[1:], names[0]]))
         open_run(run.folder / "train", "").tests(pairs, generated).embed(embedded, "cpu")
     anchors = read_embeddings(embedded).vectors
     tested = read_embeddings(run.folder / "evaluation" / "test.npz")
     trials = read_trials(Path(run.settings["trials"]), tested.ids)
-    scorer = vm.IDAScorer(anchors)
-    unit = torch.nn.functional.normalize(tested.vectors)
-    density = scorer.log_density(unit)
     enrol, test = torch.from_numpy(trials.enrol), torch.from_numpy(trials.test)
-    return dao(cosine_pairs(unit, enrol, test), density[enrol], density[test], log=True).numpy()
+    return vm.IDAScorer(anchors).score_pairs(tested.vectors, enrol, test, log=True).numpy()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,7 +30,7 @@ from verimargin.files.embeddings import Embeddings, write_embeddings
 from verimargin.files.networks import fingerprint
 from verimargin.files.whole import whole, whole_folder
 from verimargin_speechbrain import experiment
-from verimargin_speechbrain.corpus import MODEL, speaker_of, speakers
+from verimargin_speechbrain.corpus import MODEL, speaker_of, speakers, write_trials
 from verimargin_speechbrain.experiment import SpeakerBrain
 from verimargin_speechbrain.synthesis import RATE, SECONDS, make_corpus
 
@@ -151,7 +151,8 @@ def fill(folder: Path, out: Path, data: Path, brain: SpeakerBrain, trained: int)
     files = {
         name: folder / f"{name}{end}" for name, end in (("cohort", ".npz"), ("anchors", ".npz"), ("regressor", ".pt"))
     }
-    pairs = write_pairs(scratch / "development.txt", recordings_of(data, development))
+    pairs = scratch / "development.txt"
+    write_trials(pairs, itertools.combinations(recordings_of(data, development), 2))
     calibrate(
         embedded(scratch / "development.npz", recordings_of(data, development)),
         pairs,
@@ -161,7 +162,7 @@ def fill(folder: Path, out: Path, data: Path, brain: SpeakerBrain, trained: int)
 
     names = recordings_of(data, tested)
     embedded(folder / "test.npz", names)
-    write_pairs(folder / "trials.txt", names)
+    write_trials(folder / "trials.txt", itertools.combinations(names, 2))
     heard = recordings_of(data, tested[:TO_LISTEN], 2)
     for name in heard:
         (folder / "wav" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -191,13 +192,6 @@ def recordings_of(data: Path, people: Iterable[str], most: int | None = None) ->
     wav = data / "wav"
     found = [sorted((wav / who).glob("*/*.wav"))[:most] for who in people]
     return [path.relative_to(wav).as_posix() for paths in found for path in paths]
-
-
-def write_pairs(path: Path, names: Sequence[str]) -> Path:
-    """A trial list of all pairs."""
-    lines = [f"{int(speaker_of(a) == speaker_of(b))} {a} {b}\n" for a, b in itertools.combinations(names, 2)]
-    path.write_text("".join(lines), encoding="utf-8")
-    return path
 
 
 def pack(folder: Path, path: Path) -> None:

@@ -30,6 +30,11 @@ def read_trials(path: str | Path) -> list[Trial]:
     return [Trial(*trial) for trial in named_trials(_filled(path))]
 
 
+def write_trials(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """Write a list of these pairs of recordings, where those of one speaker are target trials."""
+    path.write_text("".join(f"{int(speaker_of(a) == speaker_of(b))} {a} {b}\n" for a, b in pairs), encoding="utf-8")
+
+
 def recordings(trials: Iterable[Trial]) -> list[str]:
     """The recordings that the trials name, each once, sorted."""
     return sorted({wav for trial in trials for wav in (trial.enrol, trial.test)})

@@ -16,6 +16,7 @@ import numpy as np
 from verimargin._processes import Send, run_each
 from verimargin.files.whole import whole_folder
 
+from .corpus import write_trials
 from .espeak import Espeak
 
 RATE = 16_000
@@ -65,9 +66,8 @@ def make_corpus(
     people = _speakers(counts, Espeak().voices(), seed)
     with whole_folder(folder) as partial:
         yield from _record_all(people, partial / "wav")
-        tests = [(who.name, name) for who in people[train_speakers:] for name in _names(who)]
-        lines = [f"{int(a == b)} {x} {y}" for (a, x), (b, y) in itertools.combinations(tests, 2)]
-        (partial / "veri_test.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        tested = [name for who in people[train_speakers:] for name in _names(who)]
+        write_trials(partial / "veri_test.txt", itertools.combinations(tested, 2))
 
 
 def _record_all(people: Sequence[Speaker], wav: Path) -> Iterator[str]:

@@ -25,7 +25,7 @@ def corpus(tmp_path_factory):
         colour = np.exp(-(((frequency - peak) / 400.0) ** 2)) + 0.05
         wave = np.fft.irfft(np.fft.rfft(random.normal(size=48_000)) * colour)
         soundfile.write(path, 0.3 * wave / np.abs(wave).max(), 16_000)
-    speech.write_pairs(folder / "veri_test.txt", speech.itertools.combinations(names[40:], 2))
+    speech.write_trials(folder / "veri_test.txt", speech.itertools.combinations(names[40:], 2))
     return speech_grid.Corpus(folder, SMALL)
 
 

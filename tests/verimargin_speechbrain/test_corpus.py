@@ -1,3 +1,4 @@
+import itertools
 import shutil
 
 import pytest
@@ -125,3 +126,12 @@ def test_a_folder_that_holds_another_model_is_refused(corpus):
         load("other")
     with pytest.raises(ValueError, match=r"pretrain_path is the file .*: give the folder"):
         load("one/embedding_model.ckpt")
+
+
+def test_a_written_list_is_read_again(tmp_path):
+    names = ["id1/s/a.wav", "id1/s/b.wav", "id2/s/a.wav"]
+    core.write_trials(tmp_path / "list.txt", itertools.combinations(names, 2))
+    trials = core.read_trials(tmp_path / "list.txt")
+    assert [(t.same, t.enrol, t.test) for t in trials] == [
+        (True, names[0], names[1]), (False, names[0], names[2]), (False, names[1], names[2]),
+    ]  # fmt: skip
