@@ -60,15 +60,15 @@ GENERATED = "IDA-R, generated anchors"
 
 Loss = dict[str, Any]
 
-GRID: dict[str, list[Loss]] = {
-    "ArcFace": [{"loss": "arcface", "scale": s, "margin": m} for s, m in ((30, 0.2), (30, 0.3), (15, 0.2), (10, 0.2))],
-    "CosFace": [{"loss": "cosface", "scale": s, "margin": m} for s, m in ((30, 0.2), (30, 0.3), (15, 0.2), (10, 0.2))],
-    "Q-Margin": [
-        {"loss": "q_margin", "alpha": a, "scale": s, "margin": m}
-        for a, s, m in ((1.5, 10, 0.2), (1.25, 16, 0.2), (1.25, 10, 0.2), (1.125, 10, 0.2))
-    ],
-}
+MARGINS = ((30, 0.2), (30, 0.3), (15, 0.2), (10, 0.2))  # scale, margin
+SPARSE = ((1.5, 10), (1.25, 16), (1.25, 10), (1.125, 10))  # alpha, scale
 
+GRID: dict[str, list[Loss]] = {
+    "ArcFace": [{"loss": "arcface", "scale": s, "margin": m} for s, m in MARGINS],
+    "CosFace": [{"loss": "cosface", "scale": s, "margin": m} for s, m in MARGINS],
+    "entmax": [{"loss": "entmax", "alpha": a, "scale": s} for a, s in SPARSE],
+    "Q-Margin": [{"loss": "q_margin", "alpha": a, "scale": s, "margin": 0.2} for a, s in SPARSE],
+}
 
 DERIVED = ("KappaFace", "AdaFace", "adaptive Q-Margin", "quality-adaptive Q-Margin")
 FAMILIES = (*GRID, *DERIVED)

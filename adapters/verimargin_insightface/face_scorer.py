@@ -122,7 +122,7 @@ class FaceScorer:
         identities = given.labels or given.ids
         if shared := sorted(self._strangers & set(identities)):
             raise ValueError(
-                f"the gallery and the anchors of {self._name} share {len(shared)} identities, such as {shared[0]}: "
+                f"the gallery and the anchors of {self._name} share identities ({len(shared)}, such as {shared[0]}): "
                 "make the anchors of people who are never scored"
             )
         check_encoder("the gallery", given.encoder, self.encoder.fingerprint)

@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pytest
 import verimargin as vm
-from hyperpyyaml import load_hyperpyyaml
 from verimargin.files import hparams
 from verimargin.metrics import det_curve
 
 pytest.importorskip("speechbrain", reason="SpeechBrain is not installed: pip install 'verimargin[speechbrain]'")
 
 import speech
+from hyperpyyaml import load_hyperpyyaml
 from verimargin.commands.comparison.experiment import folder_name
 from verimargin.commands.comparison.losses import read_loss
 from verimargin.commands.comparison.verdicts import Scores
@@ -19,7 +19,7 @@ from verimargin_speechbrain.overrides import as_yaml
 
 def test_every_setting_is_a_loss_with_a_name_of_its_own():
     titles = [speech.title(family, loss) for family, losses in speech.GRID.items() for loss in losses]
-    assert len(set(titles)) == len(titles) == 12
+    assert len(set(titles)) == len(titles) == 16
     for losses in speech.GRID.values():
         assert len(losses) == 4
         for loss in losses:

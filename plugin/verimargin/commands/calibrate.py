@@ -74,7 +74,7 @@ def calibrate(
     same = trial_set.trials.same
     chosen = choose_methods(trial_set, cohort, cohort_size, anchors, k, tau, regressor, device)
     qualities = measure([name.value for name in quality or ()], trial_set, chosen.cohort, device)
-    fars = list(far or resolved_fars(int((~same).sum())))
+    fars = list(dict.fromkeys(far or resolved_fars(int((~same).sum()))))
     thresholds.check(trials, trial_set, fars)
     scores = trial_set.scores(chosen.methods, device, progress, max_bytes)
     fitted, before, after = {}, {}, {}

@@ -104,8 +104,8 @@ def shared_identities(path: Path, calibrations: Calibrations, trials: Path, tria
     if not found:
         return ""
     return (
-        f"{path} was fitted on {fitted_on(calibrations)}, which shares {len(found)} identities or embeddings with "
-        f"{trials}, such as {found[0]}: the calibration looks better on these trials than it is"
+        f"{path} was fitted on {fitted_on(calibrations)}, which shares identities or embeddings with "
+        f"{trials} ({len(found)}, such as {found[0]}): the calibration looks better on these trials than it is"
     )
 
 

@@ -61,7 +61,7 @@ def read_dev_list(
         chosen_on.read_others(path)
     if shared := _shared_trials(chosen_on, judged):
         raise ValueError(
-            f"{dev} and {trials} share {len(shared)} trials, such as {shared[0]}: what is chosen on trials looks "
+            f"{dev} and {trials} share trials ({len(shared)}, such as {shared[0]}): what is chosen on trials looks "
             "better there than it is; give trials of other identities"
         )
     return chosen_on
@@ -80,8 +80,8 @@ def shared_identities(one: TrialSet, other: TrialSet, names: tuple[Path, Path]) 
     if not shared:
         return ""
     return (
-        f"{names[0]} and {names[1]} share {len(shared)} {kind}, such as {shared[0]}: what is chosen on the first looks "
-        "better on the second than it is"
+        f"{names[0]} and {names[1]} share {kind} ({len(shared)}, such as {shared[0]}): what is chosen on the first "
+        "looks better on the second than it is"
     )
 
 

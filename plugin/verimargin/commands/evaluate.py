@@ -69,7 +69,7 @@ def evaluate(
     names = run.class_names(training)
     if shared := sorted(tests.identities & set(names)):
         notes.append(
-            f"{len(shared)} identities of the trials, such as {shared[0]}, were trained on: the error rates are lower "
+            f"Identities of the trials ({len(shared)}, such as {shared[0]}) were trained on: the error rates are lower "
             "than those of strangers. They are left out of the cohort, the anchors and the regressor's embeddings."
         )
     with kept(out, run.encoder) as folder:

@@ -80,7 +80,7 @@ def score(
     device: DeviceOption = "cpu",
 ) -> None:
     """Score the TRIALS by the cosine and by each method whose file is given, and write a report to the folder OUT."""
-    fars = far or []
+    fars = list(dict.fromkeys(far or []))
     check_choices(tau, anchors, dev, dev_embeddings, calibration, fars, at_far)
     check_settings(cohort, cohort_size, anchors, k, tau, regressor)
     number = (1 + 2 * bool(cohort) + bool(anchors) + bool(regressor)) * (4 if calibration else 1)

@@ -61,7 +61,7 @@ class TrialSet:
         ]
         if shared:
             raise ValueError(
-                f"{path} and the trials share {len(shared)} embeddings, such as {shared[0]}: give embeddings of "
+                f"{path} and the trials share embeddings ({len(shared)}, such as {shared[0]}): give embeddings of "
                 f"identities that no trial is about, and leave these out of {path}"
             )
 

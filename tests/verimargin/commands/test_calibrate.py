@@ -49,8 +49,8 @@ def test_it_fits_each_method_and_keeps_thresholds(folder):
 
 
 def test_applied_to_other_trials_by_score(folder):
-    run(calibrate, "e.npz", "dev.txt", "c.json", *FILES, *QUALITIES, "--far", 0.05)
-    result = run(score, "e.npz", "trials.txt", "out", *FILES, "--calibration", "c.json", "--far", 0.05)
+    run(calibrate, "e.npz", "dev.txt", "c.json", *FILES, *QUALITIES, "--far", 0.05, "--far", 0.05)
+    result = run(score, "e.npz", "trials.txt", "out", *FILES, "--calibration", "c.json", "--far", 0.05, "--far", 0.05)
     with np.load("out/scores.npz") as saved:
         cosine, llr, same = saved["cosine"], saved["cosine-calibrated"], saved["same"]
     sides, before = (llr[same], llr[~same]), (cosine[same], cosine[~same])
@@ -58,7 +58,7 @@ def test_applied_to_other_trials_by_score(folder):
     assert metrics.actual_dcf(*sides, p_target=0.5)[0] < 0.6 * metrics.actual_dcf(*before, p_target=0.5)[0]
     assert metrics.eer(*sides)[0] < metrics.eer(*before)[0]  # durations are of use here
     text = (folder / "out" / "report.md").read_text()
-    assert "| cosine, calibrated | 0.05 |" in text
+    assert text.count("| cosine, calibrated | 0.05 |") == 1  # although it was asked for twice
     assert "Thresholds found on dev.txt, the list of c.json" in text
     assert "Before and after the calibration, which was fitted on dev.txt:" in text
     assert "| cosine, calibrated | 0.05 |" in result.output  # the terminal shows them too
@@ -90,7 +90,7 @@ def test_a_calibration_of_the_cosine_alone_leaves_the_others_as_they_are(folder)
         (["--far", 1], r"far is 1\.0"),
         (["--k", 4], "--k is 4, a setting of IDA-R, but there are no anchors"),
         (["--cohort-size", 9], "--cohort-size is 9, but there is no cohort"),
-        (["--cohort", "e.npz"], "share 80 embeddings"),
+        (["--cohort", "e.npz"], r"share embeddings \(80,"),
     ],
 )
 def test_what_cannot_be_is_named_and_nothing_is_written(folder, arguments, message):
@@ -134,7 +134,10 @@ def test_identities_that_it_was_fitted_on_are_named(folder):
     small_trials.write_list(folder / "mixed.txt", [*ids[5:15], *ids[-20:]])
     result = run(score, "e.npz", "mixed.txt", "out", "--calibration", "c.json", "--no-intervals")
     for text in (result.output, (folder / "out" / "report.md").read_text()):
-        assert "c.json was fitted on dev.txt, which shares 2 identities" in " ".join(text.split())
+        assert (
+            "c.json was fitted on dev.txt, which shares identities or embeddings with mixed.txt (2, such as"
+            in " ".join(text.split())
+        )
     result = run(score, "e.npz", "trials.txt", "others", "--calibration", "c.json", "--no-intervals")
     assert "which shares" not in result.output
 

@@ -32,10 +32,10 @@ def test_the_list_that_is_judged_is_refused_under_any_name(folder):
         read_dev_list(folder / "e.npz", trials, trials, judged(folder))
     lines = trials.read_text().splitlines()
     (folder / "copy.txt").write_text("\n".join(reversed(lines)))
-    with pytest.raises(ValueError, match=r"copy\.txt and .*trials\.txt share 2415 trials, such as j0/0 j0/1"):
+    with pytest.raises(ValueError, match=r"copy\.txt and .*trials\.txt share trials \(2415, such as j0/0 j0/1"):
         read_dev_list(folder / "e.npz", folder / "copy.txt", trials, judged(folder))
     (folder / "part.txt").write_text((folder / "dev.txt").read_text() + "1 j0/1 j0/0\n")  # the other way round
-    with pytest.raises(ValueError, match="share 1 trials, such as j0/0 j0/1"):
+    with pytest.raises(ValueError, match=r"share trials \(1, such as j0/0 j0/1"):
         read_dev_list(folder / "e.npz", folder / "part.txt", trials, judged(folder))
 
 
@@ -48,7 +48,7 @@ def test_a_list_of_another_encoder_or_with_its_own_anchors_is_refused(folder):
     with pytest.raises(ValueError, match=r"vectors in .*short\.npz have 5 numbers, those of the trials 8"):
         read_dev_list(folder / "short.npz", folder / "dev.txt", trials, judged(folder))
     write_embeddings(folder / "some.npz", Embeddings(held.ids[:3], held.vectors[:3]))
-    with pytest.raises(ValueError, match=r"some\.npz and the trials share 3 embeddings"):
+    with pytest.raises(ValueError, match=r"some\.npz and the trials share embeddings \(3,"):
         read_dev_list(folder / "e.npz", folder / "dev.txt", trials, judged(folder), [None, folder / "some.npz"])
 
 
@@ -59,7 +59,7 @@ def test_shared_identities_are_named(folder):
     small_trials.write_list(names[1], [one for one in ids if one[0] == "j" and one not in ("j3/0", "j3/1", "j5/0")])
     dev_set = read_dev_list(folder / "e.npz", names[0], names[1], judged(folder))
     assert "mixed.txt and" in (text := shared_identities(dev_set, judged(folder), names))
-    assert "share 2 identities, such as j3: what is chosen on the first looks better" in text
+    assert "share identities (2, such as j3): what is chosen on the first looks better" in text
 
 
 def test_a_wrong_label_hides_no_shared_identity(folder):
@@ -68,8 +68,8 @@ def test_a_wrong_label_hides_no_shared_identity(folder):
     names[0].write_text("1 j1/0 j1/1\n1 j2/0 d3/0\n0 j1/0 d2/0\n")
     names[1].write_text("1 j1/2 j1/3\n0 j1/2 j5/0\n")
     lists = [read_trial_set(folder / "e.npz", name) for name in names]
-    assert "share 1 identities, such as j1" in shared_identities(lists[0], lists[1], names)
-    assert "share 1 identities, such as j1" in shared_identities(lists[1], lists[0], names[::-1])
+    assert "share identities (1, such as j1)" in shared_identities(lists[0], lists[1], names)
+    assert "share identities (1, such as j1)" in shared_identities(lists[1], lists[0], names[::-1])
 
 
 def test_where_folders_are_no_identities_embeddings_tell_who_is_shared(folder):
@@ -83,7 +83,7 @@ def test_where_folders_are_no_identities_embeddings_tell_who_is_shared(folder):
     names = folder / "mixed.txt", folder / "trials.txt"
     names[0].write_text(others + "0 d0-0 j0-0\n")
     dev_set = read_dev_list(folder / "e.npz", names[0], names[1], judged(folder))
-    assert "share 1 embeddings, and so their identities, such as j0-0" in shared_identities(
+    assert "share embeddings, and so their identities (1, such as j0-0)" in shared_identities(
         dev_set, judged(folder), names
     )
 
@@ -97,7 +97,7 @@ def test_numbers_are_shared_only_with_the_same_embeddings(folder):
     (folder / "m.txt").write_text("0 1 1\n0 9 0\n")
     one = read_trial_set(folder / "one.npz", folder / "n.txt")
     read_dev_list(folder / "other.npz", folder / "m.txt", folder / "n.txt", one)
-    with pytest.raises(ValueError, match="share 1 trials, such as 0 1"):
+    with pytest.raises(ValueError, match=r"share trials \(1, such as 0 1"):
         read_dev_list(folder / "one.npz", folder / "m.txt", folder / "n.txt", one)
 
 

@@ -152,7 +152,7 @@ def test_a_setting_is_varied(task, setting, values):
             ["--regressor", "foreign.pt"],
             r"foreign\.pt .* with the encoder beef, but the embeddings with cafe",
         ),
-        (["--distractors", "embeddings.npz"], "share 49 embeddings, such as id0/a/0"),
+        (["--distractors", "embeddings.npz"], r"share embeddings \(49, such as id0/a/0"),
     ],
 )
 def test_what_does_not_fit_is_named_and_leaves_nothing(task, options, message, monkeypatch):
@@ -337,7 +337,7 @@ def test_identities_in_both_lists_are_named(two_lists):
     small_trials.write_list(two_lists / "trials.txt", [f"j{n}/4" for n in range(9)] + ["j3/0"])
     result = run(score, "e.npz", "trials.txt", "out", "--dev", "mixed.txt", "--far", 0.1, "--no-intervals")
     for text in (result.output, (two_lists / "out" / "report.md").read_text()):
-        assert "mixed.txt and trials.txt share 2 identities, such as j0" in " ".join(text.split())
+        assert "mixed.txt and trials.txt share identities (2, such as j0)" in " ".join(text.split())
 
 
 MEASURED = """

@@ -72,7 +72,7 @@ def test_anchors_must_fit_the_embeddings(files, tmp_path):
 def test_what_is_scored_is_refused_among_the_others(files, tmp_path, others, such_as):
     """The embeddings of the trials themselves were taken for a cohort or for anchors without a word."""
     write_embeddings(tmp_path / "others.npz", others)
-    with pytest.raises(ValueError, match=f"others.npz and the trials share 1 embeddings, such as {such_as}: give"):
+    with pytest.raises(ValueError, match=rf"others.npz and the trials share embeddings \(1, such as {such_as}\): give"):
         read_trial_set(*files).read_others(tmp_path / "others.npz")
 
 
