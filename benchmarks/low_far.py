@@ -3,7 +3,7 @@
     python benchmarks/low_far.py grid OUT                    # 10,000 classes: every setting of every loss
     python benchmarks/low_far.py final OUT                   # 100,000 classes: the best setting of each, two seeds
     python benchmarks/low_far.py final OUT --classes 10000 --epochs 3 --batch 512
-    python benchmarks/low_far.py tables OUT                  # tables, and OUT/low_far_<classes>.svg
+    python benchmarks/low_far.py tables OUT                  # tables and pictures, of each size and length
 
 A network of 220,000 parameters is trained from scratch with each loss, equally long and by the same optimiser. The
 setting of a loss, out of six, is the one with the highest TAR at FAR 1e-4 on 4,000 development identities. The figures
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from low_far_evaluation import TEST_IDENTITIES, evaluate
 from low_far_losses import FAMILIES, Setting
-from low_far_tables import write_tables
+from low_far_tables import size_of, write_tables
 from low_far_training import Job, Run
 from measurement import claimed, provenance
 from verimargin.files.whole import whole
@@ -57,16 +57,15 @@ def chosen_setting(family: str, folder: Path) -> Setting:
     """The setting with the highest development figure.
 
     Raises:
-        ValueError: a setting has not been tried, or with several numbers of classes.
+        ValueError: a setting has not been tried, or runs differ in the number of classes, the epochs or the batches.
     """
     results = [r for r in map(read, sorted(folder.glob("*.json"))) if r["job"]["family"] == family]
     missing = [s for s in FAMILIES[family].grid if s not in [r["job"]["setting"] for r in results]]
     if missing:
         raise ValueError(f"{folder} has no result for {family} with {missing[0]}: run `grid` to its end first")
-    if len(sizes := {r["job"]["classes"] for r in results}) > 1:
-        raise ValueError(
-            f"{folder} has results for {family} with {sorted(sizes)} classes: keep those of one number there"
-        )
+    if len(sizes := {size_of(r) for r in results}) > 1:
+        held = " and with ".join(map(str, sorted(sizes)))
+        raise ValueError(f"{folder} has results for {family} with {held}: keep one kind there")
     return max(results, key=lambda r: r["development"])["job"]["setting"]
 
 

@@ -26,6 +26,21 @@ LEVEL = 0.95
 Result = dict[str, Any]
 
 
+class Size(NamedTuple):
+    """What runs that are compared have in common."""
+
+    classes: int
+    epochs: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.classes:,} classes, {self.epochs} epochs in batches of {self.batch:,}"
+
+
+def size_of(result: Result) -> Size:
+    return Size(*(result["job"][name] for name in Size._fields))
+
+
 class Estimate(NamedTuple):
     """A figure of each seed, (S,), and without each group of identities, (S, divisions, groups)."""
 
@@ -49,23 +64,23 @@ class Estimate(NamedTuple):
 
 
 def write_tables(results: Sequence[Result], out: Path) -> None:
-    """Print the tables of each number of classes, and draw its curves into `out`.
+    """Print the tables of each number of classes and length of training, and draw the curves into `out`.
 
     Raises:
         ValueError: there are no results of Q-Margin.
     """
     if OURS not in [r["job"]["family"] for r in results]:
         raise ValueError(f"{out / 'final'} has no results of {OURS}: run `final` first")
-    sizes: dict[int, list[Result]] = defaultdict(list)
+    sizes: dict[Size, list[Result]] = defaultdict(list)
     for result in results:
-        sizes[result["job"]["classes"]].append(result)
-    for classes, of_size in sorted(sizes.items()):
+        sizes[size_of(result)].append(result)
+    for size, of_size in sorted(sizes.items()):
         if OURS not in [r["job"]["family"] for r in of_size]:
-            print(f"\nNo results of {OURS} with {classes:,} classes yet")
+            print(f"\nNo results of {OURS} with {size} yet")
             continue
         runs = by_family(of_size)
         pairs = of_size[0]["test"]["cosine"]["impostor pairs"]
-        print(f"\n## {classes:,} classes, {pairs:,} impostor pairs, seeds {[r['job']['seed'] for r in runs[OURS]]}\n")
+        print(f"\n## {size}, {pairs:,} impostor pairs, seeds {[r['job']['seed'] for r in runs[OURS]]}\n")
         if len(runs[OURS]) == 1:
             print("With one seed, the intervals are over the identities alone.\n")
         print(markdown(("loss", "setting", "s of CPU", "active", *FIGURES), [row(f, r, runs) for f, r in runs.items()]))
@@ -74,7 +89,7 @@ def write_tables(results: Sequence[Result], out: Path) -> None:
         print("\nIDA-R minus the cosine\n")
         scores = [score for score in of_size[0]["test"] if score != "cosine"]
         print(markdown(("loss", "anchors", *FIGURES), [gains(f, score, runs) for f in runs for score in scores]))
-        draw(runs, out / f"low_far_{classes}.svg")
+        draw(runs, out / f"low_far_{size.classes}classes_{size.epochs}epochs.svg")
 
 
 def by_family(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -84,6 +84,10 @@ def test_the_setting_with_the_best_development_figure_is_chosen(tmp_path):
         result = {"job": job("CosFace")._replace(setting=setting)._asdict(), "development": 0.5 + (n == 4) * 0.1}
         (tmp_path / f"{n}.json").write_text(json.dumps(result))
     assert low_far.chosen_setting("CosFace", tmp_path) == grid[4]
+    result["job"]["epochs"] = 3
+    (tmp_path / "5.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=r"CosFace with 60 classes, 2 epochs .* and with 60 classes, 3 epochs"):
+        low_far.chosen_setting("CosFace", tmp_path)
     (tmp_path / "5.json").unlink()
     with pytest.raises(ValueError, match=r"no result for CosFace with .*0\.2.*: run `grid` to its end first"):
         low_far.chosen_setting("CosFace", tmp_path)
@@ -105,9 +109,17 @@ def test_the_program_makes_tables(tmp_path, capsys):
     capsys.readouterr()
     low_far.main(["tables", str(tmp_path)])
     shown = capsys.readouterr().out
-    assert "## 40 classes, 199,000 impostor pairs, seeds [1, 2]" in shown
+    assert "## 40 classes, 1 epochs in batches of 32, 199,000 impostor pairs, seeds [1, 2]" in shown
     assert shown.count("| KappaFace | scale ") == 1
-    assert (tmp_path / "low_far_40.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "low_far_40classes_1epochs.svg").read_text().startswith("<?xml")
+    longer = json.loads(results[2].read_text())
+    longer["job"]["epochs"] = 2
+    (tmp_path / "final" / "longer.json").write_text(json.dumps(longer))
+    low_far.main(["tables", str(tmp_path)])
+    shown = capsys.readouterr().out
+    assert "seeds [1, 2]" in shown
+    assert "## 40 classes, 2 epochs in batches of 32, 199,000 impostor pairs, seeds [1]" in shown
+    (tmp_path / "final" / "longer.json").unlink()
     results[0].unlink()  # of KappaFace
     low_far.main(["tables", str(tmp_path)])
     shown = capsys.readouterr().out
