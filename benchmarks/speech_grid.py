@@ -66,22 +66,30 @@ class Corpus:
 def development_figure(corpus: Corpus, loss: NamedLoss, epochs: int, seed: int) -> float:
     """Train the small recipe with a loss, and return the TAR of the development speakers at FAR 1e-3, by cosine."""
     torch.manual_seed(seed)
-    size = corpus.settings["batch_size"]
-    steps = epochs * -(-len(corpus.label) // size)
+    steps = epochs * -(-len(corpus.label) // corpus.settings["batch_size"])
     recipe = corpus.recipe(seed=seed, number_of_epochs=epochs, steps_per_epoch=steps // epochs)
-    normalise, model, classifier = (recipe[n] for n in ("mean_var_norm", "embedding_model", "classifier"))
-    cost = loss.build()
-    optimizer = recipe["opt_class"]([*model.parameters(), *classifier.parameters()])
-    batches = corpus.batches(size, epochs, torch.Generator().manual_seed(seed))
-    for pieces, label in tqdm(batches, loss.title, steps, unit="step", leave=False):
-        optimizer.zero_grad()
-        cost(classifier(model(normalise(pieces, torch.ones(len(pieces))))).squeeze(1), label).backward()
-        optimizer.step()
-        recipe["lr_annealing"].on_batch_end(optimizer)
-    unit = torch.cat([embedded(model.eval(), normalise, part) for part in corpus.tested.split(AT_ONCE)])
+    for _ in tqdm(training(corpus, recipe, loss, epochs), loss.title, steps, unit="step", leave=False):
+        pass
+    normalise, model = recipe["mean_var_norm"], recipe["embedding_model"].eval()
+    unit = torch.cat([embedded(model, normalise, part) for part in corpus.tested.split(AT_ONCE)])
     enrol, test = np.triu_indices(len(unit), 1)
     score, same = (unit @ unit.T).numpy()[enrol, test], corpus.tested_label[enrol] == corpus.tested_label[test]
     return metrics.tar_at_far(score[same], score[~same], far=FAR)[0]
+
+
+def training(corpus: Corpus, recipe: dict[str, Any], loss: NamedLoss, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Train the recipe's networks with a loss; the cosines (B, C) and labels (B,) of each step."""
+    normalise, model, classifier = (recipe[n] for n in ("mean_var_norm", "embedding_model", "classifier"))
+    cost = loss.build()
+    optimizer = recipe["opt_class"]([*model.parameters(), *classifier.parameters()])
+    generator = torch.Generator().manual_seed(recipe["seed"])
+    for pieces, label in corpus.batches(corpus.settings["batch_size"], epochs, generator):
+        optimizer.zero_grad()
+        cosine = classifier(model(normalise(pieces, torch.ones(len(pieces))))).squeeze(1)
+        cost(cosine, label).backward()
+        optimizer.step()
+        recipe["lr_annealing"].on_batch_end(optimizer)
+        yield cosine.detach(), label
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import torch
 
 pytest.importorskip("speechbrain", reason="SpeechBrain is not installed: pip install 'verimargin[speechbrain]'")
 
+import slow_start
 import soundfile
 import speech
 import speech_grid
@@ -57,3 +58,25 @@ def test_the_figure_is_that_of_all_pairs_of_the_tested_recordings(corpus, monkey
     assert [speech_grid.development_figure(corpus, loss, 1, seed) for seed in (0, 0, 1)] == [0.5] * 3
     assert seen[0] == seen[1] != seen[2]
     assert seen[0][:3] == (40, 150, 1e-3)
+
+
+def test_a_slow_start_is_judged_by_its_last_steps(corpus, monkeypatch):
+    lengths = []
+
+    def training(corpus, recipe, loss, epochs):
+        lengths.append(float(recipe["classifier"].weight.detach().norm()))
+        wrong, right = torch.tensor([1, 1]), torch.tensor([0, 1])
+        yield from [(torch.eye(2), wrong)] * 9
+        yield from [(torch.eye(2), right)] * slow_start.LAST
+
+    monkeypatch.setattr(slow_start, "training", training)
+    loss = read_loss("ArcFace", {"loss": "arcface", "scale": 10, "margin": 0.1})
+    assert [slow_start.nearest(corpus, loss, length) for length in (1.0, 0.1)] == [1.0, 1.0]
+    assert lengths[1] == pytest.approx(0.1 * lengths[0])
+
+
+def test_a_slow_start_is_a_share_of_the_samples(corpus):
+    loss = read_loss("ArcFace", {"loss": "arcface", "scale": 10, "margin": 0.1})
+    found = slow_start.nearest(corpus, loss, 0.1)
+    assert found == slow_start.nearest(corpus, loss, 0.1)
+    assert 1 / 8 < found < 1
