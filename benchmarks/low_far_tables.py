@@ -124,7 +124,7 @@ def row(family: str, found: list[Result], runs: dict[str, list[Result]]) -> list
         e = estimate(found, figure)
         half = e.half_width(*seed_variance([estimate(r, figure) for r in runs.values()]))
         cells.append(f"{100 * e.mean:.2f} [{100 * (e.mean - half):.2f}, {100 * (e.mean + half):.2f}]")
-    return [family, setting, f"{seconds:.0f}", f"{active:.0f}", *cells]
+    return [family, setting, f"{seconds:.0f}", "all" if np.isnan(active) else f"{active:.0f}", *cells]
 
 
 def differences(family: str, runs: dict[str, list[Result]]) -> list[str]:

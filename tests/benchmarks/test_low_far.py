@@ -111,6 +111,9 @@ def test_the_program_makes_tables(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "## 40 classes, 1 epochs in batches of 32, 199,000 impostor pairs, seeds [1, 2]" in shown
     assert shown.count("| KappaFace | scale ") == 1
+    active = {cells[0]: cells[3] for line in shown.splitlines() if len(cells := line[2:].split(" | ")) == 8}
+    assert active["KappaFace"] == "all"
+    assert 1 <= int(active["Q-Margin"]) <= 40
     assert (tmp_path / "low_far_40classes_1epochs.svg").read_text().startswith("<?xml")
     longer = json.loads(results[2].read_text())
     longer["job"]["epochs"] = 2
