@@ -25,6 +25,12 @@ def check_class_folders(folder: str | Path) -> None:
             )
 
 
+def count_images(folder: str | Path) -> int:
+    """The number of images in the folders of the classes."""
+    classes = [entry for entry in os.scandir(folder) if entry.is_dir()]
+    return sum(part.name.lower().endswith(SUFFIXES) for entry in classes for part in os.scandir(entry))
+
+
 def images_of(folder: str | Path) -> list[Path]:
     """The images of an image folder, sorted by class and name; the class of an image is the name of its folder.
 

@@ -16,18 +16,19 @@ from verimargin.head.screening import check_screening
 from .checkpointing import ScriptTorch
 from .config_check import OURS
 from .head_memory import log_head_memory
-from .image_folder import check_class_folders
+from .image_folder import check_class_folders, count_images
 from .kappa import TrainingScript
 from .output_folder import prepare
 from .partial_fc import PartialFC
 from .pretrained import Pretrained
-from .recordio import RecordReader, class_count
+from .recordio import RecordReader, class_count, image_keys
 from .schedule import ConfigSchedule
 from .training_log import TrainingLog
 
 logger = logging.getLogger(__name__)
 
 REQUIRED = ("num_classes", "rec", "num_image", "num_epoch", "warmup_epoch", "val_targets")  # not in configs/base.py
+CLOSE = 0.01  # a share of the images by which num_image may be wrong
 
 
 def register(config: Any) -> None:
@@ -77,7 +78,7 @@ def register(config: Any) -> None:
     missing = [name for name in REQUIRED if config.get(name) is None]
     if missing:
         raise ValueError(f"the config has no {', '.join(missing)}: set config.{missing[0]} before register(config)")
-    check_data(config.rec, config.num_classes)
+    check_data(config.rec, config.num_classes, config.num_image)
     observed = _observed_script(config, loss)
     schedule = ConfigSchedule(config.schedule, loss) if config.get("schedule") is not None else None
     pretrained = Pretrained(config.pretrained) if config.get("pretrained") is not None else None
@@ -143,8 +144,10 @@ def _observed_script(config: Any, loss: vm.MarginLoss) -> TrainingScript | None:
     return TrainingScript(config.kappa, loss)
 
 
-def check_data(rec: str, num_classes: int) -> None:
-    """Refuse a `rec` that upstream's get_dataloader cannot read, or that has more classes than the head."""
+def check_data(rec: str, num_classes: int, num_image: int | None = None) -> None:
+    """Refuse a `rec` that upstream's get_dataloader cannot read, or that has more classes than the head; warn of other
+    differences.
+    """
     if rec == "synthetic":
         return
     has_rec, has_idx = (os.path.exists(os.path.join(rec, name)) for name in ("train.rec", "train.idx"))
@@ -153,7 +156,7 @@ def check_data(rec: str, num_classes: int) -> None:
         raise ValueError(f"{rec} has {present} without {absent}: give a folder with both")
     if has_rec:
         with RecordReader(os.path.join(rec, "train.idx"), os.path.join(rec, "train.rec")) as records:
-            found = class_count(records)
+            found, images = class_count(records), len(image_keys(records))
     else:
         found = sum(entry.is_dir() for entry in os.scandir(rec)) if os.path.isdir(rec) else 0
         if not found:
@@ -162,6 +165,7 @@ def check_data(rec: str, num_classes: int) -> None:
                 "give a RecordIO set, an image folder or 'synthetic'"
             )
         check_class_folders(rec)
+        images = count_images(rec)
     if found > num_classes:
         raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: set it to {found}")
     if 0 < found < num_classes:
@@ -170,6 +174,14 @@ def check_data(rec: str, num_classes: int) -> None:
             num_classes,
             rec,
             found,
+        )
+    if num_image is not None and abs(num_image - images) > CLOSE * images:
+        logger.warning(
+            "config.num_image is %d, and %s has %d images: train_v2.py spreads the learning rate over num_image "
+            "images per epoch, so it would fall too slowly or too fast; set it to their number",
+            num_image,
+            rec,
+            images,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
 import shutil
 import sys
@@ -11,15 +12,19 @@ from pathlib import Path
 
 from verimargin.commands.comparison.experiment import Experiment
 from verimargin.commands.comparison.losses import NamedLoss, suggestion
-from verimargin.commands.comparison.toolkit import Step, number_of_classes, refused
+from verimargin.commands.comparison.toolkit import Step, positive_integer, refused
 from verimargin.files.reading import read_text
+from verimargin.files.trials import read_trials
 from verimargin.files.whole import whole
 
 from .. import config_check
 from ..experiment_config import config_file
 from ..face_trials import open_face_trials
+from ..kappa import check_settings
 from ..registration import REQUIRED, check_data
 from .edited_config import edited
+
+logger = logging.getLogger(__name__)
 
 SCRIPT, BASE, NAME = "train_v2.py", Path("configs", "base.py"), "compared"
 OURS = {
@@ -31,6 +36,7 @@ OURS = {
 }  # settings that the experiment file has under another name
 RESUMES = ("resume", "save_all_states")
 PYTHON = ("schedule", "pretrained")  # settings of ours that need a config file
+SIZES = "num_classes", "num_image"
 ALSO = "screening", "subcenters", *REQUIRED  # not in BASE
 
 
@@ -39,7 +45,7 @@ class ArcFaceTorch:
 
     def check(self, experiment: Experiment) -> None:
         home = folder_of(experiment.home)
-        open_face_trials(experiment.trials, experiment.test_data, "test_data")
+        check_trials(experiment)
         for loss in experiment.losses:
             recipe = experiment.recipe_of(loss)
             known = sorted({*names_in(home / BASE), *names_in(recipe), *ALSO})
@@ -50,13 +56,16 @@ class ArcFaceTorch:
                     f"the loss {loss.title!r} has a margin for each class, which nothing would change: add kappa, such "
                     "as {estimator: momentum}"
                 )
-            if loss.kappa is not None and not loss.function:
-                raise ValueError(f"the loss {loss.title!r} has kappa and no loss: name the loss that it belongs to")
+            if loss.kappa is not None:
+                if not loss.function:
+                    raise ValueError(f"the loss {loss.title!r} has kappa and no loss: name the loss that it belongs to")
+                with refused(f"kappa of {loss.title!r}"):
+                    check_settings(loss.kappa, loss.build())
             check_complete(experiment, loss, home / BASE)
-        for number in {classes_of(experiment, loss): None for loss in experiment.losses}:
-            if number is not None:
+        for classes, images in {sizes_of(experiment, loss): None for loss in experiment.losses}:
+            if classes is not None:
                 with refused("data"):
-                    check_data(str(experiment.data), number)
+                    check_data(str(experiment.data), classes, images)
 
     def with_loss(self, experiment: Experiment, loss: NamedLoss) -> str:
         return edited(read_text(experiment.recipe_of(loss)), loss)
@@ -136,17 +145,37 @@ def is_whole(recipe: Path) -> bool:
     return bool(re.search(r"^config *=", read_text(recipe), re.MULTILINE))
 
 
-def classes_of(experiment: Experiment, loss: NamedLoss) -> int | None:
-    """The number of classes that a loss is trained with; None where the config computes it."""
+def check_trials(experiment: Experiment) -> None:
+    """Refuse a list that `verimargin evaluate` would refuse when all is trained."""
+    tests = open_face_trials(experiment.trials, experiment.test_data, "test_data")
+    if not tests.list_text:
+        with refused("trials"):
+            read_trials(experiment.trials, tests.ids)
+    trained = {entry.name for entry in experiment.data.iterdir() if entry.is_dir()}
+    shared = sorted(tests.identities & trained)
+    if shared and trained <= tests.identities:
+        raise ValueError(f"trials and data have the same identities, such as {shared[0]}: test on others")
+    if shared:
+        logger.warning(
+            "%d identities of the trials, such as %s, are in the training data: the error rates will be lower than "
+            "those of strangers",
+            len(shared),
+            shared[0],
+        )
+
+
+def sizes_of(experiment: Experiment, loss: NamedLoss) -> tuple[int | None, int | None]:
+    """The numbers of classes and of images that a loss is trained with; None where the config computes them."""
     settings = experiment.settings_of(loss)
-    if "num_classes" in settings:
-        return number_of_classes("num_classes", settings["num_classes"])
-    found = None
+    found = {name: settings[name] for name in SIZES if name in settings}
+    for name, value in found.items():
+        positive_integer(name, value)
     for node in ast.walk(ast.parse(read_text(experiment.recipe_of(loss)))):
         match node:
-            case ast.Assign(targets=[ast.Attribute(attr="num_classes")], value=ast.Constant(value=int(number))):
-                found = number
-    return found
+            case ast.Assign(targets=[ast.Attribute(attr=name)], value=ast.Constant(value=int(number))):
+                if name in SIZES:
+                    found.setdefault(name, number)
+    return found.get(SIZES[0]), found.get(SIZES[1])
 
 
 def names_in(config: Path) -> set[str]:

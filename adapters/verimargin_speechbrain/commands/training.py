@@ -10,8 +10,9 @@ from typing import Any
 
 from verimargin.commands.comparison.experiment import Experiment
 from verimargin.commands.comparison.losses import NamedLoss, suggestion
-from verimargin.commands.comparison.toolkit import Step, number_of_classes, refused
+from verimargin.commands.comparison.toolkit import Step, positive_integer, refused
 from verimargin.files.reading import read_text
+from verimargin.files.trials import read_trials
 from verimargin.files.whole import whole
 
 from ..corpus import check_classes, check_left_out, check_trials, speaker_of, speakers
@@ -42,6 +43,8 @@ class SpeechBrain:
         script_of(experiment.home)
         with refused("test_data" if experiment.test_data else "data"):
             tested = check_trials(str(experiment.test_data or experiment.data), str(experiment.trials))
+        with refused("trials"):
+            read_trials(experiment.trials, tested)
         for loss in experiment.losses:
             recipe = experiment.recipe_of(loss)
             keys = keys_of(recipe)
@@ -158,7 +161,7 @@ def classes_of(experiment: Experiment, loss: NamedLoss) -> int | None:
 
     settings = experiment.settings_of(loss)
     if CLASSES in settings:
-        return number_of_classes(CLASSES, settings[CLASSES])
+        return positive_integer(CLASSES, settings[CLASSES])
     nodes = yaml.compose(read_text(experiment.recipe_of(loss)), Loader=yaml.SafeLoader).value
     found = [value.value for key, value in nodes if key.value == CLASSES]
     return int(found[0]) if found and isinstance(found[0], str) and found[0].isdecimal() else None

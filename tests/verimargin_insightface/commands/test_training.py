@@ -15,7 +15,7 @@ home: checkout
 recipe: cpu_mbf_qmargin.py
 data: data
 trials: trials.txt
-test_data: data
+test_data: test
 out: out
 seeds: [7]
 settings: {num_classes: 3, num_image: 12, num_epoch: 1, batch_size: 4, num_workers: 0}
@@ -30,7 +30,7 @@ config.batch_size = 4
 config.warmup_epoch = 0
 config.val_targets = []
 """
-TRIALS = "1 p0/0.png p0/1.png\n"
+TRIALS = "1 t0/0.png t0/1.png\n0 t0/0.png t1/0.png\n"
 
 
 def experiment_in(folder, old="", new=""):
@@ -46,8 +46,9 @@ def experiment_in(folder, old="", new=""):
     (folder / "checkout" / "configs" / "theirs.py").write_text(THEIRS)
     (folder / "data").mkdir(exist_ok=True)
     (folder / "data" / "p0").mkdir(exist_ok=True)
-    for n in range(2):
-        (folder / "data" / "p0" / f"{n}.png").touch()
+    for name in ("data/p0/0", "data/p0/1", "test/t0/0", "test/t0/1", "test/t1/0"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").touch()
     (folder / "trials.txt").write_text(TRIALS)
     path = folder / "experiment.yaml"
     path.write_text(EXPERIMENT.replace(old, new))
@@ -94,6 +95,10 @@ def test_what_changes_in_the_recipe_is_told(tmp_path):
         ("loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2", "loss: kappaface, num_classes: 3", "add kappa"),
         ("{recipe: configs/theirs.py}", "{kappa: {estimator: memory}}", "has kappa and no loss"),
         ("home: checkout", "home: data", "give a checkout of InsightFace as home"),
+        ("num_image: 12", "num_image: 0", "settings have num_image 0: give a whole number of at least 1"),
+        ("margin: 0.2}", "margin: 0.2, kappa: {momentm: 0.9}}", "kappa of 'ours' is refused: .* has 'momentm'"),
+        ("margin: 0.2}", "margin: 0.2, kappa: {momentum: 5}}", "kappa of 'ours' is refused: momentum is 5"),
+        ("margin: 0.2}", "margin: 0.2, kappa: {estimator: nope}}", "kappa of 'ours' is refused: estimator is 'nope'"),
     ],
 )
 def test_what_it_cannot_do_is_refused(tmp_path, old, new, message):
@@ -120,7 +125,7 @@ def test_a_list_of_images_needs_their_folder(tmp_path):
     experiment = experiment_in(tmp_path)
     with pytest.raises(ValueError, match="names images, but no folder is given: give theirs as test_data"):
         TOOLKIT.check(replace(experiment, test_data=None))
-    with pytest.raises(ValueError, match=r"p0/0\.png and 1 more, .* give the folder of the images as test_data"):
+    with pytest.raises(ValueError, match=r"t0/0\.png and 2 more, .* give the folder of the images as test_data"):
         TOOLKIT.check(replace(experiment, test_data=tmp_path / "checkout"))
 
 
@@ -132,17 +137,53 @@ def test_the_classes_have_to_fit_the_training_set(tmp_path, caplog):
     with pytest.raises(ValueError, match=message):
         TOOLKIT.check(experiment_in(tmp_path))
     TOOLKIT.check(experiment_in(tmp_path, "num_classes: 3", "num_classes: 4"))
-    assert not caplog.records
+    assert not [record for record in caplog.records if "num_classes" in record.message]
     with pytest.raises(ValueError, match=message):  # of configs/theirs.py
         TOOLKIT.check(experiment_in(tmp_path, "num_classes: 3, ", ""))
-    with pytest.raises(ValueError, match=r"settings have num_classes 4.0: give the number of classes"):
+    with pytest.raises(ValueError, match=r"settings have num_classes 4.0: give a whole number of at least 1"):
         TOOLKIT.check(experiment_in(tmp_path, "num_classes: 3", "num_classes: 4.0"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "trials is refused: .* is empty"),
+        (TRIALS.splitlines()[0], "trials is refused: .* has no non-target trial"),
+        (TRIALS + TRIALS.splitlines()[0], "trials is refused: .* lists 1 trials more than once"),
+    ],
+)
+def test_a_list_that_could_not_be_scored_is_refused_before_anything_is_trained(tmp_path, lines, message):
+    experiment = experiment_in(tmp_path)
+    (tmp_path / "trials.txt").write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        TOOLKIT.check(experiment)
+
+
+def test_identities_that_are_trained_and_tested_are_told(tmp_path, caplog):
+    (tmp_path / "data" / "t1").mkdir(parents=True)
+    experiment = experiment_in(tmp_path)
+    TOOLKIT.check(experiment)
+    assert "1 identities of the trials, such as t1, are in the training data" in caplog.text
+    (tmp_path / "data" / "t0").mkdir()
+    for name in ("0", "1"):
+        (tmp_path / "data" / "p0" / f"{name}.png").unlink()
+    (tmp_path / "data" / "p0").rmdir()
+    with pytest.raises(ValueError, match="trials and data have the same identities, such as t0: test on others"):
+        TOOLKIT.check(experiment)
+
+
+def test_another_number_of_images_is_told(tmp_path, caplog):
+    TOOLKIT.check(experiment_in(tmp_path))
+    assert "config.num_image is 12, and" in caplog.text
+    assert "has 2 images: train_v2.py spreads the learning rate over num_image" in caplog.text
+    caplog.clear()
+    TOOLKIT.check(experiment_in(tmp_path, "num_image: 12", "num_image: 2"))
+    assert "num_image" not in caplog.text
 
 
 def test_what_is_no_training_set_is_refused(tmp_path):
     experiment = experiment_in(tmp_path)
     (tmp_path / "data" / "p0").rename(tmp_path / "p0")
-    experiment = replace(experiment, test_data=tmp_path)
     with pytest.raises(ValueError, match=r"data is refused: .* neither train.rec and train.idx nor a folder for each"):
         TOOLKIT.check(experiment)
     (tmp_path / "data" / "train" / "p0").mkdir(parents=True)
@@ -170,6 +211,9 @@ def test_a_run_of_the_real_script(arcface_torch, tmp_path):
         folder.mkdir(parents=True)
         for n in range(4):
             Image.fromarray(random.integers(0, 255, (112, 112, 3), dtype=np.uint8)).save(folder / f"{n}.png")
+    for name in ("t0/0", "t0/1", "t1/0"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "test" / f"{name}.png").touch()
     (tmp_path / "trials.txt").write_text(TRIALS)
     path = tmp_path / "experiment.yaml"
     text = EXPERIMENT.replace("home: checkout", f"home: {arcface_torch}")

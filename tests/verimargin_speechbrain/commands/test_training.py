@@ -33,10 +33,10 @@ def experiment_in(folder, old="", new=""):
     script.parent.mkdir(parents=True, exist_ok=True)
     script.touch()
     (folder / "data").mkdir(exist_ok=True)
-    for speaker in "pqr":  # q and r are trained
+    for speaker in "opqr":  # q and r are trained
         (folder / "data" / "wav" / speaker / "s").mkdir(parents=True, exist_ok=True)
         (folder / "data" / "wav" / speaker / "s" / "0.wav").touch()
-    (folder / "data" / "veri_test.txt").write_text("1 p/s/0.wav p/s/0.wav\n")
+    (folder / "data" / "veri_test.txt").write_text("0 p/s/0.wav o/s/0.wav\n1 o/s/0.wav o/s/0.wav\n")
     path = folder / "experiment.yaml"
     path.write_text(EXPERIMENT.replace(old, new))
     return read_experiment(path)
@@ -155,7 +155,7 @@ def test_the_classes_have_to_fit_the_training_speakers(tmp_path, caplog):
     for_ours = "margin: 0.2, settings: {out_n_neurons: 1}}"
     with pytest.raises(ValueError, match="the recipe has 1 classes"):
         TOOLKIT.check(experiment_in(tmp_path, "margin: 0.2}", for_ours))
-    with pytest.raises(ValueError, match="settings have out_n_neurons '2': give the number of classes"):
+    with pytest.raises(ValueError, match="settings have out_n_neurons '2': give a whole number of at least 1"):
         TOOLKIT.check(experiment_in(tmp_path, "number_of_epochs: 2", 'out_n_neurons: "2"'))
 
 
@@ -179,14 +179,16 @@ def test_wrong_test_data_are_refused_by_their_key(tmp_path):
 def test_test_data_may_be_elsewhere(tmp_path, caplog):
     experiment = experiment_in(tmp_path, "number_of_epochs: 2", "out_n_neurons: 2")
     (tmp_path / "test" / "wav").mkdir(parents=True)
-    (tmp_path / "data" / "wav" / "p").rename(tmp_path / "test" / "wav" / "p")
+    for speaker in "op":
+        (tmp_path / "data" / "wav" / speaker).rename(tmp_path / "test" / "wav" / speaker)
     elsewhere = replace(experiment, test_data=tmp_path / "test")
     TOOLKIT.check(elsewhere)
     assert not caplog.records
     overrides = f"data_folder: {experiment.data}\nverification_file: {experiment.trials}\nout_n_neurons: 2"
     load_hyperpyyaml(recipes.path("train_ecapa_small.yaml").read_text(), overrides)
-    (tmp_path / "data" / "wav" / "p").mkdir()
-    with pytest.raises(ValueError, match=r"data is refused: .* names p/s/0\.wav, which is not in"):
+    for speaker in "op":
+        (tmp_path / "data" / "wav" / speaker).mkdir()
+    with pytest.raises(ValueError, match=r"data is refused: .* names o/s/0\.wav, which is not in"):
         TOOLKIT.check(elsewhere)
 
 

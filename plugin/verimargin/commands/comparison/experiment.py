@@ -16,6 +16,7 @@ from .losses import NamedLoss, read_loss, suggestion
 
 REQUIRED = ("toolkit", "home", "recipe", "data", "trials", "out", "losses", "seeds")
 OPTIONAL = ("test_data", "devices", "settings")
+EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def read_experiment(path: Path) -> Experiment:
     for key, found in places.items():
         if key == "trials" and not found.is_file():
             raise ValueError(f"trials in {path} is {found}, which is not a file: give a trial list")
+        if key == "out" and found.exists() and not found.is_dir():
+            raise ValueError(f"out in {path} is {found}, which is a file: give a folder")
         if key in ("home", "data", "test_data") and not found.is_dir():
             raise ValueError(f"{key} in {path} is {found}, which is not a folder")
     if not isinstance(given.get("settings", {}), Mapping):
@@ -125,6 +128,7 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     import yaml
 
     try:
+        _check_nodes(path, yaml.compose(text, yaml.SafeLoader))
         given = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
@@ -136,6 +140,26 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     if missing := [key for key in REQUIRED if given.get(key) is None]:
         raise ValueError(f"{path} has no {', '.join(missing)}: add what is missing")
     return given
+
+
+def _check_nodes(path: Path, node: Any) -> None:
+    """Refuse what YAML reads in silence as something else: a repeated key, and a number such as 1e-3 as text."""
+    if node is None:
+        return
+    children = node.value if node.id == "sequence" else []
+    if node.id == "mapping":
+        keys = [key.value for key, _ in node.value]
+        for n, (key, _) in enumerate(node.value):
+            if key.value in keys[:n]:
+                raise ValueError(f"line {key.start_mark.line + 1} of {path} has the key {key.value!r} a second time")
+        children = [value for _, value in node.value]
+    elif node.tag.endswith(":str") and node.style is None and EXPONENT.fullmatch(node.value):
+        raise ValueError(
+            f"line {node.start_mark.line + 1} of {path} has {node.value}, which YAML takes for text: "
+            f"write {float(node.value)!r}"
+        )
+    for child in children:
+        _check_nodes(path, child)
 
 
 def _losses(path: Path, given: Any) -> tuple[NamedLoss, ...]:

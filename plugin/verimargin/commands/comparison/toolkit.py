@@ -54,10 +54,10 @@ def refused(key: str) -> Iterator[None]:
         raise ValueError(f"{key} is refused: {error}") from error
 
 
-def number_of_classes(key: str, value: Any) -> int:
-    """The value of the recipe's key for the number of classes, which has to be an integer."""
+def positive_integer(key: str, value: Any) -> int:
+    """The value of a key for a number of classes or of images."""
     if type(value) is not int or value < 1:
-        raise ValueError(f"settings have {key} {value!r}: give the number of classes")
+        raise ValueError(f"settings have {key} {value!r}: give a whole number of at least 1")
     return value
 
 

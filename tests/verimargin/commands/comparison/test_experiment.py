@@ -79,12 +79,21 @@ def test_names_of_folders():
         ("Q-Margin:", '"(ArcFace)":', "would have the folder 'ArcFace'"),
         ("devices: 2", "settings: 3", "settings in .* is 3"),
         ("toolkit: small", "toolkit: [", "is no YAML file"),
+        ("Q-Margin:", "ArcFace:", r"line \d+ of .* has the key 'ArcFace' a second time"),
+        ("out: out", "out: out\nout: other", r"line \d+ of .* has the key 'out' a second time"),
+        ("noise: 0.2", "noise: 2e-1", r"line \d+ of .* has 2e-1, which YAML takes for text: write 0\.2"),
+        ("out: out", "out: trials.txt", r"out in .* is .*trials\.txt, which is a file: give a folder"),
     ],
 )
 def test_mistakes_are_named(tmp_path, old, new, message):
     assert old in EXPERIMENT
     with pytest.raises(ValueError, match=message):
         read_experiment(write_experiment(tmp_path, EXPERIMENT.replace(old, new)))
+
+
+def test_text_and_numbers_with_a_point_are_taken_as_they_are(tmp_path):
+    text = EXPERIMENT.replace("noise: 0.2", 'noise: 2.0e-1, name: "2e-1"')
+    assert read_experiment(write_experiment(tmp_path, text)).losses[1].settings == {"noise": 0.2, "name": "2e-1"}
 
 
 def test_a_file_that_is_not_there_and_one_without_keys(tmp_path):
