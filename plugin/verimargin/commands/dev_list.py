@@ -85,6 +85,21 @@ def shared_identities(one: TrialSet, other: TrialSet, names: tuple[Path, Path]) 
     )
 
 
+def identities_of_trials(path: Path, others: Embeddings, trial_set: TrialSet) -> str:
+    """A warning that names identities of the trials among a cohort, anchors or distractors; "" if there are none.
+
+    Numbers are no names, as they are not the same everywhere.
+    """
+    names = {name.split("/")[0] for name in others.labels or others.ids}
+    shared = sorted(name for name in names & set(folders(trial_set)) if not name.isdecimal())
+    if not shared:
+        return ""
+    return (
+        f"{path} has embeddings of identities of the trials ({len(shared)}, such as {shared[0]}), who are taken for "
+        "impostors there: leave them out"
+    )
+
+
 class TauChoice(NamedTuple):
     """The tau with the lowest EER on a development list, and EER and minDCF, times 100, of each that was tried."""
 

@@ -28,6 +28,8 @@ def export_onnx(
     network, _ = load_network(encoder)
     density = read_regressor(regressor).scorer
     if encoder.endswith(".onnx"):
+        if input_shape:
+            raise ValueError(f"--input-shape is {input_shape}, but {encoder} has its own: leave it out")
         export_with_density(encoder, density, out)
     elif isinstance(network, torch.nn.Module):
         export_with_density(network, density, out, sizes_of("input_shape", input_shape))

@@ -39,7 +39,22 @@ CohortSizeOption = Annotated[
 AnchorsOption = Annotated[Path | None, typer.Option(help="a file of anchors: adds IDA-R")]
 RegressorOption = Annotated[Path | None, typer.Option(help="a file that verimargin train-ssr wrote: adds IDA-L")]
 SeedOption = Annotated[int, typer.Option(help="the seed of every random choice")]
-DeviceOption = Annotated[str, typer.Option(help="the device to compute on, such as cuda")]
+
+
+def _check_device(name: str) -> str:
+    """Refuse a device that is not there before anything is read."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device is {name!r}: give cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device is {name}, but torch finds {torch.cuda.device_count()} GPUs here: give another one")
+    return name
+
+
+DeviceOption = Annotated[str, typer.Option(help="the device to compute on, such as cuda", callback=_check_device)]
 
 
 def sizes_of(name: str, text: str) -> list[int]:

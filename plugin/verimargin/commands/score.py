@@ -19,7 +19,7 @@ from ..scoring.methods import COSINE
 from . import calibrated, report, score_parts, sections, thresholds
 from .calibrated import Fitted, check_fits, fitted_on, scored, those_that_rank, titles_of
 from .chosen_methods import ChosenMethods, check_settings, choose_methods
-from .dev_list import Development, choose_tau, read_dev_list, shared_identities
+from .dev_list import Development, choose_tau, identities_of_trials, read_dev_list, shared_identities
 from .memory import block_bytes
 from .options import (
     TAU,
@@ -96,6 +96,11 @@ def score(
     if at_far is not None:
         thresholds.check(trials, trial_set, [at_far])
     others = trial_set.read_others(distractors).vectors if distractors else None
+    shared = [
+        identities_of_trials(path, trial_set.read_others(path), trial_set)
+        for path in (cohort, anchors, distractors)
+        if path
+    ]
     used_k = K if k is None else k
     with whole_folder(out) as folder:
         choice = None
@@ -112,7 +117,7 @@ def score(
         found = find_thresholds(development, fitted, fars, all_scores, intervals)
         outcome = evaluated(trial_set, chosen, known, all_scores(trial_set), intervals, at_far)
         write_scores(folder, trial_set, outcome.scores)
-        warnings = warnings_about(outcome, trials, development, fitted)
+        warnings = [*warnings_about(outcome, trials, development, fitted), *shared]
         told = {}  # what the terminal shows too, by its heading
         if choice and development:
             told[""] = choice.text(development.path)
@@ -184,6 +189,7 @@ def warnings_about(outcome: Outcome, trials: Path, development: Development | No
     """What the reader has to know before the figures; a text is "" where there is nothing."""
     trial_set = outcome.trial_set
     warnings = [report.collapse(outcome.scores[COSINE.name]), report.upside_down(outcome.rows), outcome.chosen.note]
+    warnings.append(trial_set.compared_with_itself())
     warnings += score_parts.rivals(outcome)
     if development:
         warnings.append(shared_identities(development.trial_set, trial_set, (development.path, trials)))

@@ -48,6 +48,9 @@ def train_ssr(
     with_anchor = int((own >= 0).sum())
     f, scorer = given.vectors.to(device), IDAScorer(among.vectors.to(device), k, tau)
     log_density = scorer.log_density(f, own if with_anchor else None)
+    density = log_density.double().exp()
+    if not bool((density > 0).all()) or bool(density.isinf().any()):
+        raise ValueError(f"--tau is {tau:g}, with which a density leaves the range of numbers: give one nearer to 1")
     regressor = SupportSetRegressor(size, hidden, k, tau).to(device)
     with tqdm(total=epochs, desc="fitting", unit="epoch", disable=None) as bar:
 
@@ -55,9 +58,7 @@ def train_ssr(
             bar.update()
             bar.set_postfix(train=f"{train_error:.4f}", held_out=f"{held_out_error:.4f}")
 
-        fit = regressor.fit(
-            f, log_density.double().exp(), epochs=epochs, patience=patience, seed=seed, on_epoch=on_epoch
-        )
+        fit = regressor.fit(f, density, epochs=epochs, patience=patience, seed=seed, on_epoch=on_epoch)
     source = {"anchors": among.source, "number": len(among.ids), "embeddings": len(given.ids), **fit._asdict()}
     write_regressor(out, regressor, given.encoder or among.encoder, source)
     print(

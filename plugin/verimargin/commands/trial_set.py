@@ -79,6 +79,14 @@ class TrialSet:
         shown = partial(progress, title=f"Intervals, {title}")
         return report.evaluate(scores, self.trials.same, self.identities, intervals, far, shown)
 
+    def compared_with_itself(self) -> str:
+        """A warning of trials of one sample; "" if there are none."""
+        itself = np.flatnonzero(self.trials.enrol == self.trials.test)
+        if not len(itself):
+            return ""
+        name = self.embeddings.ids[self.trials.enrol[itself[0]]]
+        return f"Trials ({len(itself)}, such as that of {name}) compare a sample with itself: leave them out."
+
     def note(self, intervals: bool) -> str:
         return report.note(len(np.unique(self.identity)), intervals)
 

@@ -63,7 +63,7 @@ def anchors_from_prototypes(
         exclude, encoder: as for `anchors_from_embeddings`.
 
     Raises:
-        ValueError: the file of a rank is missing, or a file holds no prototypes.
+        ValueError: the file of a rank is missing, or a file holds no prototypes, or one that is all 0 or not finite.
     """
     prototypes = read_prototypes(checkpoints)
     if prototypes.dim() == 3:
@@ -75,6 +75,7 @@ def anchors_from_prototypes(
         raise ValueError(
             f"there are {len(names)} names for {len(prototypes)} classes: give one per class, in class order"
         )
+    unit_rows(prototypes, "the prototype of class")  # refuses one without a direction
     ids = list(names) or [str(c) for c in range(len(prototypes))]
     source = {"kind": "fc", "files": [file.name for file in in_rank_order(checkpoints)]}
     return without(Embeddings(ids, prototypes, encoder=encoder, source=source), exclude)

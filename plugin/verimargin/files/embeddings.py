@@ -130,6 +130,8 @@ def checked(
         )
     if labels is not None and len(labels) != len(ids):
         raise ValueError(f"{path} has {len(labels)} labels for {len(ids)} embeddings: give one label per embedding")
+    if labels is not None and "" in labels:
+        raise ValueError(f"in {path}, the label of {ids[list(labels).index('')]} is empty: give the identity of each")
     if len(set(ids)) < len(ids):
         raise ValueError(f"{path} has the id {_first_repeated(ids)} more than once: give one embedding per id")
     rows = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
@@ -162,6 +164,8 @@ def _from_npz(path: Path) -> Embeddings:
     held, names = read_arrays(path, ("ids", "embeddings", "labels", "encoder", "source", "sizes"))
     if "embeddings" not in held or not {"ids", "labels"} & set(held):
         raise ValueError(f"{path} holds {', '.join(names) or 'nothing'}: save it with `ids` and `embeddings`")
+    if "labels" in held and held["labels"].dtype.kind not in "iuUS":
+        raise ValueError(f"the labels in {path} are {held['labels'].dtype}: give whole numbers or strings")
     ids, labels = (_strings(held[name]) if name in held else None for name in ("ids", "labels"))
     ids = ids or [f"{label}/{n}" for n, label in enumerate(labels or [])]
     encoder, source = (

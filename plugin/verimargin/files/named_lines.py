@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 BLOCK = 2**22  # bytes of the file that are taken apart at once; the arrays for it take some ten times as much
+MARK = "\ufeff"
 LONGEST = 256  # bytes of a name that is compared as numbers
 IN_WORD, SEPARATOR, END, UNUSUAL = range(4)
 KIND = np.full(256, UNUSUAL, dtype=np.uint8)
@@ -30,6 +31,11 @@ def named_lines(lines: Iterable[str], path: str | Path, first: int = 1) -> Itera
     """The label and both names of each line; an error names a line that has another format, counted from `first`."""
     for number, line in enumerate(lines, first):
         parts = line.split()
+        if number == 1 and line.startswith(MARK):
+            raise ValueError(
+                f"{path} begins with a byte order mark, which the toolkits' scripts take for a part of the first line: "
+                "save it as UTF-8 without one"
+            )
         if len(parts) != 3 or parts[0] not in ("0", "1"):
             raise ValueError(
                 f"line {number} of {path} is {_shown(line)}: give '<1 or 0> <enrol wav> <test wav>', or three "

@@ -125,10 +125,22 @@ def _traced(
     try:
         module.eval()
         example = torch.ones(1, *input_shape)
+        _check_takes(module, example)
         export(module, example, buffer, input_names=[names[0]], output_names=[names[1]], opset_version=opset)
     finally:
         module.train(was_training)
     return onnx.load_from_string(buffer.getvalue())
+
+
+@torch.no_grad()
+def _check_takes(module: torch.nn.Module, example: Tensor) -> None:
+    try:
+        module(example)
+    except RuntimeError as error:
+        shape = "x".join(map(str, example.shape[1:]))
+        raise ValueError(
+            f"the encoder does not take a sample of the shape {shape} ({reason(error)}): give the shape of one sample"
+        ) from error
 
 
 def dynamic_batch(export: Callable) -> Callable:

@@ -61,6 +61,9 @@ def in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
             )
     if not files:
         raise ValueError("no checkpoints are given: give one file, or the file of each rank")
+    for n, file in enumerate(files):
+        if same := [other for other in files[:n] if other.name == file.name]:
+            raise ValueError(f"{same[0]} and {file} are of two checkpoints, or one twice: give the files of one")
     found = {int(match[1]): file for file in files if (match := RANK_FILE.search(file.name))}
     if len(found) < len(files):
         return files  # the names do not tell the ranks: the given order counts
@@ -68,6 +71,11 @@ def in_rank_order(checkpoints: Sequence[str | Path]) -> list[Path]:
         raise ValueError(
             f"checkpoint_gpu_{missing[0]}.pt is missing, and with it the classes of that rank: give the files of all "
             "ranks"
+        )
+    beside = found[max(found)].with_name(f"checkpoint_gpu_{max(found) + 1}.pt")
+    if beside.is_file():
+        raise ValueError(
+            f"{beside} is not among the files, and with it the classes of that rank: give those of all ranks"
         )
     return [found[rank] for rank in sorted(found)]
 

@@ -40,7 +40,7 @@ def reason(error: Exception) -> str:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """The text of a UTF-8 file.
+    """The text of a UTF-8 file, without the byte order mark that some editors begin it with.
 
     Raises:
         ValueError: the file is not text.
@@ -48,7 +48,7 @@ def read_text(path: str | os.PathLike) -> str:
     """
     check_regular(path)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a text file in UTF-8: byte {error.start} is no part of a letter") from error
 

@@ -63,7 +63,7 @@ class DensityScorer(torch.nn.Module):
 
     @torch.no_grad()
     def score(self, f1: Tensor, f2: Tensor, log: bool = False, variance: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """The DAO of each embedding in f1 (..., d) with the one in the same row of f2 (..., d); shape (...).
+        """The DAO of each embedding in f1 (..., d) with that in the same row of f2 (..., d), or with a single one (d,).
 
         Equivalent to ``exp(tau * (u1 * u2).sum(-1)) * (density(f1) + density(f2))`` with u = f / |f|. With
         log=True it is the logarithm of that, which ranks pairs in the same order and works for any tau.
@@ -73,10 +73,15 @@ class DensityScorer(torch.nn.Module):
                 `mutual_likelihood` then replaces the inner product. Use log=True with it.
 
         Raises:
-            ValueError: the embeddings have another size, or one is nan, infinite or all zero; or a score overflows
-                or underflows in its dtype.
+            ValueError: the embeddings have another size, f1 and f2 have other rows, or an embedding is nan, infinite
+                or all zero; or a score overflows or underflows in its dtype.
         """
         unit1, unit2 = self._unit(f1), self._unit(f2)
+        if len({tuple(unit.shape) for unit in (unit1, unit2) if unit.dim() > 1}) > 1:
+            raise ValueError(
+                f"f1 has shape {tuple(unit1.shape)}, f2 {tuple(unit2.shape)}: give one row of f2 for each of f1, or a "
+                "single embedding (d,)"
+            )
         if variance is None:
             similarity = (unit1 * unit2).sum(-1)
         else:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import small_trials
 import verimargin as vm
-from verimargin.commands.dev_list import TAUS, choose_tau, read_dev_list, shared_identities
+from verimargin.commands.dev_list import TAUS, choose_tau, identities_of_trials, read_dev_list, shared_identities
 from verimargin.commands.trial_set import read_trial_set
 from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
 
@@ -138,3 +138,15 @@ def test_equal_taus_and_those_at_the_edge_are_told(eers, tau, said, folder, monk
     assert choice.tau == tau
     assert f"tau {tau:g} has the lowest EER on {said}" in choice.text(folder / "dev.txt")
     assert ("sweep" in choice.text(folder / "dev.txt")) == (tau in (TAUS[0], TAUS[-1]))
+
+
+def test_identities_of_trials_among_impostors_are_named(folder):
+    trial_set, given = judged(folder), read_embeddings(folder / "e.npz")
+    others = Embeddings(["x/0", "j3/9", "j1/9", "7"], given.vectors[:4])
+    assert "c.npz has embeddings of identities of the trials (2, such as j1)" in identities_of_trials(
+        folder / "c.npz", others, trial_set
+    )
+    anchors = Embeddings(["j5", "x"], given.vectors[:2])  # named by their identities
+    assert "(1, such as j5), who are taken for impostors" in identities_of_trials(folder / "a.npz", anchors, trial_set)
+    strangers = Embeddings(["x/0", "3"], given.vectors[:2], labels=["x", "y"])
+    assert identities_of_trials(folder / "s.npz", strangers, trial_set) == ""

@@ -58,9 +58,17 @@ def test_what_has_no_graph_is_refused_and_the_score_is_explained(tmp_path, monke
         export_onnx(
             out=tmp_path / "a.onnx", encoder="nets_of_export:net", regressor=tmp_path / "ssr.pt", input_shape="3,9,9"
         )
+    with pytest.raises(ValueError, match=r"does not take a sample of the shape 3x2x2 \(.*\): give the shape of one"):
+        export_onnx(
+            out=tmp_path / "a.onnx", encoder="nets_of_export:net", regressor=tmp_path / "ssr.pt", input_shape="3x2x2"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["ssr.pt"]
     export_onnx(
         out=tmp_path / "a.onnx", encoder="nets_of_export:net", regressor=tmp_path / "ssr.pt", input_shape="3x9x9"
     )
     assert "the score of a pair is 1.5 * cosine + logaddexp of the two log densities" in capsys.readouterr().out
     assert onnxruntime.InferenceSession(tmp_path / "a.onnx").get_outputs()[1].shape == ["batch"]
+    with pytest.raises(ValueError, match=r"--input-shape is 3x9x9, but .*a\.onnx has its own: leave it out"):
+        export_onnx(
+            out=tmp_path / "b.onnx", encoder=f"{tmp_path}/a.onnx", regressor=tmp_path / "ssr.pt", input_shape="3x9x9"
+        )

@@ -12,7 +12,7 @@ from small_trials import run
 from verimargin.commands import report
 from verimargin.commands.score import score
 from verimargin.commands.sweep import sweep
-from verimargin.files.embeddings import Embeddings, write_embeddings
+from verimargin.files.embeddings import Embeddings, read_embeddings, write_embeddings
 from verimargin.files.scorers import write_regressor
 from verimargin.files.trials import count_lines
 from verimargin.metrics import DetCurve
@@ -338,6 +338,20 @@ def test_identities_in_both_lists_are_named(two_lists):
     result = run(score, "e.npz", "trials.txt", "out", "--dev", "mixed.txt", "--far", 0.1, "--no-intervals")
     for text in (result.output, (two_lists / "out" / "report.md").read_text()):
         assert "mixed.txt and trials.txt share identities (2, such as j0)" in " ".join(text.split())
+
+
+def test_tested_identities_among_impostors_and_samples_compared_with_themselves_are_told(two_lists):
+    given = read_embeddings("e.npz")
+    write_embeddings("others.npz", Embeddings(["j3/new", *(f"x{n}/0" for n in range(9))], -given.vectors[:10]))
+    (two_lists / "trials.txt").write_text((two_lists / "trials.txt").read_text() + "1 j0/1 j0/1\n")
+    for option in ("--cohort", "--distractors"):
+        result = run(score, "e.npz", "trials.txt", f"out{option}", option, "others.npz", "--no-intervals")
+        for text in (result.output, (two_lists / f"out{option}" / "report.md").read_text()):
+            words = " ".join(text.split())
+            assert "others.npz has embeddings of identities of the trials (1, such as j3), who are" in words
+            assert "Trials (1, such as that of j0/1) compare a sample with itself: leave them out." in words
+    result = run(score, "e.npz", "dev.txt", "strangers", "--cohort", "others.npz", "--no-intervals")
+    assert "identities of the trials" not in result.output
 
 
 MEASURED = """

@@ -49,3 +49,9 @@ def test_anchors_are_no_training_set(training_set, tmp_path):
     """The arguments in the wrong order fitted a regressor to the anchors."""
     with pytest.raises(ValueError, match=r"anchors\.npz is a file of anchors: give the training set's"):
         train_ssr(tmp_path / "anchors.npz", tmp_path / "train.npz", tmp_path / "ssr.pt")
+
+
+def test_a_tau_that_no_density_stands_is_named(training_set, tmp_path):
+    with pytest.raises(ValueError, match=r"--tau is 5000, with which a density leaves the range of numbers"):
+        train_ssr(tmp_path / "train.npz", tmp_path / "anchors.npz", tmp_path / "ssr.pt", tau=5000.0)
+    assert not (tmp_path / "ssr.pt").exists()

@@ -91,3 +91,11 @@ def test_a_regressor_among_the_others_is_recognised(files, tmp_path):
     write_regressor(tmp_path / "ssr.pt", regressor)
     with pytest.raises(ValueError, match=r"ssr\.pt is a regressor of verimargin train-ssr: give it as --regressor"):
         read_trial_set(*files).read_others(tmp_path / "ssr.pt")
+
+
+def test_a_sample_that_is_compared_with_itself_is_told(files):
+    _, trials = files
+    assert read_trial_set(*files).compared_with_itself() == ""
+    trials.write_text(trials.read_text() + "1 b/1.wav b/1.wav\n1 a/0.wav a/0\n")
+    found = read_trial_set(*files).compared_with_itself()
+    assert found == "Trials (2, such as that of b/1) compare a sample with itself: leave them out."

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -197,3 +199,12 @@ def test_the_encoder_lies_beside_the_classifier(tmp_path, classifier, name):
     torch.save(nn.Linear(2, 3).state_dict(), tmp_path / "other.pt")
     with pytest.raises(ValueError, match=rf"other.pt is not the encoder that was trained .*{name}: give that one"):
         core.encoder_beside([tmp_path], tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_a_prototype_without_a_direction_is_no_anchor(tmp_path, value):
+    weight = torch.ones(3, 4)
+    weight[1] = value
+    torch.save({"weight": weight}, tmp_path / "classifier.ckpt")
+    with pytest.raises(ValueError, match=f"the prototype of class 1 has norm {value:g}"):
+        core.anchors_from_prototypes([tmp_path / "classifier.ckpt"])

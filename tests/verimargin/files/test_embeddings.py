@@ -73,6 +73,8 @@ def changed(value):
         (npz(ids=IDS, embeddings=ROWS[None]), "give one row of numbers per id"),
         (npz(ids=IDS, features=ROWS), "holds ids, features: save it with `ids` and `embeddings`"),
         (npz(ids=np.array(IDS, dtype=object), embeddings=ROWS), "save `ids` as strings or numbers"),
+        (npz(ids=IDS, labels=["a", "", "b"], embeddings=ROWS), "the label of id1/a/1 is empty: give the identity"),
+        (npz(ids=IDS, labels=[0.0, 1.0, 1.0], embeddings=ROWS), "the labels in .* are float64: give whole numbers"),
         (npz(ids=[], embeddings=np.zeros((0, 2))), "has 0 ids"),
         (saved([1.0]), "holds no dictionary of tensors"),
         (saved({}), "holds no dictionary of tensors"),

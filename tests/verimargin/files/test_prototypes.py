@@ -30,3 +30,20 @@ def test_other_numbers_of_subcenters_are_not_one_head(tmp_path):
     saved(tmp_path, [WEIGHT[:4], WEIGHT[4:, :1]])
     with pytest.raises(ValueError, match="are not the parts of one head"):
         read_prototypes([tmp_path])
+
+
+def test_files_of_two_checkpoints_are_not_one_head(tmp_path):
+    """As a glob over the folders of SpeechBrain's checkpoints finds them."""
+    files = [tmp_path / name / "classifier.ckpt" for name in ("CKPT+1", "CKPT+2")]
+    for file in files:
+        file.parent.mkdir()
+        torch.save({"weight": WEIGHT[:, 0]}, file)
+    for given in (files, files[:1] * 2):
+        with pytest.raises(ValueError, match=r"are of two checkpoints, or one twice: give the files of one"):
+            read_prototypes(given)
+
+
+def test_a_rank_that_is_left_out_at_the_end_is_noticed(tmp_path):
+    saved(tmp_path, WEIGHT[:, 0].split(4))
+    with pytest.raises(ValueError, match=r"checkpoint_gpu_1\.pt is not among the files, and with it the classes"):
+        read_prototypes([tmp_path / "checkpoint_gpu_0.pt"])

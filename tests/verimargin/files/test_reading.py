@@ -237,3 +237,8 @@ def test_nothing_else_opens_files_of_torch():
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
     ]
     assert set(calls) == {"reading.py", *ELSEWHERE}
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "t").write_text("ann\n", encoding="utf-8-sig")
+    assert read_text(tmp_path / "t") == "ann\n"

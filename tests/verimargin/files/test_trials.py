@@ -94,6 +94,11 @@ def test_a_pair_may_come_once_in_each_order(tmp_path):
         (VOX + "1 a/1/x\n", "line 3 of .* is '1 a/1/x': give '<1 or 0>"),
         (VOX + "2 a/1/x a/1/y\n", "line 3 of .* is '2 a/1/x a/1/y'"),
         (VOX + "\n", "line 3 of .* is ''"),
+        (
+            "\ufeff" + VOX,
+            "begins with a byte order mark, which the toolkits' scripts take for a part of",
+        ),
+        ("\ufeff1 2 1\n", "begins with a byte order mark"),
         ("", "is empty"),
         ("1 2 1\n2 3 0\n", "names templates by numbers, but the embeddings have ids such as 'a/1/x'"),
     ],

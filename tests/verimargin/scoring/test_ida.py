@@ -118,6 +118,7 @@ def test_state_dicts_hold_all_that_a_score_depends_on():
         (lambda: vm.IDAScorer(A * (torch.arange(M) != 4)[:, None]), ValueError, "anchor 4 has norm 0 "),
         (lambda: vm.IDAScorer(A).density(F[:, :-1]), ValueError, rf"shape \({N}, {SIZE - 1}\): .*, {SIZE}\)"),
         (lambda: vm.IDAScorer(A).density(F.log()), ValueError, r"embedding of sample 0 \(and 22 more\) has norm nan"),
+        (lambda: vm.IDAScorer(A).score(F, F[:1]), ValueError, rf"f1 has shape \({N}, {SIZE}\), f2 \(1, {SIZE}\)"),
         (lambda: vm.IDAScorer(A).score(F, F * (torch.arange(N) != 7)[:, None]), ValueError, "sample 7 has norm 0"),
         (
             lambda: vm.IDAScorer(A).score_pairs(F / (torch.arange(N) - 3)[:, None], LEFT, RIGHT),
