@@ -9,10 +9,11 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from verimargin.commands.comparison.experiment import Experiment
 from verimargin.commands.comparison.losses import NamedLoss, suggestion
-from verimargin.commands.comparison.toolkit import Step, positive_integer, refused
+from verimargin.commands.comparison.toolkit import Step, check_number, positive_integer, refused
 from verimargin.files.reading import read_text
 from verimargin.files.trials import read_trials
 from verimargin.files.whole import whole
@@ -49,8 +50,10 @@ class ArcFaceTorch:
         for loss in experiment.losses:
             recipe = experiment.recipe_of(loss)
             known = sorted({*names_in(home / BASE), *names_in(recipe), *ALSO})
-            for key in experiment.settings_of(loss):
+            usual = {**constants_in(home / BASE), **constants_in(recipe)}
+            for key, value in experiment.settings_of(loss).items():
                 check_setting(key, loss, recipe, known)
+                check_number(key, value, usual.get(key))
             if loss.function and loss.build().margin.psi is not None and loss.kappa is None:
                 raise ValueError(
                     f"the loss {loss.title!r} has a margin for each class, which nothing would change: add kappa, such "
@@ -170,12 +173,20 @@ def sizes_of(experiment: Experiment, loss: NamedLoss) -> tuple[int | None, int |
     found = {name: settings[name] for name in SIZES if name in settings}
     for name, value in found.items():
         positive_integer(name, value)
-    for node in ast.walk(ast.parse(read_text(experiment.recipe_of(loss)))):
-        match node:
-            case ast.Assign(targets=[ast.Attribute(attr=name)], value=ast.Constant(value=int(number))):
-                if name in SIZES:
-                    found.setdefault(name, number)
-    return found.get(SIZES[0]), found.get(SIZES[1])
+    found = {**constants_in(experiment.recipe_of(loss)), **found}
+    classes, images = (found[name] if isinstance(found.get(name), int) else None for name in SIZES)
+    return classes, images
+
+
+def constants_in(config: Path) -> dict[str, Any]:
+    """The settings to which a config file assigns a constant."""
+    return {
+        name: value
+        for node in ast.walk(ast.parse(read_text(config)))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for name, value in [(getattr(node.targets[0], "attr", ""), node.value.value)]
+        if name
+    }
 
 
 def names_in(config: Path) -> set[str]:

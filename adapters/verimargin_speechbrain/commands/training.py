@@ -10,7 +10,7 @@ from typing import Any
 
 from verimargin.commands.comparison.experiment import Experiment
 from verimargin.commands.comparison.losses import NamedLoss, suggestion
-from verimargin.commands.comparison.toolkit import Step, positive_integer, refused
+from verimargin.commands.comparison.toolkit import Step, check_number, positive_integer, refused
 from verimargin.files.reading import read_text
 from verimargin.files.trials import read_trials
 from verimargin.files.whole import whole
@@ -48,13 +48,15 @@ class SpeechBrain:
         for loss in experiment.losses:
             recipe = experiment.recipe_of(loss)
             keys = keys_of(recipe)
-            for key in experiment.settings_of(loss):
+            usual = numbers_in(recipe)
+            for key, value in experiment.settings_of(loss).items():
                 if key in OURS:
                     raise ValueError(f"settings have {key!r}: give it as `{OURS[key]}` of the experiment")
                 if key in ELSEWHERE and key not in keys:
                     raise ValueError(f"{recipe.name} has no key {key!r}: {ELSEWHERE[key]}")
                 if key not in keys and key not in run_options():
                     raise ValueError(f"{recipe.name} has no key {key!r}: {suggestion(key, sorted(keys))}")
+                check_number(key, value, usual.get(key))
             check_loss(loss, keys)
         check_data(experiment, tested)
 
@@ -107,6 +109,18 @@ def keys_of(recipe: Path) -> set[str]:
     if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{recipe} has no keys: give a recipe of {SCRIPT}")
     return {key.value for key, _ in node.value}
+
+
+def numbers_in(recipe: Path) -> dict[str, float]:
+    """The keys of a recipe that stand for numbers."""
+    import yaml
+
+    node = yaml.compose(read_text(recipe), Loader=yaml.SafeLoader)
+    return {
+        key.value: yaml.safe_load(value.value)
+        for key, value in node.value
+        if value.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+    }
 
 
 def run_options() -> set[str]:

@@ -127,6 +127,7 @@ def test_a_value_keeps_the_comment_behind_it_and_a_mapping_its_other_keys():
         ("number_of_epochs: 2", "pretrained: x", "call start_from, as in train_ecapa_small_finetune.yaml"),
         ("number_of_epochs: 2", "seed: 2", "settings have 'seed': give it as `seeds`"),
         ("train_ecapa_small.yaml", "train_ecapa_smal.yaml", "did you mean"),
+        ("number_of_epochs: 2", "lr: abc", "settings have lr 'abc': give a number, as the recipe has 0.002"),
         ("train_ecapa_small.yaml", "verify_ecapa_small.yaml", "no compute_cost|has no key"),
         ("{loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2}", "{loss: adaface}", "train_ecapa_small_quality.yaml"),
         ("loss: q_margin,", "loss: q_margin, kappa: {estimator: memory},", "which is for arcface_torch"),
@@ -155,7 +156,7 @@ def test_the_classes_have_to_fit_the_training_speakers(tmp_path, caplog):
     for_ours = "margin: 0.2, settings: {out_n_neurons: 1}}"
     with pytest.raises(ValueError, match="the recipe has 1 classes"):
         TOOLKIT.check(experiment_in(tmp_path, "margin: 0.2}", for_ours))
-    with pytest.raises(ValueError, match="settings have out_n_neurons '2': give a whole number of at least 1"):
+    with pytest.raises(ValueError, match="settings have out_n_neurons '2': give a number, as the recipe has 227"):
         TOOLKIT.check(experiment_in(tmp_path, "number_of_epochs: 2", 'out_n_neurons: "2"'))
 
 

@@ -61,6 +61,12 @@ def positive_integer(key: str, value: Any) -> int:
     return value
 
 
+def check_number(key: str, value: Any, usual: Any) -> None:
+    """Refuse text for a setting that is a number in the recipe, except for a reference of HyperPyYAML."""
+    if isinstance(usual, (int, float)) and isinstance(value, str) and not value.startswith("!"):
+        raise ValueError(f"settings have {key} {value!r}: give a number, as the recipe has {usual}")
+
+
 def find_toolkit(name: str) -> Toolkit:
     """The adapter of the toolkit that an experiment names."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
