@@ -25,7 +25,7 @@ def load(name, monkeypatch):
     names = ("PartialFC_V2", "CombinedMarginLoss", "get_model", "get_dataloader", "SummaryWriter")
     script.__dict__.update(dict.fromkeys(names, object))
     monkeypatch.setitem(sys.modules, "train_v2", script)
-    monkeypatch.setattr(registration, "check_data", lambda rec, num_classes: None)  # the data is the user's
+    monkeypatch.setattr(registration, "check_data", lambda *_: None)  # the data is the user's
     config = runpy.run_path(str(FOLDER / f"{name}.py"))["config"]
     assert script.PartialFC_V2 is not object
     return config

@@ -201,7 +201,8 @@ def test_a_million_classes(name, monkeypatch):
     assert float(head.active_classes) == pytest.approx(float((p > 0).sum(1).double().mean()), rel=1e-3)
 
 
-def test_screening_ends_where_it_lets_too_much_pass(monkeypatch):
+@pytest.mark.parametrize("name", NAMES[-1:])
+def test_screening_ends_where_it_lets_too_much_pass(name, monkeypatch):
     """With almost every class active, only one chunk is screened."""
     monkeypatch.setattr(streaming, "FIRST", 32)
     monkeypatch.setattr(streaming, "chunk_size", lambda *_: 96)
@@ -209,18 +210,19 @@ def test_screening_ends_where_it_lets_too_much_pass(monkeypatch):
     monkeypatch.setattr(screening.Screen, "above", lambda self, *a: seen.append(a[0]) or above(self, *a))
     embeddings, weight, labels = batch(dtype=torch.float32)
     loss = vm.q_margin(1.1, 5.0, 0.2)
-    step(head_with(weight, loss, screening="int8"), embeddings, labels)
+    step(head_with(weight, loss, screening=name), embeddings, labels)
     assert len(seen) <= 1
     expected = step(head_with(weight, loss, screening="off"), embeddings, labels)
-    torch.testing.assert_close(step(head_with(weight, loss, screening="int8"), embeddings, labels), expected)
+    torch.testing.assert_close(step(head_with(weight, loss, screening=name), embeddings, labels), expected)
 
 
+@pytest.mark.parametrize("name", NAMES[-1:])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_prototype_that_is_not_finite_is_refused(bad, screens_everything):
+def test_a_prototype_that_is_not_finite_is_refused(bad, name, screens_everything):
     embeddings, weight, labels = batch(dtype=torch.float32)
     weight[250, 3] = bad
     with pytest.raises(ValueError, match="prototype 250 of this step has norm"):
-        step(head_with(weight, LOSSES["q-margin"](), screening="int8"), embeddings, labels)
+        step(head_with(weight, LOSSES["q-margin"](), screening=name), embeddings, labels)
 
 
 def test_names_that_are_refused():

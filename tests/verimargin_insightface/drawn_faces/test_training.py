@@ -62,7 +62,7 @@ def test_the_loss_falls(name, faces, tmp_path):
 
         before = right()
         run.train(lambda steps, title: steps)
-        assert right() > max(0.5, 2 * before)
+        assert right() > max(0.4, 2 * before)
 
 
 def test_the_network_has_arcface_torchs_shapes(faces):
