@@ -357,15 +357,17 @@ def test_tested_identities_among_impostors_and_samples_compared_with_themselves_
 MEASURED = """
 import sys
 from pathlib import Path
+from verimargin.commands.memory import _resident
 from verimargin.commands.score import score
 embeddings, trials, out, cohort = map(Path, sys.argv[1:5])
-score(embeddings, trials, out, cohort=cohort, max_memory="2GiB")
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+limit = _resident() // 2**20 + 1500  # the libraries take 0.5 GiB on one machine, and 0.7 on another
+score(embeddings, trials, out, cohort=cohort, max_memory=f"{limit}MiB")
+print(limit, next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.slow
-def test_ten_million_trials_within_two_gigabytes(tmp_path):
+def test_ten_million_trials_in_the_memory_that_is_allowed(tmp_path):
     """With one method more the peak was 2.0 GiB, and nothing bounded it."""
     random = np.random.default_rng(0)
     ids = [f"id{10_000 + k % 50}/{k:011d}/{k:05d}" for k in range(5000)]
@@ -380,5 +382,6 @@ def test_ten_million_trials_within_two_gigabytes(tmp_path):
             file.writelines(f"{a % 50 == b % 50:d} {ids[a]}.wav {ids[b]}.wav\n" for a, b in zip(*sides))
     files = [tmp_path / name for name in ("e.npz", "t.txt", "out", "c.npz")]
     done = subprocess.run([sys.executable, "-c", MEASURED, *files], capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-2]) * 1024 < 2 * 2**30
+    limit, _, peak, _ = done.stdout.split()[-4:]  # <MiB> VmHWM: <KiB> kB
+    assert int(peak) < int(limit) * 1024
     assert count_lines(tmp_path / "out" / "scores_s-norm.txt") == 10**7
