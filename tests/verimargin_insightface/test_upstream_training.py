@@ -47,7 +47,8 @@ def test_verification_sets_are_read_while_training(resumed):
 def test_kappaface_and_a_schedule_resume_exactly(python, checkout, faces, tmp_path, ranks, data, kappa):
     """Resumed from the checkpoint that an uninterrupted run wrote after its first epoch."""
     steps, settings = 8 // ranks, {"rec": str(faces / data), "kappa": kappa, "val_targets": ["pairs"]}
-    settings["more"] = "config.schedule = dict(margin=vm.Ramp(0.1, 0.5, end=6), scale=vm.Ramp(8.0, 10.0, end=6), unit='steps')"
+    ramps = "margin=vm.Ramp(0.1, 0.5, end=6), scale=vm.Ramp(8.0, 10.0, end=6)"
+    settings["more"] = f"config.schedule = dict({ramps}, unit='steps')"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     parts.mkdir()
     config = configure(checkout, "kappa", **settings, output=str(whole), keep=steps + 1, kept=str(parts))
