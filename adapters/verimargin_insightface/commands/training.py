@@ -170,10 +170,9 @@ def check_trials(experiment: Experiment) -> None:
 def sizes_of(experiment: Experiment, loss: NamedLoss) -> tuple[int | None, int | None]:
     """The numbers of classes and of images that a loss is trained with; None where the config computes them."""
     settings = experiment.settings_of(loss)
-    found = {name: settings[name] for name in SIZES if name in settings}
-    for name, value in found.items():
-        positive_integer(name, value)
-    found = {**constants_in(experiment.recipe_of(loss)), **found}
+    for name in settings.keys() & set(SIZES):
+        positive_integer(name, settings[name])
+    found = {**constants_in(experiment.recipe_of(loss)), **settings}
     classes, images = (found[name] if isinstance(found.get(name), int) else None for name in SIZES)
     return classes, images
 

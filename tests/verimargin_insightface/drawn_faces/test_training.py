@@ -53,7 +53,7 @@ def test_the_margins_adapt(name, faces, tmp_path):
 def test_the_loss_falls(name, faces, tmp_path):
     """On its own training images, each with the margin."""
     with one_process():
-        run = Run(tmp_path, faces, LOSSES[name], Recipe(**{**TINY, "epochs": 12, "lr": 0.05}), 0)
+        run = Run(tmp_path, faces, LOSSES[name], Recipe(**{**TINY, "epochs": 16, "lr": 0.05}), 0)
         labels = torch.from_numpy(faces.labels)
 
         def right():
@@ -62,7 +62,7 @@ def test_the_loss_falls(name, faces, tmp_path):
 
         before = right()
         run.train(lambda steps, title: steps)
-        assert right() > max(0.4, 2 * before)
+        assert right() > max(0.5, 2 * before)
 
 
 def test_the_network_has_arcface_torchs_shapes(faces):
