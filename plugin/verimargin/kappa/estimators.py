@@ -122,8 +122,8 @@ class SampleMemory(torch.nn.Module):
         if self.samples.ranks > 1:
             mine = (row >= 0) & (row < self.samples.size)
             unit, label, row = unit[mine], label[mine], row[mine]
-        self._check_classes_kept(label, row)
         first = torch.searchsorted(row.sort().values, row)  # the same value for all copies of a sample
+        self._check_classes_kept(label, row, first)
         new = F.normalize(torch.zeros_like(unit).index_add_(0, first, unit), eps=EPS)[first]
         old = self.memory[row].to(unit.dtype)
         mixed = F.normalize(self.memory_momentum * old + (1.0 - self.memory_momentum) * new, eps=EPS)
@@ -148,16 +148,19 @@ class SampleMemory(torch.nn.Module):
     def begin_epoch(self) -> None:
         pass  # the memory outlives the epochs
 
-    def _check_classes_kept(self, label: Tensor, row: Tensor) -> None:
+    def _check_classes_kept(self, label: Tensor, row: Tensor, first: Tensor) -> None:
         before = self.memory_class[row]
-        kept = (before < 0) | (before == label)
+        beside = torch.zeros_like(label).scatter_reduce_(0, first, label, "amax")[first]  # of copies in this batch
+        before = torch.where(before < 0, beside, before)
+        kept = before == label
         if row.device.type != "cpu":
-            torch._assert_async(kept.all(), "a sample id comes with another class than before")
+            torch._assert_async(kept.all(), "a sample id comes with two classes")
         elif not bool(kept.all()):
             i = int((~kept).nonzero()[0])
             raise ValueError(
                 f"sample id {int(row[i]) + self.samples.start} comes with class {int(label[i])}, but came with class "
-                f"{int(before[i])} before: give each training sample its own id, the same in every epoch"
+                f"{int(before[i])} before or in this batch: give each training sample its own id, the same in "
+                "every epoch"
             )
 
     def _apply(self, fn: Callable, recurse: bool = True) -> SampleMemory:

@@ -112,7 +112,7 @@ class KappaTracker(torch.nn.Module):
 
     Raises:
         ValueError: an argument or a shape is wrong, or a label or sample id is out of range; on the CPU also if an
-            embedding is nan, inf or all zero, or if a sample id comes with another class than before.
+            embedding is nan, inf or all zero, or if a sample id comes with two classes.
 
     Source: KappaFace, IEEE Access 2023, 10.1109/ACCESS.2023.3338648.
 

@@ -167,3 +167,15 @@ def test_mistakes_are_named():
     estimator.update(unit, torch.tensor([2]), torch.tensor([8]))
     with pytest.raises(ValueError, match="sample id 8 comes with class 3, but came with class 2 before"):
         estimator.update(unit, torch.tensor([3]), torch.tensor([8]))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 3], [3, 1, 0]])
+def test_copies_of_a_sample_in_one_batch_have_one_class(labels):
+    """The larger class was taken, in silence."""
+    estimator, ids = memory_of(), torch.tensor([8, 5, 8])
+    with pytest.raises(ValueError, match=r"sample id 8 comes with class 0, but came with class 3 before or in this"):
+        estimator.update(torch.eye(4).double()[:3], torch.tensor(labels), ids)
+    assert not estimator.memory.any()
+    assert (estimator.memory_class == -1).all()
+    estimator.update(torch.eye(4).double()[:3], torch.tensor([3, 1, 3]), ids)
+    assert estimator.memory_class[[5, 8]].tolist() == [1, 3]
