@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -16,6 +17,17 @@ def check_class_folders(folder: str | Path) -> None:
     Raises:
         ValueError: a class holds no file, but folders.
     """
+    for _ in _classes(folder):
+        pass
+
+
+def count_images(folder: str | Path) -> int:
+    """The number of images in the folders of the classes; raises the errors of `check_class_folders`."""
+    return sum(part.name.lower().endswith(SUFFIXES) for inside in _classes(folder) for part in inside)
+
+
+def _classes(folder: str | Path) -> Iterator[list[os.DirEntry]]:
+    """What is in the folder of each class, in the order of their names."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         inside = list(os.scandir(entry)) if entry.is_dir() else []
         if inside and all(part.is_dir() for part in inside):
@@ -23,12 +35,7 @@ def check_class_folders(folder: str | Path) -> None:
                 f"{entry.path} would be one class, but holds only folders, such as {inside[0].name}: give the folder "
                 f"whose folders are the classes, perhaps {entry.path} itself"
             )
-
-
-def count_images(folder: str | Path) -> int:
-    """The number of images in the folders of the classes."""
-    classes = [entry for entry in os.scandir(folder) if entry.is_dir()]
-    return sum(part.name.lower().endswith(SUFFIXES) for entry in classes for part in os.scandir(entry))
+        yield inside
 
 
 def images_of(folder: str | Path) -> list[Path]:

@@ -16,7 +16,7 @@ from verimargin.head.screening import check_screening
 from .checkpointing import ScriptTorch
 from .config_check import OURS
 from .head_memory import log_head_memory
-from .image_folder import check_class_folders, count_images
+from .image_folder import count_images
 from .kappa import TrainingScript
 from .output_folder import prepare
 from .partial_fc import PartialFC
@@ -164,7 +164,6 @@ def check_data(rec: str, num_classes: int, num_image: int | None = None) -> None
                 f"config.rec is {rec!r}, which holds neither train.rec and train.idx nor a folder for each class: "
                 "give a RecordIO set, an image folder or 'synthetic'"
             )
-        check_class_folders(rec)
         images = count_images(rec)
     if found > num_classes:
         raise ValueError(f"{rec} has {found} classes, config.num_classes is {num_classes}: set it to {found}")

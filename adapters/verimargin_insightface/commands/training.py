@@ -38,6 +38,7 @@ OURS = {
 RESUMES = ("resume", "save_all_states")
 PYTHON = ("schedule", "pretrained")  # settings of ours that need a config file
 SIZES = "num_classes", "num_image"
+WHOLE = *SIZES, "num_epoch", "batch_size"
 ALSO = "screening", "subcenters", *REQUIRED  # not in BASE
 
 
@@ -170,7 +171,7 @@ def check_trials(experiment: Experiment) -> None:
 def sizes_of(experiment: Experiment, loss: NamedLoss) -> tuple[int | None, int | None]:
     """The numbers of classes and of images that a loss is trained with; None where the config computes them."""
     settings = experiment.settings_of(loss)
-    for name in settings.keys() & set(SIZES):
+    for name in settings.keys() & set(WHOLE):
         positive_integer(name, settings[name])
     found = {**constants_in(experiment.recipe_of(loss)), **settings}
     classes, images = (found[name] if isinstance(found.get(name), int) else None for name in SIZES)

@@ -19,6 +19,7 @@ from ..corpus import check_classes, check_left_out, check_trials, speaker_of, sp
 
 SCRIPT = "train_speaker_embeddings.py"
 CLASSES = "out_n_neurons"
+WHOLE = "number_of_epochs", "batch_size"
 RECIPES = Path("recipes", "VoxCeleb", "SpeakerRec")
 OURS = {
     "seed": "seeds",
@@ -57,6 +58,8 @@ class SpeechBrain:
                 if key not in keys and key not in run_options():
                     raise ValueError(f"{recipe.name} has no key {key!r}: {suggestion(key, sorted(keys))}")
                 check_number(key, value, usual.get(key))
+                if key in WHOLE and not isinstance(value, str):  # a text is a reference to another key
+                    positive_integer(key, value)
             check_loss(loss, keys)
         check_data(experiment, tested)
 

@@ -98,6 +98,8 @@ def test_what_changes_in_the_recipe_is_told(tmp_path):
         ("num_epoch: 1", "lr: abc", "settings have lr 'abc': give a number, as the recipe has 0.1"),
         ("batch_size: 4", 'batch_size: "8"', "settings have batch_size '8': give a number, as the recipe has"),
         ("num_image: 12", "num_image: 0", "settings have num_image 0: give a whole number of at least 1"),
+        ("num_epoch: 1", "num_epoch: 2.5", "settings have num_epoch 2.5: give a whole number of at least 1"),
+        ("batch_size: 4", "batch_size: 0", "settings have batch_size 0: give a whole number of at least 1"),
         ("margin: 0.2}", "margin: 0.2, kappa: {momentm: 0.9}}", "kappa of 'ours' is refused: .* has 'momentm'"),
         ("margin: 0.2}", "margin: 0.2, kappa: {momentum: 5}}", "kappa of 'ours' is refused: momentum is 5"),
         ("margin: 0.2}", "margin: 0.2, kappa: {estimator: nope}}", "kappa of 'ours' is refused: estimator is 'nope'"),

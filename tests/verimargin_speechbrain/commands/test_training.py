@@ -128,6 +128,8 @@ def test_a_value_keeps_the_comment_behind_it_and_a_mapping_its_other_keys():
         ("number_of_epochs: 2", "seed: 2", "settings have 'seed': give it as `seeds`"),
         ("train_ecapa_small.yaml", "train_ecapa_smal.yaml", "did you mean"),
         ("number_of_epochs: 2", "lr: abc", "settings have lr 'abc': give a number, as the recipe has 0.002"),
+        ("number_of_epochs: 2", "number_of_epochs: 0", "settings have number_of_epochs 0: give a whole number"),
+        ("number_of_epochs: 2", "batch_size: 2.5", "settings have batch_size 2.5: give a whole number"),
         ("train_ecapa_small.yaml", "verify_ecapa_small.yaml", "no compute_cost|has no key"),
         ("{loss: q_margin, alpha: 1.5, scale: 10, margin: 0.2}", "{loss: adaface}", "train_ecapa_small_quality.yaml"),
         ("loss: q_margin,", "loss: q_margin, kappa: {estimator: memory},", "which is for arcface_torch"),

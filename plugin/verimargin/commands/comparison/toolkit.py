@@ -55,7 +55,7 @@ def refused(key: str) -> Iterator[None]:
 
 
 def positive_integer(key: str, value: Any) -> int:
-    """The value of a key for a number of classes or of images."""
+    """The value of a key that counts something, such as classes or epochs."""
     if type(value) is not int or value < 1:
         raise ValueError(f"settings have {key} {value!r}: give a whole number of at least 1")
     return value

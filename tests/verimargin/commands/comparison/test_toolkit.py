@@ -21,7 +21,7 @@ def test_a_refusal_names_the_key_and_keeps_the_words():
         raise ValueError("no folder")
 
 
-def test_numbers_of_classes_and_images_are_positive_integers():
+def test_counts_are_positive_integers():
     assert toolkit.positive_integer("num_classes", 3) == 3
     for wrong in ("3", 3.0, 0, True, None):
         with pytest.raises(ValueError, match=r"settings have num_classes .*: give a whole number of at least 1"):
