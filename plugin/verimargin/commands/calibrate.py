@@ -89,8 +89,8 @@ def calibrate(
     counts = {"targets": targets, "non_targets": len(same) - targets, "identities": identities}
     listed = describe_list(trials, **counts) | marks(trial_set)
     write_calibrations(out, Calibrations(listed, trial_set.embeddings.encoder, prior, chosen.inputs, fitted))
-    if chosen.note:
-        print(chosen.note)
+    for note in chosen.notes:
+        print(note)
     print(f"{trial_set.title}\nOn these very trials, which flatters the calibrations:\n")
     print(f"{write_figures(None, before, after)}\n")
     if fars:

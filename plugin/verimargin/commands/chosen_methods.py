@@ -14,6 +14,7 @@ from ..scoring import methods as scoring
 from ..scoring.ida import IDAScorer
 from ..scoring.methods import Method
 from ..scoring.score_norm import ScoreNorm
+from .dev_list import identities_of_trials
 from .options import TAU, K
 from .trial_set import TrialSet
 
@@ -29,14 +30,14 @@ class ChosenMethods:
         inputs: a digest of each file that scores or qualities depend on, and the size of the cohort.
         cohort: the adaptive norm, whose mean is a quality measure.
         tau: of each of IDA's methods by its name.
-        note: what the reader has to know about the methods; "" if there is nothing.
+        notes: what the reader has to know about the methods.
     """
 
     methods: list[Method]
     inputs: dict[str, str] = field(default_factory=dict)
     cohort: ScoreNorm | None = None
     tau: dict[str, float] = field(default_factory=dict)
-    note: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def choose_methods(
@@ -50,15 +51,18 @@ def choose_methods(
     device: str,
 ) -> ChosenMethods:
     """The methods whose files are given, which must fit the embeddings of the trials and hold none of them."""
-    methods, adaptive, note = [scoring.COSINE], None, ""
+    methods, adaptive = [scoring.COSINE], None
+    notes: list[str] = []
     inputs: dict[str, str] = {}
     taus: dict[str, float] = {}
     if cohort:
-        impostors = trial_set.read_others(cohort).vectors.to(device)
+        given = trial_set.read_others(cohort)
+        notes.append(identities_of_trials(cohort, given, trial_set))
+        impostors = given.vectors.to(device)
         if cohort_size is None:
             cohort_size = min(COHORT_SIZE, len(impostors))
         if cohort_size == len(impostors):
-            note = (
+            notes.append(
                 f"Adaptive s-norm takes {cohort_size} impostors, and {cohort.name} has no more: it is the same as "
                 "s-norm. Give a larger cohort, or a smaller --cohort-size."
             )
@@ -66,7 +70,9 @@ def choose_methods(
         methods += [scoring.score_norm(norm) for norm in (ScoreNorm(impostors), adaptive)]
         inputs |= {"cohort": digest(impostors), "cohort_size": str(cohort_size)}
     if anchors:
-        vectors = trial_set.read_others(anchors).vectors
+        given = trial_set.read_others(anchors)
+        notes.append(identities_of_trials(anchors, given, trial_set))
+        vectors = given.vectors
         k, tau = K if k is None else k, TAU if tau is None else tau
         methods.append(scoring.ida(IDAScorer(vectors.to(device), k, tau)))
         inputs["anchors"], taus["ida-r"] = digest(vectors), tau
@@ -75,7 +81,7 @@ def choose_methods(
         density.check_encoder(trial_set.embeddings.encoder)
         methods.append(scoring.ida(density.scorer.to(device), "ida-l", "IDA-L"))
         inputs["regressor"], taus["ida-l"] = fingerprint(density.scorer), density.scorer.tau
-    return ChosenMethods(methods, inputs, adaptive, taus, note)
+    return ChosenMethods(methods, inputs, adaptive, taus, [note for note in notes if note])
 
 
 def check_settings(

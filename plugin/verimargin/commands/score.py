@@ -95,12 +95,7 @@ def score(
         thresholds.check(dev, dev_set, fars)
     if at_far is not None:
         thresholds.check(trials, trial_set, [at_far])
-    others = trial_set.read_others(distractors).vectors if distractors else None
-    shared = [
-        identities_of_trials(path, trial_set.read_others(path), trial_set)
-        for path in (cohort, anchors, distractors)
-        if path
-    ]
+    others = trial_set.read_others(distractors) if distractors else None
     used_k = K if k is None else k
     with whole_folder(out) as folder:
         choice = None
@@ -117,7 +112,9 @@ def score(
         found = find_thresholds(development, fitted, fars, all_scores, intervals)
         outcome = evaluated(trial_set, chosen, known, all_scores(trial_set), intervals, at_far)
         write_scores(folder, trial_set, outcome.scores)
-        warnings = [*warnings_about(outcome, trials, development, fitted), *shared]
+        warnings = warnings_about(outcome, trials, development, fitted)
+        if distractors and others:
+            warnings.append(identities_of_trials(distractors, others, trial_set))
         told = {}  # what the terminal shows too, by its heading
         if choice and development:
             told[""] = choice.text(development.path)
@@ -134,8 +131,8 @@ def score(
         if len(outcome.shown) > 1:
             parts.append(score_parts.decisions(folder, outcome, at_far))
         parts.append(score_parts.curves(folder, outcome, trials.name))
-        if others is not None:
-            parts.append(score_parts.identification(folder, outcome, others, device, progress))
+        if others:
+            parts.append(score_parts.identification(folder, outcome, others.vectors, device, progress))
         parts.append(score_parts.hardest(outcome))
         given = {
             "embeddings": embeddings,
@@ -188,7 +185,7 @@ def evaluated(
 def warnings_about(outcome: Outcome, trials: Path, development: Development | None, fitted: Fitted | None) -> list[str]:
     """What the reader has to know before the figures; a text is "" where there is nothing."""
     trial_set = outcome.trial_set
-    warnings = [report.collapse(outcome.scores[COSINE.name]), report.upside_down(outcome.rows), outcome.chosen.note]
+    warnings = [report.collapse(outcome.scores[COSINE.name]), report.upside_down(outcome.rows), *outcome.chosen.notes]
     warnings.append(trial_set.compared_with_itself())
     warnings += score_parts.rivals(outcome)
     if development:

@@ -17,7 +17,7 @@ def test_the_methods_whose_files_are_given(tmp_path):
     trial_set, cohort = read_trial_set(folder / "e.npz", folder / "trials.txt"), folder / "cohort.npz"
     alone = choose_methods(trial_set, None, None, None, None, None, None, "cpu")
     assert [method.name for method in alone.methods] == ["cosine"]
-    assert (alone.inputs, alone.cohort, alone.tau) == ({}, None, {})
+    assert (alone.inputs, alone.cohort, alone.tau, alone.notes) == ({}, None, {}, [])
     chosen = choose_methods(trial_set, cohort, 7, cohort, 5, 0.5, folder / "r.pt", "cpu")
     assert [method.title for method in chosen.methods] == [
         *("cosine", "s-norm", "adaptive s-norm (7)", "IDA-R (k 5, tau 0.5)", "IDA-L (k 3, tau 2.5)")
