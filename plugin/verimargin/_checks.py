@@ -62,6 +62,12 @@ def check_share(name: str, value: float, interval: str) -> float:
     return value
 
 
+def check_tensor(name: str, value: Tensor) -> None:
+    """Refuse arrays and lists, which hold no gradient and would fail somewhere inside."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} are given as {type(value).__name__}: give a tensor, such as torch.as_tensor({name})")
+
+
 def check_labels(labels: Tensor, batch_size: int, num_classes: int, device: torch.device) -> Tensor:
     """Class ids of shape (B,) and any integer dtype, as int64."""
     advice = f"there are {num_classes} classes; check the label encoder and the number of classes"
@@ -79,6 +85,7 @@ def _check_index(
     index: Tensor, batch_size: int, bound: int, device: torch.device, kinds: tuple[str, str, str], advice: str
 ) -> Tensor:
     name, one, wanted = kinds
+    check_tensor(f"{name.replace(' ', '_')}s", index)
     if index.dtype.is_floating_point or index.dtype.is_complex or index.dtype == torch.bool:
         raise ValueError(f"{name}s have dtype {index.dtype}: give integer {wanted}")
     if index.shape != (batch_size,):
@@ -165,6 +172,7 @@ def check_training_embeddings(embeddings: Tensor, embedding_size: int, state: Te
 
     They are refused if they are on another device than `state` or, on the CPU, if they are not finite.
     """
+    check_tensor("embeddings", embeddings)
     if embeddings.dim() != 2 or embeddings.shape[1] != embedding_size:
         raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}: give (B, {embedding_size})")
     if embeddings.device != state.device:

@@ -48,6 +48,12 @@ def index(values, dtype=torch.long):
         (lambda: _checks.check_share("gamma", 1.5, "[0, 1]"), r"gamma is 1\.5: give a number in \[0, 1\]"),
         (lambda: _checks.check_share("gamma", 0, "(0, 1]"), r"gamma is 0\.0: give a finite number > 0"),
         (lambda: _checks.check_share("gamma", math.nan, "[0, 1]"), "gamma is nan"),
+        (
+            lambda: _checks.check_labels([0, 1], 2, 5, CPU),
+            r"labels are given as list: .*as_tensor\(labels\)",
+        ),
+        (lambda: _checks.check_sample_ids(index([0]).numpy(), 1, 5, CPU), r"sample_ids are given as ndarray"),
+        (lambda: _checks.check_training_embeddings(BATCH.numpy(), 3, BATCH, "head"), "embeddings are given as ndarray"),
         (lambda: _checks.check_labels(index([0, 5]), 2, 5, CPU), r"label 5 of sample 1 is outside 0\.\.4: there are 5"),
         (lambda: _checks.check_labels(index([-1, 0]), 2, 5, CPU), "label -1 of sample 0"),
         (lambda: _checks.check_labels(index([0, 1], torch.bool), 2, 5, CPU), r"labels have dtype torch\.bool"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._checks import EPS, check_labels, check_norms
+from .._checks import EPS, check_labels, check_norms, check_tensor
 
 LARGEST_ANGLE = 75.0  # degrees, as in the paper
 BLOCK = 2**14  # samples whose prototypes are gathered at a time
@@ -68,6 +68,8 @@ def prune_subcenters(
     >>> prune_subcenters(weight, torch.tensor([[2.0, 0.1], [1.0, 0.0], [0.0, 1.0]]), torch.zeros(3).long()).kept
     tensor([ True,  True, False])
     """
+    for name, value in (("weights", weight), ("embeddings", embeddings)):
+        check_tensor(name, value)
     if weight.dim() != 3 or weight.shape[1] < 2:
         raise ValueError(
             f"the weight has the shape {tuple(weight.shape)}: give that of a head with sub-centres, (classes, K, d)"

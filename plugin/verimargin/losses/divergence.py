@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._checks import check_alpha, check_finite, check_labels
+from .._checks import check_alpha, check_finite, check_labels, check_tensor
 
 # More iterations than any known input needs (the tests search for the worst case). A device that would have to
 # read values back in order to stop earlier runs them all.
@@ -326,6 +326,7 @@ def divergence_loss_value(lead: Tensor, rise: Tensor, alpha: float) -> Tensor:
 
 
 def _checked_logits(logits: Tensor) -> Tensor:
+    check_tensor("logits", logits)
     if logits.dim() != 2 or logits.shape[1] == 0 or not logits.is_floating_point():
         raise ValueError(
             f"logits are {logits.dtype} of shape {tuple(logits.shape)}: give floating-point (B, C) with C >= 1"

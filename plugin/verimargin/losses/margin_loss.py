@@ -17,6 +17,7 @@ from .._checks import (
     check_integer,
     check_labels,
     check_norms,
+    check_tensor,
 )
 from .divergence import check_reduction, loss_with_statistics, reduce_loss
 from .margins import AdaMargin, ArcMargin, CosMargin, Margin, NoMargin, QMargin
@@ -117,6 +118,7 @@ class MarginLoss(torch.nn.Module):
         return logit, log_q
 
     def forward(self, cosine: Tensor, target: Tensor, norms: Tensor | None = None) -> Tensor:
+        check_tensor("cosines", cosine)
         if cosine.dim() != 2 or not cosine.is_floating_point():
             raise ValueError(
                 f"cosine is {cosine.dtype} of shape {tuple(cosine.shape)}: give floating-point (samples, classes)"
@@ -154,6 +156,7 @@ class MarginLoss(torch.nn.Module):
 def _checked_norms(norms: Tensor | None, batch_size: int) -> Tensor:
     if norms is None:
         raise ValueError(MISSING)
+    check_tensor("norms", norms)
     if norms.shape != (batch_size,) or not norms.is_floating_point():
         raise ValueError(
             f"norms are {norms.dtype} of shape {tuple(norms.shape)}: give one norm per sample, ({batch_size},), of the "

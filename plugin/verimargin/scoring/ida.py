@@ -141,6 +141,7 @@ class DensityScorer(torch.nn.Module):
             return self(unit.reshape(-1, self.embedding_size)).view(unit.shape[:-1])
 
     def _unit(self, f: Tensor) -> Tensor:
+        f = torch.as_tensor(f)
         if f.dim() < 1 or f.shape[-1] != self.embedding_size or not f.is_floating_point():
             raise ValueError(
                 f"embeddings are {f.dtype} of shape {tuple(f.shape)}: give floating-point (..., {self.embedding_size}) "
@@ -227,7 +228,7 @@ class IDAScorer(DensityScorer):
         """
         if own is None:
             return super().log_density(f)
-        unit = self._unit(f)
+        unit, own = self._unit(f), torch.as_tensor(own)
         if unit.dim() != 2 or own.shape != unit.shape[:1] or own.is_floating_point():
             raise ValueError(f"own is {own.dtype} of shape {tuple(own.shape)}: give one integer per embedding, (N,)")
         own = own.long()  # a small dtype cannot hold the number of anchors that it is compared with

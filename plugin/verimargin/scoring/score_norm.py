@@ -51,6 +51,7 @@ class ScoreNorm:
     ) -> None:
         if kind not in KINDS:
             raise ValueError(f"kind is {kind!r}: give one of {', '.join(KINDS)}")
+        cohort = torch.as_tensor(cohort)
         if cohort.dim() != 2 or len(cohort) < 2:
             raise ValueError(f"the cohort has shape {tuple(cohort.shape)}: give (impostors, size), at least two")
         if cohort_size is not None and not 2 <= cohort_size <= len(cohort):
@@ -65,6 +66,7 @@ class ScoreNorm:
     @torch.no_grad()
     def statistics(self, f: Tensor) -> tuple[Tensor, Tensor]:
         """The mean (N,) and std (N,) of the cosines of each embedding (N, d) with the cohort."""
+        f = torch.as_tensor(f)
         if f.dim() != 2 or f.shape[1] != self.cohort.shape[1]:
             raise ValueError(
                 f"embeddings have shape {tuple(f.shape)}: give (embeddings, {self.cohort.shape[1]}), from the encoder "
@@ -90,6 +92,7 @@ class ScoreNorm:
     @torch.no_grad()
     def score_pairs(self, f: Tensor, i: Tensor, j: Tensor) -> Tensor:
         """The scores (P,) of the embeddings i (enrolment) with the embeddings j (test); f is (N, d), i and j (P,)."""
+        f = torch.as_tensor(f)
         mean, std = self.statistics(f)
         unit = unit_rows(f, "the embedding of sample")
         i, j = check_pairs(i, j, len(unit), unit.device)

@@ -196,6 +196,7 @@ def test_pruned_by_hand():
     [
         (torch.ones(3, 4), torch.ones(2, 4), 75.0, "give that of a head with sub-centres"),
         (torch.ones(3, 1, 4), torch.ones(2, 4), 75.0, "give that of a head with sub-centres"),
+        (torch.ones(3, 2, 4), torch.ones(2, 4).numpy(), 75.0, "embeddings are given as ndarray: give a tensor"),
         (torch.ones(3, 2, 4), torch.ones(2, 5), 75.0, r"shape \(2, 5\): give \(samples, 4\)"),
         (torch.ones(3, 2, 4), torch.ones(2, 4), 0.0, r"largest_angle is 0.0: give degrees in \(0, 180\]"),
         (torch.ones(3, 2, 4), torch.ones(2, 4), math.nan, "largest_angle is nan"),

@@ -299,6 +299,7 @@ MASKED = torch.tensor([[-math.inf, -math.inf, 0.0], [0.0, 0.0, 0.0]])
         (lambda: vm.alpha_divergence_loss(GOOD, LABELS, 8.1), "alpha is 8.1: give at most 8"),
         (lambda: vm.alpha_softargmax(GOOD.long(), 1.5), "int64"),
         (lambda: vm.alpha_softargmax(GOOD[0], 1.5), r"shape \(3,\)"),
+        (lambda: vm.alpha_softargmax(GOOD.numpy(), 1.5), "logits are given as ndarray: give a tensor"),
         (lambda: vm.alpha_softargmax(GOOD[:, :0], 1.5), r"shape \(2, 0\)"),
         (lambda: vm.alpha_softargmax(GOOD + math.nan, 1.5), "sample 0 has nan among its logits"),
         (lambda: vm.alpha_softargmax(GOOD - math.inf, 1.5), "sample 0 has -inf among its logits"),

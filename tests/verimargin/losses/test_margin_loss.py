@@ -158,6 +158,9 @@ COSINE, TARGET = torch.zeros(2, 3), torch.tensor([0, 1])
         (lambda: vm.cosface()(COSINE + math.inf, TARGET), "sample 0 has inf among its cosines"),
         (lambda: vm.cosface()(COSINE, torch.tensor([0, 5])), "label 5 of sample 1"),
         (lambda: vm.cosface()(COSINE, COSINE), "torch.float32"),
+        (lambda: vm.cosface()(COSINE.numpy(), TARGET), "cosines are given as ndarray: give a tensor"),
+        (lambda: vm.cosface()(COSINE, TARGET.tolist()), "labels are given as list: give a tensor"),
+        (lambda: vm.adaface()(COSINE, TARGET, [1.0, 1.0]), "norms are given as list: give a tensor"),
         (lambda: vm.kappaface(3).to("meta")(COSINE, TARGET), "psi is on meta"),
     ],
 )

@@ -86,6 +86,7 @@ def test_both_scorers_score_alike(make, monkeypatch):
     torch.testing.assert_close(
         scorer.score_pairs(f, LEFT.numpy(), RIGHT.numpy(), log_density=doubled), 2 * wanted.detach()
     )
+    assert torch.equal(scorer.log_density(f.detach().numpy()), scorer.log_density(f))
     assert scorer.log_density(f[:0]).shape == (0,)
     assert scorer.score_pairs(f, LEFT[:0], RIGHT[:0]).shape == (0,)
 

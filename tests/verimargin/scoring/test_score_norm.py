@@ -29,6 +29,12 @@ def test_equals_the_trial_by_trial_formula(kind, cohort_size, dtype, tolerance, 
     np.testing.assert_allclose(scores, expected, rtol=tolerance, atol=tolerance)
 
 
+def test_arrays_are_taken_as_tensors_are():
+    f, cohort, (i, j) = problem(23, 61, 12)
+    scores = ScoreNorm(cohort.numpy(), 9).score_pairs(f.numpy(), i.numpy(), j.numpy())
+    assert torch.equal(scores, ScoreNorm(cohort, 9).score_pairs(f, i, j))
+
+
 def test_a_cohort_of_copies_gives_finite_scores():
     f, cohort, (i, j) = problem(8, 6, 5)
     for norm in (ScoreNorm(cohort[:1].repeat(6, 1)), ScoreNorm(cohort.repeat(6, 1), 4)):
