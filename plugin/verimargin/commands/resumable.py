@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..files.locks import lock_file_now
 from ..files.whole import check_room, naming
 from .progress import progress
 
@@ -36,7 +36,7 @@ def embed_resumably(
     done = 0
     with naming(partial), partial.open("ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file_now(file)
         except BlockingIOError:
             raise ValueError(
                 f"another process is making these embeddings ({partial} is in use): wait for it, or give another OUT"

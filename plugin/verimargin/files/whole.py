@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -20,6 +19,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .locks import lock_file, lock_file_now
 
 LEAST_ROOM = 2**20  # bytes that have to be free before anything is computed
 _HELD: set[str] = set()
@@ -171,7 +172,7 @@ def _remove_abandoned(path: Path, ending: str) -> None:
         except OSError:  # gone, or not ours
             continue
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file_now(lock)
             if is_folder:
                 shutil.rmtree(partial, ignore_errors=True)
             else:
@@ -195,7 +196,7 @@ def _new_partial(path: Path, ending: str) -> tuple[Path, int]:
 
 def _wait_for(lock: int) -> None:
     with contextlib.suppress(OSError):  # where there are no locks
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock_file(lock)
 
 
 def _lock_of(file: Path, place: Path) -> int | None:
@@ -204,7 +205,7 @@ def _lock_of(file: Path, place: Path) -> int | None:
         with _refusing(place):
             lock = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file_now(lock)
             is_there = os.fstat(lock).st_ino == os.stat(file).st_ino
         except BlockingIOError:
             os.close(lock)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import shlex
 import signal
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from ...files.locks import lock_file_now
 from .run import LOG, Run
 from .toolkit import Step
 
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Steps = Callable[[Run, Sequence[str]], Sequence[Step]]  # of a run on the devices that it sees
-POLL, NOTE, GRACE = (
-    0.2,
-    10.0,
-    20.0,
-)  # seconds: between looks, between notes of the time, until what does not end is killed
+POLL = 0.2  # seconds between looks
+NOTE = 10.0  # seconds between notes of the time
+GRACE = 20.0  # seconds until what does not end is killed
 
 
 @dataclass
@@ -203,7 +201,7 @@ def _lock(run: Run, console: Console) -> int:
     until, told = time.monotonic() + GRACE, False
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file_now(lock)
             return lock
         except BlockingIOError:
             if time.monotonic() > until:
