@@ -55,6 +55,8 @@ class ArcFaceTorch:
             for key, value in experiment.settings_of(loss).items():
                 check_setting(key, loss, recipe, known)
                 check_number(key, value, usual.get(key))
+                if key in WHOLE:
+                    positive_integer(key, value)
             if loss.function and loss.build().margin.psi is not None and loss.kappa is None:
                 raise ValueError(
                     f"the loss {loss.title!r} has a margin for each class, which nothing would change: add kappa, such "
@@ -171,8 +173,6 @@ def check_trials(experiment: Experiment) -> None:
 def sizes_of(experiment: Experiment, loss: NamedLoss) -> tuple[int | None, int | None]:
     """The numbers of classes and of images that a loss is trained with; None where the config computes them."""
     settings = experiment.settings_of(loss)
-    for name in settings.keys() & set(WHOLE):
-        positive_integer(name, settings[name])
     found = {**constants_in(experiment.recipe_of(loss)), **settings}
     classes, images = (found[name] if isinstance(found.get(name), int) else None for name in SIZES)
     return classes, images
