@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import ctypes
 import datetime
-import fcntl
 import resource
 import statistics
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 import verimargin as vm
+from verimargin.files.locks import lock_file_now
 
 MIB = 2**20
 
@@ -25,7 +25,7 @@ def claimed(lock: Path) -> Iterator[bool]:
     """Whether this process has the lock, which another one may hold; until the end of the block, or of the process."""
     with lock.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file_now(file)
         except BlockingIOError:
             yield False
         else:
